@@ -1,0 +1,246 @@
+"""Images into FFCV shards and a manifest: python -m data.convert --source cifar100 --root DIR --out DIR --shards 4
+
+Each shard is written by its own process; the manifest comes last, so an interrupted conversion leaves none
+and is simply run again.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data.encode import ChannelSums, Encoding, load_pixels, write_shard
+from data.errors import DataError
+from data.order import share
+from data.shards import MANIFEST, Manifest, Shard, read_manifest, write_manifest
+from data.sources import Kind, Source, open_source
+
+# Forked, a writer shares the images that its parent has in memory (150 MB of CIFAR-100) instead of a copy.
+_fork = multiprocessing.get_context("fork")
+
+
+class WriterError(RuntimeError):
+    """A writer failed, died or hung; not the images' fault. Exit status 1."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to write."""
+
+    split: str
+    path: Path
+    first_id: int
+    indices: list[int]  # into the source's split
+
+
+class _Writer:
+    """A process that writes one shard, and what is known of its progress."""
+
+    def __init__(self, task: Task, source: Source, encoding: Encoding) -> None:
+        self.task = task
+        self.done: Synchronized = _fork.Value("Q", 0)
+        self.seen, self.seen_at = 0, time.monotonic()
+        self.results, child_end = _fork.Pipe(duplex=False)
+        self.process = ForkProcess(target=_work, args=(task, source, encoding, self.done, child_end), daemon=True)
+        self.process.start()
+        child_end.close()
+
+    def check(self, timeout: float) -> tuple[Shard, ChannelSums] | None:
+        """The result, or None while the writer is at work.
+
+        Raises:
+            DataError, WriterError: it refused an image, failed, died, or made no progress for `timeout` seconds.
+        """
+        if self.results.poll():
+            try:
+                result = self.results.recv()
+            except EOFError:
+                self.process.join()
+                raise WriterError(f"{self.task.path.name}: its writer died ({self._exit()})") from None
+            self.process.join()
+            if isinstance(result, Exception):
+                raise result
+            return result
+        if self.done.value != self.seen:
+            self.seen, self.seen_at = self.done.value, time.monotonic()
+        elif time.monotonic() - self.seen_at > timeout:
+            raise WriterError(f"{self.task.path.name}: its writer made no progress for {timeout:g} s and was killed")
+        return None
+
+    def _exit(self) -> str:
+        code = self.process.exitcode
+        return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.task.path.with_name(f".{self.task.path.name}.tmp").unlink(missing_ok=True)
+
+
+def _work(task: Task, source: Source, encoding: Encoding, done: Synchronized, results: Connection) -> None:
+    sys.stderr = sys.stdout = open(os.devnull, "w")  # FFCV draws a progress bar of its own
+    try:
+        results.send(write_shard(source, task.split, task.indices, task.first_id, task.path, encoding, done))
+    except DataError as error:
+        results.send(error)
+    except OSError as error:
+        results.send(WriterError(f"{task.path.name}: {error}"))
+    except Exception:
+        results.send(WriterError(f"{task.path.name}: {traceback.format_exc()}"))
+
+
+def convert(
+    source: Source,
+    out: Path,
+    shards: int,
+    encoding: Encoding,
+    workers: int,
+    timeout: float,
+    skip_bad: bool,
+    record: dict[str, Any],
+) -> Manifest:
+    """Writes all shards, `workers` at a time, then the manifest.
+
+    Raises:
+        DataError: an image that cannot be stored, or fewer images than shards.
+        WriterError: a writer failed, died, or made no progress for `timeout` seconds.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
+    tasks, skipped = _plan(source, out, shards, encoding, skip_bad)
+    written: dict[Path, Shard] = {}
+    sums = ChannelSums()
+    waiting, active = list(reversed(tasks)), list[_Writer]()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("converting", total=sum(len(task.indices) for task in tasks))
+        finished = 0
+        try:
+            while waiting or active:
+                while waiting and len(active) < workers:
+                    active.append(_Writer(waiting.pop(), source, encoding))
+                for writer in list(active):
+                    result = writer.check(timeout)
+                    if result is None:
+                        continue
+                    written[writer.task.path], shard_sums = result
+                    if writer.task.split == "train":
+                        sums.merge(shard_sums)
+                    finished += len(writer.task.indices)
+                    active.remove(writer)
+                progress.update(bar, completed=finished + sum(writer.seen for writer in active))
+                time.sleep(0.02)
+        finally:
+            for writer in active:
+                writer.kill()
+    mean, std = sums.mean_and_std()
+    splits = {
+        split: tuple(written[task.path] for task in tasks if task.split == split) for split in ("train", "val")
+    }
+    manifest = Manifest(record, encoding.resolution, tuple(source.classes), mean, std, splits, tuple(skipped))
+    write_manifest(out, manifest)
+    return manifest
+
+
+def _plan(
+    source: Source, out: Path, shards: int, encoding: Encoding, skip_bad: bool
+) -> tuple[list[Task], list[str]]:
+    tasks, skipped = [], []
+    for split in ("train", "val"):
+        indices = list(range(len(source.split(split))))
+        if skip_bad:
+            bad = [index for index in indices if not _loads(source, split, index, encoding)]
+            skipped += [source.name(split, index) for index in bad]
+            indices = sorted(set(indices) - set(bad))
+        if len(indices) < shards:
+            raise DataError(f"{len(indices)} {split} images cannot fill {shards} shards: choose a smaller --shards")
+        for shard in range(shards):
+            part = share(len(indices), shard, shards)
+            path = out / f"{split}-{shard:05d}-of-{shards:05d}.beton"
+            tasks.append(Task(split, path, part.start, indices[part]))
+    return tasks, skipped
+
+
+def _loads(source: Source, split: str, index: int, encoding: Encoding) -> bool:
+    try:
+        load_pixels(source, split, index, encoding)
+    except DataError:
+        return False
+    return True
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m data.convert", description=__doc__)
+    parser.error = _usage_error  # type: ignore[method-assign]
+    parser.add_argument("--source", type=Kind, required=True, help="cifar100, folder or synthetic")
+    parser.add_argument("--root", type=Path, help="where the images are: a directory, or CIFAR-100's official tar.gz")
+    parser.add_argument("--download", action="store_true", help="cifar100: fetch it into --root if it is not there")
+    parser.add_argument("--per-class", type=_positive, default=200, help="synthetic: training images of each class")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the shards")
+    parser.add_argument("--shards", type=_positive, default=4, help="files of each split")
+    parser.add_argument("--resolution", type=_positive, default=32, help="side of the stored images, pixels")
+    parser.add_argument("--mode", choices=("raw", "jpg"), default="raw", help="raw bytes, or JPEG for larger images")
+    parser.add_argument("--quality", type=_positive, default=95, help="of JPEG, 1 to 100")
+    parser.add_argument("--resize", action="store_true", help="bring other sizes to --resolution, cutting the centre")
+    parser.add_argument("--convert-rgb", action="store_true", help="accept grey-scale, palette, transparent images")
+    parser.add_argument("--skip-bad", action="store_true", help="list images that cannot be stored in the manifest, go on")
+    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="writers at a time")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds without progress before a writer is killed")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set converted with other options")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _usage_error(message: str) -> None:
+    raise DataError(f"{message}; see python -m data.convert --help")
+
+
+def main(argv: list[str]) -> int:
+    """Exit status 0 done (or done before), 1 failed, 2 wrong usage or input."""
+    try:
+        args = _parse(argv)
+        encoding = Encoding(args.resolution, args.mode, args.quality, args.resize, args.convert_rgb)
+        root = None if args.root is None else str(args.root.resolve())
+        record = {"kind": args.source, "root": root, "shards": args.shards, **asdict(encoding)}
+        if args.source is Kind.synthetic:
+            record["per_class"] = args.per_class
+        if (args.out / MANIFEST).exists() and not args.overwrite:
+            if read_manifest(args.out).source != record:
+                raise DataError(f"{args.out} holds a data set converted with other options: another --out, or --overwrite")
+            print(f"{args.out}: already converted")
+            return 0
+        source = open_source(args.source, args.root, args.download, args.per_class)
+        began = time.monotonic()
+        manifest = convert(
+            source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, record
+        )
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (WriterError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    counts = " + ".join(f"{manifest.samples(split)} {split}" for split in manifest.splits)
+    print(f"{args.out}: {counts} images, {len(manifest.classes)} classes, {time.monotonic() - began:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

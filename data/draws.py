@@ -1,0 +1,59 @@
+"""Random draws as a pure function: the same (seed, epoch, purpose, sample) gives the same number everywhere.
+
+No generator has a state to save, to seed per worker or to keep in step between ranks. The function is the
+finaliser of SplitMix64 (Steele, Lea, Flood, Fast Splittable Pseudorandom Number Generators, 2014), applied
+once for each part of the key.
+"""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+
+
+class Purpose(IntEnum):
+    """What a draw is for: draws of different purposes are independent."""
+
+    order = 0
+    flip = 1
+    crop_row = 2
+    crop_column = 3
+    cutout_row = 4
+    cutout_column = 5
+
+
+def _signed(value: int) -> int:
+    """A 64-bit pattern as the int64 that has it: torch has no arithmetic on uint64."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64; torch's own copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _signed(_GOLDEN)
+    x = (x ^ _shift(x, 30)) * _signed(_MIX_1)
+    x = (x ^ _shift(x, 27)) * _signed(_MIX_2)
+    return x ^ _shift(x, 31)
+
+
+def hashes(seed: int, epoch: int, purpose: Purpose, ids: Tensor) -> Tensor:
+    """Hash of each sample id: int64, shape and device of `ids` (int64), all 64 bits used."""
+    key = torch.zeros((), dtype=torch.int64, device=ids.device)
+    for part in (seed, epoch, int(purpose)):
+        key = _mix(key ^ part)
+    return _mix(key ^ _mix(ids))
+
+
+def integers(seed: int, epoch: int, purpose: Purpose, ids: Tensor, bound: int) -> Tensor:
+    """Uniform draws from 0 to bound - 1: int64, shape and device of `ids`.
+
+    The bias of the modulus is below bound / 2**63.
+    """
+    return _shift(hashes(seed, epoch, purpose, ids), 1) % bound

@@ -1,0 +1,172 @@
+"""One shard: images and labels in, an FFCV file out, in a process of its own that may be killed."""
+
+import errno
+import os
+import queue
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ffcv.fields import IntField, RGBImageField
+from ffcv.memory_allocator import MemoryAllocator
+from ffcv.writer import DatasetWriter
+from PIL import Image
+
+from data.errors import DataError
+from data.shards import Shard, sha256
+from data.sources import Source
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images are stored.
+
+    Attributes:
+        resolution: side in pixels.
+        mode: "raw" or "jpg".
+        quality: of JPEG, 1 to 100.
+        resize: shrink or enlarge other sizes (shorter side, then the centre) instead of refusing them.
+        convert_rgb: turn grey-scale, palette and transparent images into RGB instead of refusing them.
+    """
+
+    resolution: int
+    mode: str
+    quality: int
+    resize: bool
+    convert_rgb: bool
+
+
+@dataclass
+class ChannelSums:
+    """Exact sums over all pixels of the three channels, from which mean and standard deviation follow."""
+
+    pixels: int = 0
+    values: list[int] = field(default_factory=lambda: [0, 0, 0])
+    squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+
+    def add(self, image: np.ndarray) -> None:
+        flat = image.reshape(-1, 3).astype(np.int64)
+        self.merge(ChannelSums(len(flat), flat.sum(0).tolist(), (flat * flat).sum(0).tolist()))
+
+    def merge(self, other: "ChannelSums") -> None:
+        self.pixels += other.pixels
+        self.values = [a + b for a, b in zip(self.values, other.values, strict=True)]
+        self.squares = [a + b for a, b in zip(self.squares, other.squares, strict=True)]
+
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of the byte range scaled to 0..1; a channel that never varies gets the smallest step as its std."""
+        means = [value / self.pixels for value in self.values]
+        variances = [square / self.pixels - mean**2 for square, mean in zip(self.squares, means, strict=True)]
+        stds = [max(variance, 1.0) ** 0.5 for variance in variances]
+        return tuple(mean / 255 for mean in means), tuple(std / 255 for std in stds)
+
+
+def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> tuple[np.ndarray, int]:
+    """The bytes to store, uint8 (resolution, resolution, 3), and the label.
+
+    Raises:
+        DataError: the image cannot be decoded, or is not of the size or kind that was asked for.
+    """
+    name = source.name(split, index)
+    try:
+        image, label = source.split(split)[index]
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: cannot be decoded ({error})") from error
+    if image.mode != "RGB":
+        if not encoding.convert_rgb:
+            raise DataError(f"{name}: mode {image.mode}, not RGB; --convert-rgb accepts such images")
+        image = image.convert("RGB")
+    if image.size != (encoding.resolution, encoding.resolution):
+        if not encoding.resize:
+            size = f"{image.width}x{image.height}"
+            wanted = f"{encoding.resolution}x{encoding.resolution}"
+            raise DataError(f"{name}: {size} pixels, not {wanted}; --resize accepts such images")
+        image = _resize_and_cut(image, encoding.resolution)
+    if not 0 <= label < len(source.classes):
+        raise DataError(f"{name}: label {label}, but there are {len(source.classes)} classes")
+    return np.asarray(image), label
+
+
+def _resize_and_cut(image: Image.Image, side: int) -> Image.Image:
+    scale = side / min(image.size)
+    width, height = (max(side, round(length * scale)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+class _Rows:
+    """What FFCV asks for: row i is (image, label, global sample id)."""
+
+    def __init__(self, source: Source, split: str, indices: Sequence[int], first_id: int, encoding: Encoding) -> None:
+        self.source, self.split, self.encoding = source, split, encoding
+        self.indices, self.first_id = indices, first_id
+        self.sums = ChannelSums()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int, int]:
+        pixels, label = load_pixels(self.source, self.split, self.indices[row], self.encoding)
+        self.sums.add(pixels)
+        return pixels, label, self.first_id + row
+
+
+class _InlineWriter(DatasetWriter):
+    """FFCV's writer without its worker processes, whose death or exception it would wait out for ever."""
+
+    def __init__(self, path: Path, encoding: Encoding, done: Synchronized) -> None:
+        image = RGBImageField(write_mode=encoding.mode, jpeg_quality=encoding.quality)
+        fields = {"image": image, "label": IntField(), "id": IntField()}
+        super().__init__(str(path), fields, num_workers=1)
+        self.done = done
+
+    def _write_common(
+        self, num_samples: int, queue_content: Iterable[Any], work_fn: Callable[..., None], extra_worker_args: tuple
+    ) -> None:
+        self.num_samples = num_samples
+        self.prepare()
+        try:
+            work: queue.SimpleQueue = queue.SimpleQueue()
+            for todo in [*queue_content, None]:
+                work.put(todo)
+            allocations: queue.SimpleQueue = queue.SimpleQueue()
+            allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
+            shared = (self.metadata_sm, self.metadata_type, self.fields, allocator, self.done)
+            work_fn(work, *shared, allocations, *extra_worker_args)
+            # The allocator writes unbuffered and does not look at how much of a page was taken.
+            expected = allocator.offset + allocator.next_page_written.value * self.page_size
+            if os.path.getsize(self.fname) != expected:
+                raise OSError(errno.ENOSPC, "short write", self.fname)
+            self.finalize(allocations.get())
+        finally:
+            self.metadata_sm.close()
+            self.metadata_sm.unlink()
+
+
+def write_shard(
+    source: Source, split: str, indices: Sequence[int], first_id: int, path: Path, encoding: Encoding, done: Synchronized
+) -> tuple[Shard, ChannelSums]:
+    """Writes one shard whole or not at all; `done` counts the samples written so far.
+
+    The same images give the same bytes.
+
+    Raises:
+        DataError: an image that cannot be stored.
+        OSError: the disk.
+    """
+    rows = _Rows(source, split, indices, first_id, encoding)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        _InlineWriter(temporary, encoding, done).from_indexed_dataset(rows)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        digest, size = sha256(temporary), temporary.stat().st_size
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Shard(path.name, first_id, len(indices), size, digest), rows.sums

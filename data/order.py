@@ -1,0 +1,35 @@
+"""Which samples a rank sees in which step: pure functions, the same for every number of processes and shards.
+
+An epoch is a permutation of all samples, cut into global batches; a rank takes a contiguous slice of each.
+"""
+
+import torch
+from torch import Tensor
+
+from data.draws import Purpose, hashes
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
+    """The permutation of epoch `epoch`: int64 (samples,). Sorting by a hash shuffles without any state."""
+    return torch.argsort(hashes(seed, epoch, Purpose.order, torch.arange(samples)), stable=True)
+
+
+def steps_per_epoch(samples: int, batch_size: int, drop_last: bool) -> int:
+    """Number of global batches; the last one may be smaller unless it is dropped."""
+    return samples // batch_size if drop_last else -(-samples // batch_size)
+
+
+def share(length: int, rank: int, world: int) -> slice:
+    """Rank `rank`'s contiguous part of `length` things; parts differ by one at most and cover each thing once."""
+    return slice(length * rank // world, length * (rank + 1) // world)
+
+
+def global_batch(order: Tensor, step: int, batch_size: int) -> Tensor:
+    """The sample ids of global step `step`, in order."""
+    return order[step * batch_size : (step + 1) * batch_size]
+
+
+def rank_batch(order: Tensor, step: int, batch_size: int, rank: int, world: int) -> Tensor:
+    """The part of global step `step` that belongs to a rank; it may be empty in a last, small batch."""
+    batch = global_batch(order, step, batch_size)
+    return batch[share(len(batch), rank, world)]

@@ -1,0 +1,177 @@
+"""The manifest of a converted data set: what its shards must be before FFCV may open one of them.
+
+FFCV itself notices hardly any damage: a changed byte is served as data, a cut file can end the process.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT = "regnet-shards"
+VERSION = 1
+
+
+class Verify(StrEnum):
+    """How shards are checked before they are opened; sizes always are."""
+
+    once = "once"  # SHA-256 once for each machine and state of the files
+    always = "always"  # SHA-256 each time
+    sizes = "sizes"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One FFCV file: samples `first_id` to `first_id + samples - 1` of its split."""
+
+    name: str
+    first_id: int
+    samples: int
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A converted data set.
+
+    Attributes:
+        source: how it was made, as `data.convert` was told.
+        resolution: side of the stored images, pixels.
+        mean, std: of each channel of the training images, in units of the byte range scaled to 0..1.
+        splits: the shards of "train" and "val".
+        skipped: images left out because they could not be read.
+    """
+
+    source: dict[str, Any]
+    resolution: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: dict[str, tuple[Shard, ...]]
+    skipped: tuple[str, ...]
+
+    def samples(self, split: str) -> int:
+        return sum(shard.samples for shard in self.splits[split])
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Writes the manifest whole or not at all."""
+    text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(manifest)}, indent=1)
+    temporary = directory / f".{MANIFEST}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(directory / MANIFEST)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Reads and checks a manifest.
+
+    Raises:
+        DataError: there is none, or it is not one of ours, or its numbers cannot be right.
+    """
+    path = directory / MANIFEST
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{directory}: no {MANIFEST}, so no converted data set (or an unfinished one); see python -m data.convert"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise DataError(f"{path}: not a manifest of converted shards")
+    if record.get("version") != VERSION:
+        raise DataError(f"{path}: format version {record.get('version')}, this program reads {VERSION}: convert again")
+    try:
+        manifest = _parse(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: damaged manifest ({type(error).__name__}: {error})") from error
+    return manifest
+
+
+def _parse(record: dict[str, Any]) -> Manifest:
+    splits = {}
+    for split in ("train", "val"):
+        shards = tuple(Shard(**entry) for entry in record["splits"][split])
+        expected_id = 0
+        for shard in shards:
+            numbers = (shard.first_id, shard.samples, shard.size)
+            if not all(type(number) is int for number in numbers) or shard.samples < 1:
+                raise ValueError(f"shard {shard.name!r} has impossible numbers")
+            if shard.first_id != expected_id or Path(shard.name).name != shard.name:
+                raise ValueError(f"shard {shard.name!r} is out of place")
+            expected_id += shard.samples
+        if not shards:
+            raise ValueError(f"no shards for {split}")
+        splits[split] = shards
+    mean, std = (tuple(float(value) for value in record[key]) for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3 or not all(0 < value < 1 for value in std):
+        raise ValueError("mean and std must be three numbers each, std between 0 and 1")
+    classes = tuple(str(name) for name in record["classes"])
+    if len(classes) < 2 or len(set(classes)) != len(classes):
+        raise ValueError("fewer than two classes, or one name twice")
+    if type(record["resolution"]) is not int or record["resolution"] < 1:
+        raise ValueError(f"resolution {record['resolution']!r}")
+    return Manifest(
+        dict(record["source"]), record["resolution"], classes, mean, std, splits, tuple(record["skipped"])
+    )
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(directory: Path, manifest: Manifest, how: Verify) -> None:
+    """Checks every shard against the manifest.
+
+    Raises:
+        DataError: names the first file that differs, with what was expected and found.
+    """
+    shards = [shard for split in manifest.splits.values() for shard in split]
+    for shard in shards:
+        _check_size(directory / shard.name, shard.size)
+    if how is Verify.sizes:
+        return
+    seen = _seen_marker(directory, shards)
+    if how is Verify.once and seen.exists():
+        return
+    for shard in shards:
+        found = sha256(directory / shard.name)
+        if found != shard.sha256:
+            raise DataError(f"{directory / shard.name}: SHA-256 {found[:16]}..., the manifest says {shard.sha256[:16]}...")
+    try:
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.touch()
+    except OSError:
+        pass  # a home that cannot be written to only means that the next run checks again
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    if found != expected:
+        raise DataError(f"{path}: {found} bytes, the manifest says {expected}")
+
+
+def _seen_marker(directory: Path, shards: list[Shard]) -> Path:
+    """A file whose existence says: on this machine, these very files had these digests."""
+    digest = hashlib.sha256(socket.gethostname().encode())
+    for shard in shards:
+        path = (directory / shard.name).resolve()
+        stat = path.stat()
+        digest.update(f"{path}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|{shard.sha256}\n".encode())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "regnet" / "verified" / digest.hexdigest()

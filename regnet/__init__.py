@@ -1,0 +1,1 @@
+"""RegNetX networks and their training. Nothing here knows where samples come from."""

@@ -1,0 +1,119 @@
+"""The RegNetX network, with the module names of the reference: Model(stem, body, head).
+
+Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3 and figure 4 (X block);
+`Form` in regnet.design tells the two published variants apart.
+"""
+
+import hashlib
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regnet.design import Design
+
+
+class Stem(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU: (N, in, H, W) -> (N, out, H / stride, W / stride)."""
+
+    def __init__(self, in_width: int, out_width: int, stride: int) -> None:
+        super().__init__()
+        self.conv_3x3 = nn.Conv2d(in_width, out_width, 3, stride, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(out_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv_3x3(x)), inplace=True)
+
+
+class Downsample(nn.Module):
+    """The shortcut where the shape changes: 1x1 convolution and BatchNorm."""
+
+    def __init__(self, in_width: int, out_width: int, stride: int) -> None:
+        super().__init__()
+        self.conv_1x1 = nn.Conv2d(in_width, out_width, 1, stride, bias=False)
+        self.bn = nn.BatchNorm2d(out_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv_1x1(x))
+
+
+class XBlock(nn.Module):
+    """1x1, grouped 3x3, 1x1 with a residual: (N, in, H, W) -> (N, out, H / stride, W / stride)."""
+
+    def __init__(self, in_width: int, inner_width: int, out_width: int, stride: int, group_width: int) -> None:
+        super().__init__()
+        self.conv1_1x1 = nn.Conv2d(in_width, inner_width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner_width)
+        groups = inner_width // group_width
+        self.conv2_3x3 = nn.Conv2d(inner_width, inner_width, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner_width)
+        self.conv3_1x1 = nn.Conv2d(inner_width, out_width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_width)
+        changes_shape = stride != 1 or in_width != out_width
+        self.downsample = Downsample(in_width, out_width, stride) if changes_shape else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        main = F.relu(self.bn1(self.conv1_1x1(x)), inplace=True)
+        main = F.relu(self.bn2(self.conv2_3x3(main)), inplace=True)
+        main = self.bn3(self.conv3_1x1(main))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(main + shortcut, inplace=True)
+
+
+class Layer(nn.Module):
+    """One stage: blocks of equal width, the first of which may halve the resolution."""
+
+    def __init__(self, blocks: list[XBlock]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Head(nn.Module):
+    """Global mean and a linear classifier: (N, C, H, W) -> logits (N, classes)."""
+
+    def __init__(self, in_width: int, classes: int) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.f_out = nn.Linear(in_width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f_out(self.avg_pool(x).flatten(1))
+
+
+class Model(nn.Sequential):
+    """RegNetX: images (N, 3, H, W), float, normalised -> logits (N, classes)."""
+
+    def __init__(self, design: Design, classes: int, channels: int = 3) -> None:
+        layers, in_width = [], design.stem_width
+        for stage in design.stages:
+            blocks = []
+            for index in range(stage.depth):
+                stride = stage.stride if index == 0 else 1
+                inner = design.inner_width(in_width, stage.width)
+                blocks.append(XBlock(in_width, inner, stage.width, stride, stage.group_width))
+                in_width = stage.width
+            layers.append(Layer(blocks))
+        super().__init__(
+            OrderedDict(
+                stem=Stem(channels, design.stem_width, design.stem_stride),
+                body=nn.Sequential(*layers),
+                head=Head(in_width, classes),
+            )
+        )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable numbers of a module."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over every parameter and buffer: equal if and only if two models are equal to the bit."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
