@@ -1,0 +1,169 @@
+"""Batches on the device: the order of the epoch, FFCV's bytes, the augmentation."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.augment import Augment
+from data.errors import DataError
+from data.order import epoch_order, rank_batch, share, steps_per_epoch
+from data.reader import ShardReader
+from data.shards import Manifest
+
+
+class Batch(NamedTuple):
+    """One rank's part of a global batch.
+
+    Attributes:
+        images: float32 (n, 3, resolution, resolution), channels last, normalised, on the device.
+        labels: int64 (n,), on the device.
+        global_size: samples in the global batch, over all ranks.
+    """
+
+    images: Tensor
+    labels: Tensor
+    global_size: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where batches are wanted: this rank of so many, on this device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+class TrainingLoader:
+    """All training samples once an epoch, in a new order each epoch.
+
+    Args:
+        batch_size: samples of a global step, over all ranks.
+        drop_last: leave out the epoch's last batch if it is smaller.
+        reader: opened for at least `rank_batch_size(batch_size, place)` samples a batch.
+
+    Raises:
+        DataError: the last batch has too few samples to give every rank one.
+    """
+
+    def __init__(
+        self, reader: ShardReader, augment: Augment, samples: int, batch_size: int, drop_last: bool, place: Place
+    ) -> None:
+        self.reader, self.augment, self.place = reader, augment, place
+        self.samples, self.batch_size = samples, batch_size
+        self.steps = steps_per_epoch(samples, batch_size, drop_last)
+        self.dropped = max(0, samples - self.steps * batch_size)
+        self._copy = DeviceCopy(place.device)
+        last = min(batch_size, samples - (self.steps - 1) * batch_size)
+        if self.steps < 1:
+            raise DataError(f"{samples} training samples do not fill one batch of {batch_size} (train.batch_size)")
+        if last < place.world:
+            raise DataError(
+                f"the last of {self.steps} batches has {last} of {samples} samples, fewer than the {place.world} "
+                "processes: change train.batch_size, or set data.drop_last: true"
+            )
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch (from 0), from step `first_step` on."""
+        place, size = self.place, self.batch_size
+        order = epoch_order(self.samples, self.augment.seed, epoch)
+        steps = range(first_step, self.steps)
+        parts = [rank_batch(order, step, size, place.rank, place.world) for step in steps]
+        with closing(self.reader.read(parts)) as batches:
+            for step, batch in zip(steps, batches, strict=True):
+                images, labels, ids = self._copy(*batch)
+                global_size = min(size, self.samples - step * size)
+                yield Batch(self.augment.training(images, ids, epoch), labels, global_size)
+
+
+class EvaluationLoader:
+    """Every sample of a split exactly once over all ranks, in the stored order, unchanged.
+
+    Args:
+        batch_size: samples of a step, over all ranks.
+    """
+
+    def __init__(self, reader: ShardReader, augment: Augment, samples: int, batch_size: int, place: Place) -> None:
+        self.reader, self.augment = reader, augment
+        self.samples = samples
+        own = torch.arange(samples)[share(samples, place.rank, place.world)]
+        self._parts = list(own.split(rank_batch_size(batch_size, place))) if len(own) else []
+        self._batch_size = batch_size
+        self._copy = DeviceCopy(place.device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with closing(self.reader.read(self._parts)) as batches:
+            for batch in batches:
+                images, labels, _ = self._copy(*batch)
+                yield Batch(self.augment.evaluation(images), labels, self._batch_size)
+
+
+class DeviceCopy:
+    """Takes the reader's tensors, which it re-uses, to the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, images: Tensor, labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.stream is None:
+            # Images and ids are used up before the next batch is asked for; labels go to the consumer.
+            return images, labels.clone(), ids
+        with torch.cuda.stream(self.stream):
+            copies = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels, ids)]
+        # Waits for this copy alone, on a stream of its own: the reader may then fill its buffer again.
+        self.stream.synchronize()
+        for copy in copies:
+            copy.record_stream(torch.cuda.current_stream(self.device))
+        return copies[0], copies[1], copies[2]
+
+
+def rank_batch_size(batch_size: int, place: Place) -> int:
+    """The most samples that this rank gets of a global batch."""
+    part = share(batch_size, place.rank, place.world)
+    return max(1, part.stop - part.start)
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How the shards are read: see the options of the same names in the configuration."""
+
+    resolution: int
+    batch_size: int
+    drop_last: bool
+    workers: int
+    batches_ahead: int
+    timeout: float
+    flip: bool
+    crop_padding: int
+    cutout: int
+    seed: int
+
+
+def open_loaders(
+    directory: Path, manifest: Manifest, options: LoaderOptions, place: Place
+) -> tuple[TrainingLoader, EvaluationLoader]:
+    """Training and evaluation batches of a verified data set."""
+    augment = Augment(
+        manifest.mean,
+        manifest.std,
+        options.resolution,
+        options.flip,
+        options.crop_padding,
+        options.cutout,
+        options.seed,
+        place.device,
+    )
+    size = rank_batch_size(options.batch_size, place)
+    reading = (size, options.workers, options.batches_ahead, options.timeout)
+    train = ShardReader(directory, manifest, "train", *reading)
+    val = ShardReader(directory, manifest, "val", *reading)
+    return (
+        TrainingLoader(train, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),
+        EvaluationLoader(val, augment, manifest.samples("val"), options.batch_size, place),
+    )

@@ -1,0 +1,329 @@
+"""Every option of a run: its name, type, unit and bound. Nothing else knows a default.
+
+Read from YAML files and flags, later ones winning: --config F --section.option value ...
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
+
+from regnet.design import Design, Form, check_resolution, generate_design
+from regnet.errors import UsageError
+
+Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)], docstring="from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: RegNet design parameters (Radosavovic et al. 2020, section 3.3).
+
+    Args:
+        form: reference (3x3 as wide as the block's input, stem stride 1) or paper (output, stem stride 2).
+        depth: number of blocks.
+        initial_width: w0, channels; a multiple of 8.
+        slope: wa, channels a block.
+        quantization: wm, ratio of the widths of successive stages; above 1.
+        bottleneck_ratio: width of the 3x3 over the block's width.
+        group_width: channels of one group of the 3x3.
+        stem_width: channels of the stem.
+    """
+
+    form: Form = Form.reference
+    depth: int = 13
+    initial_width: int = 24
+    slope: float = 36.0
+    quantization: float = 2.5
+    bottleneck_ratio: float = 1.0
+    group_width: int = 8
+    stem_width: int = 32
+
+    def design(self) -> Design:
+        """The network's skeleton. Raises UsageError for an impossible one."""
+        return generate_design(**asdict(self))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The samples.
+
+    Args:
+        shards: directory that python -m data.convert wrote.
+        resolution: side of the images that the network sees, pixels; stored images are enlarged to it.
+        drop_last: leave out an epoch's last batch if it is smaller than the others.
+        verify: SHA-256 of the shards: once on each machine, always, or sizes alone.
+        workers: decoding threads of each process; 1 is plenty for raw 32x32 images.
+        batches_ahead: batches decoded before they are needed.
+        loader_timeout: seconds without a batch before the loader counts as stalled.
+    """
+
+    shards: str = "shards/cifar100"
+    resolution: PositiveInt = 56
+    drop_last: bool = False
+    verify: Literal["once", "always", "sizes"] = "once"
+    workers: PositiveInt = 1
+    batches_ahead: PositiveInt = 3
+    loader_timeout: PositiveFloat = 60.0
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to training images; a sample's draws depend on (seed, epoch, sample id) alone.
+
+    Args:
+        flip: mirror half of the images left to right.
+        crop_padding: pixels of black border around the stored image before its size is cut out at random.
+        cutout: side of a square of the mean colour, pixels of the stored image; 0 for none.
+    """
+
+    flip: bool = True
+    crop_padding: NonNegativeInt = 4
+    cutout: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop.
+
+    Args:
+        epochs: to train in all.
+        batch_size: samples of one optimiser step over all processes.
+        accumulate: parts that each process computes its share of a batch in, to save memory.
+        precision: fp32, bf16 or fp16 (with a gradient scaler).
+        channels_last: memory format of the network's weights.
+        compile: torch.compile the network.
+        sync_batchnorm: statistics over the whole batch instead of each process's share.
+        deterministic: only algorithms that repeat to the bit.
+        detect_anomaly: name the operation whose gradient is not finite; slow.
+        device: auto (CUDA where there is a GPU), cpu or cuda.
+        max_steps: stop each epoch after this many steps, for trying things out; 0 for whole epochs.
+    """
+
+    epochs: PositiveInt = 40
+    batch_size: PositiveInt = 500
+    accumulate: PositiveInt = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    sync_batchnorm: bool = False
+    deterministic: bool = False
+    detect_anomaly: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_steps: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser.
+
+    Args:
+        name: adam, adamw or sgd (with Nesterov momentum).
+        lr: peak learning rate.
+        momentum: of sgd; Adam's first beta.
+        beta2: Adam's second beta.
+        weight_decay: decoupled for adamw, an L2 term otherwise.
+        decay_norm_and_bias: apply weight_decay to BatchNorm's parameters and to biases too.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        ema_decay: decay per step of a moving average of the weights, which is then what is evaluated; 0 for none.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: PositiveFloat = 0.001
+    momentum: Fraction = 0.9
+    beta2: Fraction = 0.999
+    weight_decay: NonNegativeFloat = 0.0
+    decay_norm_and_bias: bool = False
+    clip_norm: NonNegativeFloat = 0.0
+    ema_decay: Fraction = 0.0
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over the run; it rises from start_lr to optim.lr and falls to min_lr.
+
+    Args:
+        name: cosine (linear rise, half cosine to the last step), onecycle (cosine rise and fall) or
+            reference (constant in an epoch: linear rise, quarter cosine over decay_epochs, then min_lr).
+        warmup_epochs: length of the rise.
+        decay_epochs: reference alone: length of the fall.
+        start_lr: learning rate of the first step.
+        min_lr: learning rate at the end.
+    """
+
+    name: Literal["cosine", "onecycle", "reference"] = "reference"
+    warmup_epochs: NonNegativeInt = 5
+    decay_epochs: PositiveInt = 14
+    start_lr: NonNegativeFloat = 0.00001
+    min_lr: NonNegativeFloat = 0.00001
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept for a resume, beside one checkpoint at the end of each epoch.
+
+    Args:
+        keep_last: newest checkpoints that stay on disk; the best stays as well.
+        every_steps: also within an epoch, every so many steps; 0 for never.
+        every_minutes: also within an epoch, when so much time has passed; 0 for never.
+    """
+
+    keep_last: PositiveInt = 2
+    every_steps: NonNegativeInt = 0
+    every_minutes: NonNegativeFloat = 0.0
+
+
+@dataclass(frozen=True)
+class EarlyStoppingConfig:
+    """When to give up.
+
+    Args:
+        monitor: train_loss (lower is better) or val_accuracy (higher is better).
+        patience: epochs in a row without improvement before the run stops; 0 for never.
+    """
+
+    monitor: Literal["train_loss", "val_accuracy"] = "train_loss"
+    patience: NonNegativeInt = 5
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """What is reported, and where.
+
+    Args:
+        wandb: auto (online if there is a key, else offline), online, offline or disabled.
+        project: of Weights & Biases.
+        group: of Weights & Biases, to gather runs; empty for none.
+        wandb_timeout: seconds that Weights & Biases may delay the run's start, and its end.
+        log_every: steps between reports of loss and learning rate; the device is asked for numbers only then.
+    """
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "regnet"
+    group: str = ""
+    wandb_timeout: PositiveFloat = 10.0
+    log_every: PositiveInt = 20
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes.
+
+    Args:
+        timeout: seconds after which a process that waits for another gives up.
+    """
+
+    timeout: PositiveFloat = 600.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run.
+
+    Args:
+        name: of the run; its results are in runs_dir/name.
+        runs_dir: where runs are kept.
+        seed: of the weights, the order of samples and their augmentation.
+        resume: auto (continue from the newest whole checkpoint, if any) or never.
+    """
+
+    name: str = "run"
+    runs_dir: str = "runs"
+    seed: NonNegativeInt = 0
+    resume: Literal["auto", "never"] = "auto"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for options that are possible each by itself but not together."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise UsageError(f"name is {self.name!r}: letters, digits, '.', '_' and '-', beginning with one of the first")
+        check_resolution(self.model.design(), self.data.resolution)
+        if self.train.accumulate > self.train.batch_size:
+            raise UsageError("train.accumulate is larger than train.batch_size")
+        if self.schedule.name != "reference" and self.schedule.warmup_epochs >= self.train.epochs:
+            raise UsageError("schedule.warmup_epochs leaves none of train.epochs for the fall")
+        for rate in ("start_lr", "min_lr"):
+            if getattr(self.schedule, rate) > self.optim.lr:
+                raise UsageError(f"schedule.{rate} is above optim.lr, the peak")
+
+    def to_yaml(self) -> str:
+        """The whole configuration, as a file that reads back to the same one."""
+        return yaml.safe_dump(plain(asdict(self)), sort_keys=False)
+
+
+def plain(value: Any) -> Any:
+    """The value as one of the plain types that YAML, JSON and checkpoints have."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    for kind in (str, bool, int, float):  # jsonargparse's bounded numbers are subclasses, enum members too
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"{value!r} is no plain value")
+
+
+def _build(kind: Any, values: Any) -> Any:
+    """A configuration class from what jsonargparse made of it, with plain values."""
+    options = {}
+    for option in fields(kind):
+        value = getattr(values, option.name)
+        if is_dataclass(option.type):
+            options[option.name] = _build(option.type, value)
+        else:
+            options[option.name] = value if isinstance(value, Form) else plain(value)
+    return kind(**options)
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        raise UsageError(_one_line(message))
+
+
+def parse_config(argv: Sequence[str]) -> Config:
+    """The configuration for these command line arguments.
+
+    Raises:
+        UsageError: an unknown key, a wrong type, an impossible value; one line that names the option.
+    """
+    parser = _Parser(prog="train_ddp.py", description="Trains a RegNetX network.", allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="a YAML file; may be given more than once")
+    parser.add_class_arguments(Config)
+    try:
+        values = parser.instantiate(parser.parse_args(list(argv)))
+    except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
+        raise UsageError(_one_line(str(error))) from error
+    return _build(Config, values)
+
+
+def option_names(kind: Any = Config, prefix: str = "") -> list[str]:
+    """All options, dotted."""
+    names = []
+    for option in fields(kind):
+        name = prefix + option.name
+        names.append(name)
+        if is_dataclass(option.type):
+            names += option_names(option.type, name + ".")
+    return names
+
+
+def _one_line(message: str) -> str:
+    line = " ".join(message.split())
+    known = option_names()
+    for word in re.findall(r"--?([\w.]+)|'([\w.]+)'", line):
+        unknown = (word[0] or word[1]).removesuffix(".")
+        nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
+        if unknown not in known and nearest:
+            return f"{line} (did you mean {nearest[0]}?)"
+    return line

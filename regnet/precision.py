@@ -1,0 +1,23 @@
+"""Which arithmetic the forward pass uses, and how gradients keep from vanishing in it."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """Weights stay fp32; under bf16 and fp16 the forward pass runs in autocast, under fp16 with a gradient scaler.
+
+    Args:
+        name: fp32, bf16 or fp16.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self._device = device.type
+        self._dtype = _AUTOCAST[name]
+        self.scaler = torch.amp.GradScaler(self._device, enabled=name == "fp16")
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None)

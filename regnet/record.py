@@ -1,0 +1,116 @@
+"""The record of a run: what is written about it and read back. Rank zero writes; all ranks take part."""
+
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from types import TracebackType
+
+from regnet.checkpoint import Checkpoints
+from regnet.config import Config
+from regnet.distributed import World
+from regnet.metrics import Result
+from regnet.model import fingerprint
+from regnet.run import RunDirectory, Status
+from regnet.state import TrainingState
+from regnet.tracking import ConsoleTracker, EpochReport, MetricsLog, StepReport, Tracker, open_wandb
+
+
+class Record(AbstractContextManager["Record"]):
+    """Opened for one attempt of a run; leaves state.json saying how that ended.
+
+    Raises:
+        UsageError: on all ranks, if the run's directory cannot be used for this configuration.
+    """
+
+    def __init__(self, config: Config, world: World, classes: tuple[str, ...]) -> None:
+        self.config, self.world, self.classes = config, world, classes
+        self.trackers: list[Tracker] = []
+        self.directory = world.on_main(lambda: RunDirectory(config))
+        self.checkpoints = self.directory and Checkpoints(self.directory.checkpoints, config.checkpoint.keep_last)
+        self._status, self._reason = Status.failed, ""
+        self._at = (0, 0)  # epochs and steps done
+
+    def begin(self, state: TrainingState) -> None:
+        """Brings the state to where the newest whole checkpoint is, if there is one, and opens the trackers."""
+        found = self.checkpoints and self.checkpoints.newest(lambda why: print(f"passed over: {why}", flush=True))
+        saved = self.world.share(found and found[1])
+        if saved is not None:
+            self.world.together(lambda: state.load_state_dict(saved, self.world))
+        progress = state.progress
+        self._at = (progress.epoch, progress.global_step)
+        if self.directory is None:
+            return
+        self.directory.begin(self.config)
+        self.directory.write_state(Status.running, *self._at)
+        self.trackers += [
+            ConsoleTracker(self.config.train.batch_size),
+            MetricsLog(self.directory.metrics, progress.global_step),
+        ]
+        if found:
+            self.say(f"continuing from {found[0]}: {progress.epoch} epochs and {progress.step} steps are done")
+        wandb = open_wandb(self.config, self.directory, self.say)
+        if wandb is not None:
+            self.trackers.append(wandb)
+
+    def say(self, message: str) -> None:
+        for tracker in self.trackers:
+            tracker.say(message)
+
+    def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
+        for tracker in self.trackers:
+            tracker.begin_epoch(epoch, steps, done)
+
+    def steps(self, reports: list[StepReport]) -> None:
+        for tracker in self.trackers:
+            tracker.steps(reports)
+
+    def epoch(self, report: EpochReport) -> None:
+        for tracker in self.trackers:
+            tracker.epoch(report)
+
+    def save(self, state: TrainingState, is_best: bool) -> None:
+        """Writes a checkpoint; all ranks call it together."""
+        state.sync_buffers(self.world)
+        saved = state.state_dict(self.world)
+        self._at = (state.progress.epoch, state.progress.global_step)
+        if self.directory is not None and self.checkpoints is not None:
+            self.checkpoints.save(state.progress.global_step, saved, is_best)
+            self.directory.write_state(Status.running, *self._at)
+
+    def preempted(self, reason: str) -> None:
+        """The run leaves before its end, and can be continued."""
+        self._status, self._reason = Status.preempted, reason
+        if self.directory is not None:
+            self.say(f"{reason}: saved at step {self._at[1]} in {self.directory.checkpoints}; the same command continues")
+
+    def finished(self, result: Result, state: TrainingState, reason: str) -> None:
+        """The run is done; `result` is of its last weights."""
+        self._status, self._reason = Status.finished, reason
+        self._at = (state.progress.epoch, state.progress.global_step)
+        if self.directory is None:
+            return
+        for tracker in self.trackers:
+            tracker.final(result, self.classes)
+        accuracies = dict(zip(self.classes, result.class_accuracy, strict=True))
+        self.directory.write_result(
+            {
+                "top1": result.top1,
+                "top5": result.top5,
+                "loss": result.loss,
+                "samples": result.samples,
+                "best_top1": state.progress.best_accuracy,
+                "epochs": state.progress.epoch,
+                "weights_sha256": fingerprint(state.evaluated),
+                "class_accuracy": accuracies,
+                "result": asdict(result),
+            }
+        )
+        self.say(f"{reason}; results: {self.directory.path}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.directory is not None:
+            reason = self._reason if error is None else f"{type(error).__name__}: {error}"
+            self.directory.write_state(self._status if error is None else Status.failed, *self._at, reason)
+        for tracker in self.trackers:
+            tracker.close(failed=error is not None)

@@ -1,0 +1,141 @@
+"""A run's directory: its configuration, its state for people and launchers, its lock."""
+
+import fcntl
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from regnet.config import Config, parse_config, plain
+from regnet.errors import UsageError
+
+# What may change between the attempts of one run: nothing that its numbers depend on.
+_FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
+_FREE_OPTIONS = {
+    "data": ("shards", "verify", "workers", "batches_ahead", "loader_timeout"),
+    "train": ("epochs", "device", "compile", "channels_last", "deterministic", "detect_anomaly"),
+}
+
+
+class Status(StrEnum):
+    running = "running"
+    finished = "finished"
+    preempted = "preempted"
+    failed = "failed"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What state.json says.
+
+    Attributes:
+        epoch: epochs done.
+        step: optimiser steps done.
+        attempt: how often the run was started.
+        reason: why it stopped, or empty.
+        wandb_id: of the run at Weights & Biases.
+    """
+
+    state: Status
+    epoch: int
+    step: int
+    attempt: int
+    reason: str
+    wandb_id: str
+
+
+class RunDirectory:
+    """runs_dir/name, opened for one attempt by rank zero, which alone writes there.
+
+    Raises:
+        UsageError: another process is at work in it, it holds a run of another configuration, or it holds
+            results and `resume: never` was asked for.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.path = Path(config.runs_dir) / config.name
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  # held until the process ends
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be used as the run's directory ({error.strerror})") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{self.path}: another process is training this run; choose another --name") from None
+        self._check_config(config)
+        before = self._read_state()
+        self.finished = before is not None and before.state is Status.finished
+        self.attempt = 1 if before is None else before.attempt + 1
+        self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def begin(self, config: Config) -> None:
+        """Keeps the resolved configuration of this attempt."""
+        write_text(self.path / "config.yaml", config.to_yaml())
+
+    def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
+        record = RunState(state, epoch, step, self.attempt, reason, self.wandb_id)
+        write_text(self.path / "state.json", json.dumps(asdict(record), indent=1) + "\n")
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_text(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+
+    def read_result(self) -> dict[str, Any]:
+        return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+
+    def _read_state(self) -> RunState | None:
+        path = self.path / "state.json"
+        if not path.exists():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return RunState(**{**record, "state": Status(record["state"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{path}: damaged ({error}); remove it, or choose another --name") from error
+
+    def _check_config(self, config: Config) -> None:
+        path = self.path / "config.yaml"
+        if not path.exists():
+            return
+        if config.resume == "never":
+            raise UsageError(f"{self.path}: holds a run already; choose another --name, or --resume auto")
+        try:
+            before = _numbers_depend_on(parse_config(["--config", str(path)]))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}; choose another --name") from error
+        now = _numbers_depend_on(config)
+        different = [f"{key} ({before.get(key)} there, {now.get(key)} now)" for key in now if before.get(key) != now[key]]
+        if different:
+            raise UsageError(f"{self.path}: holds a run of another configuration: {'; '.join(different)}; choose another --name")
+
+
+def _numbers_depend_on(config: Config) -> dict[str, Any]:
+    """Dotted options and values, without those that may change."""
+    flat = {}
+    for section, value in plain(asdict(config)).items():
+        if section in _FREE:
+            continue
+        if isinstance(value, dict):
+            free = _FREE_OPTIONS.get(section, ())
+            flat.update({f"{section}.{name}": entry for name, entry in value.items() if name not in free})
+        else:
+            flat[section] = value
+    return flat
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a small file whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)

@@ -1,0 +1,233 @@
+"""What a run tells: lines and a progress bar on the console, metrics.jsonl, Weights & Biases. Rank zero alone."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from regnet.config import Config, plain
+from regnet.metrics import Result
+from regnet.run import RunDirectory, write_text
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimiser step: `step` and `epoch` from 1, the mean loss of its global batch."""
+
+    epoch: int
+    step: int
+    lr: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch, over all ranks.
+
+    Attributes:
+        epoch: from 1.
+        step: optimiser steps of the run so far.
+        lr: learning rate of the epoch's first step.
+        seconds: of training and evaluation together.
+        images_per_second: training images, over the time of training alone.
+    """
+
+    epoch: int
+    step: int
+    lr: float
+    train: Result
+    val: Result
+    seconds: float
+    images_per_second: float
+
+    def row(self) -> dict[str, float | int]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "lr": self.lr,
+            "train_loss": self.train.loss,
+            "train_accuracy": self.train.top1,
+            "val_loss": self.val.loss,
+            "val_accuracy": self.val.top1,
+            "val_top5": self.val.top5,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+
+class Tracker:
+    """One place where reports go; it takes note of what concerns it. Ranks other than zero have none."""
+
+    def say(self, message: str) -> None: ...
+
+    def begin_epoch(self, epoch: int, steps: int, done: int) -> None: ...
+
+    def steps(self, reports: list[StepReport]) -> None: ...
+
+    def epoch(self, report: EpochReport) -> None: ...
+
+    def final(self, result: Result, classes: tuple[str, ...]) -> None: ...
+
+    def close(self, failed: bool) -> None: ...
+
+
+class ConsoleTracker(Tracker):
+    """Lines on standard output; a progress bar on standard error while that is a terminal.
+
+    Args:
+        batch_size: by which the reference divides the mean loss it prints.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+        self.task = self.progress.add_task("")
+
+    def say(self, message: str) -> None:
+        print(message, flush=True)
+
+    def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
+        self.progress.start()
+        self.progress.reset(self.task, total=steps, completed=done, description=f"epoch {epoch}")
+
+    def steps(self, reports: list[StepReport]) -> None:
+        self.progress.update(self.task, advance=len(reports), description=f"loss {reports[-1].loss:.3f}")
+
+    def epoch(self, report: EpochReport) -> None:
+        self.progress.stop()
+        print(
+            f"Epoch {report.epoch} lr = {report.lr:.6f} avg_loss = {report.train.loss / self.batch_size:.6f} "
+            f"accuracy = {report.val.top1:.2%} time = {report.seconds:.2f}s  {report.images_per_second:,.0f} images/s",
+            flush=True,
+        )
+
+    def final(self, result: Result, classes: tuple[str, ...]) -> None:
+        print_result(result, classes)
+
+    def close(self, failed: bool) -> None:
+        self.progress.stop()
+
+
+def print_result(result: Result, classes: tuple[str, ...]) -> None:
+    """Test accuracy, and that of each class under its own name, in as many columns as fit."""
+    console = Console(highlight=False)
+    console.print(f"test accuracy: top-1 {result.top1:.2%}, top-5 {result.top5:.2%} of {result.samples:,} images")
+    cells = [f"{name} {accuracy:.0%}" for name, accuracy in zip(classes, result.class_accuracy, strict=True)]
+    columns = max(1, console.width // (max(map(len, cells)) + 2))
+    rows = math.ceil(len(cells) / columns)
+    table = Table.grid(padding=(0, 2))
+    for row in range(rows):
+        table.add_row(*cells[row::rows])
+    console.print(table)
+
+
+class MetricsLog(Tracker):
+    """metrics.jsonl: a line for every step and epoch, flushed, in the order of steps.
+
+    Args:
+        resumed_step: lines of later steps are dropped: those steps are about to be run again.
+    """
+
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(path, "".join(line for line in lines if _is_before(line, resumed_step)))
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+
+    def steps(self, reports: list[StepReport]) -> None:
+        self._write([{"kind": "step", **asdict(report)} for report in reports])
+
+    def epoch(self, report: EpochReport) -> None:
+        self._write([{"kind": "epoch", **report.row()}])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self.file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self.file.flush()
+
+    def close(self, failed: bool) -> None:
+        self.file.close()
+
+
+def _is_before(line: str, step: int) -> bool:
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except ValueError:  # the torn last line of a killed run
+        return False
+
+
+class WandbTracker(Tracker):
+    """Weights & Biases; never the record, and never a reason for a run to wait or end.
+
+    Args:
+        mode: online or offline.
+    """
+
+    def __init__(self, config: Config, directory: RunDirectory, mode: str) -> None:
+        import wandb
+
+        tracking = config.tracking
+        settings = wandb.Settings(
+            init_timeout=tracking.wandb_timeout,
+            finish_timeout=tracking.wandb_timeout,
+            console="off",
+            silent=True,
+        )
+        self.run = wandb.init(
+            project=tracking.project,
+            group=tracking.group or None,
+            name=config.name,
+            id=directory.wandb_id,
+            resume="allow",
+            dir=directory.path,
+            mode=mode,
+            config=plain(asdict(config)),
+            settings=settings,
+        )
+        self.run.define_metric("*", step_metric="step")
+
+    def steps(self, reports: list[StepReport]) -> None:
+        for report in reports:
+            self.run.log({"step": report.step, "loss": report.loss, "lr": report.lr})
+
+    def epoch(self, report: EpochReport) -> None:
+        self.run.log(report.row())
+
+    def final(self, result: Result, classes: tuple[str, ...]) -> None:
+        import wandb
+
+        rows = list(zip(classes, result.class_accuracy, result.class_samples, strict=True))
+        self.run.log({"classes": wandb.Table(columns=["class", "accuracy", "samples"], data=rows)})
+        self.run.summary.update({"test_accuracy": result.top1, "test_top5": result.top5})
+
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
+
+
+def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], None]) -> WandbTracker | None:
+    """Weights & Biases as configured; offline, and said so, where there is no key or no server."""
+    mode = config.tracking.wandb
+    if mode == "disabled":
+        return None
+    import wandb
+    from wandb.sdk.lib.wbauth import read_netrc_auth
+
+    if mode == "auto":
+        has_key = os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=wandb.Settings().base_url)
+        mode = "online" if has_key else "offline"
+    if mode == "online":
+        try:
+            return WandbTracker(config, directory, mode)
+        except wandb.Error as error:
+            say(f"Weights & Biases cannot be used online ({' '.join(str(error).split())})")
+    tracker = WandbTracker(config, directory, "offline")
+    say(f"Weights & Biases: recorded offline; send it with: wandb sync {Path(tracker.run.dir).parent}")
+    return tracker

@@ -1,0 +1,273 @@
+"""The training loop: fit -> train_epoch -> step, evaluate."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from regnet.config import Config
+from regnet.distributed import Agreement, World
+from regnet.early_stopping import EarlyStopping
+from regnet.metrics import Counters, Result
+from regnet.optim import build_ema, build_optimizer, set_learning_rate
+from regnet.precision import Precision
+from regnet.preemption import Notice
+from regnet.record import Record
+from regnet.schedule import learning_rate
+from regnet.state import Progress, TrainingState
+from regnet.sync_batchnorm import convert
+from regnet.tracking import EpochReport, StepReport
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class Batch(Protocol):
+    """This rank's part of a batch: images (n, 3, H, W), labels int64 (n,), samples over all ranks."""
+
+    @property
+    def images(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def global_size(self) -> int: ...
+
+
+class TrainingBatches(Protocol):
+    """The training samples: `steps` batches an epoch."""
+
+    steps: int
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]: ...
+
+
+class EvaluationBatches(Protocol):
+    """This rank's share of the test samples."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+class StepLoss(NamedTuple):
+    """A step whose loss is still on the device: this rank's part of the global batch's mean."""
+
+    step: int
+    lr: float
+    loss: Tensor
+
+
+class Trainer:
+    """Trains one network on all ranks together.
+
+    Args:
+        model: on the CPU; moved to the device.
+        notice: what asks the run to leave.
+        record: where reports and checkpoints go.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        model: nn.Module,
+        train: TrainingBatches,
+        val: EvaluationBatches,
+        record: Record,
+        notice: Notice,
+    ) -> None:
+        self.config, self.world = config, world
+        self.train_batches, self.val_batches = train, val
+        self.record, self.notice = record, notice
+        self.classes = len(record.classes)
+        self.steps = min(train.steps, config.train.max_steps or train.steps)
+        self.precision = Precision(config.train.precision, world.device)
+        self.agreement = Agreement(world, flags=2)
+        model = model.to(world.device)
+        if config.train.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if config.train.sync_batchnorm and world.size > 1:
+            model = convert(model)
+        self.forward = self._wrap(model)
+        self.state = TrainingState(
+            model=model,
+            optimizer=build_optimizer(model, config.optim),
+            scaler=self.precision.scaler,
+            ema=build_ema(model, config.optim.ema_decay),
+            counters=Counters(self.classes, world.device),
+            stopping=EarlyStopping(
+                config.early_stopping.patience, "min" if config.early_stopping.monitor == "train_loss" else "max"
+            ),
+            progress=Progress(),
+        )
+
+    def fit(self) -> Result | None:
+        """Trains until the last epoch or early stopping; the last result, or None if asked to leave before."""
+        result = None
+        progress = self.state.progress
+        while progress.epoch < self.config.train.epochs and not self.state.stopping.should_stop:
+            began = time.perf_counter() - progress.seconds
+            if not self.train_epoch(began):
+                return None
+            train = self.state.counters.summed(self.world).result()
+            trained = time.perf_counter() - began
+            result = self.evaluate()
+            seconds = time.perf_counter() - began
+            self.end_epoch(train, result, trained, seconds)
+        self.agreement.settle()
+        return result if result is not None else self.evaluate()
+
+    def why_done(self) -> str:
+        """Why `fit` ended by itself."""
+        stopping = self.state.stopping
+        if stopping.should_stop:
+            return f"stopped early: {stopping.stale} epochs without a better {self.config.early_stopping.monitor}"
+        return f"{self.state.progress.epoch} epochs done"
+
+    def train_epoch(self, began: float) -> bool:
+        """The rest of the epoch under way; False if the run was asked to leave, and has saved itself."""
+        config, progress = self.config, self.state.progress
+        self.forward.train()
+        self.record.begin_epoch(progress.epoch + 1, self.steps, progress.step)
+        pending: list[StepLoss] = []
+        saved_at = time.monotonic()
+        batches = self.train_batches.epoch(progress.epoch, progress.step)
+        for batch in take(batches, self.steps - progress.step):
+            rate = learning_rate(
+                progress.global_step, self.steps, config.train.epochs, config.optim.lr, config.schedule
+            )
+            loss = self.step(batch, rate)
+            progress.step += 1
+            progress.global_step += 1
+            pending.append(StepLoss(progress.global_step, rate, loss))
+            if len(pending) == config.tracking.log_every or progress.step == self.steps:
+                self.report_steps(pending)
+            minutes = (time.monotonic() - saved_at) / 60
+            overdue = self.world.is_main and 0 < config.checkpoint.every_minutes <= minutes
+            leave, save = self.agreement.exchange(self.notice.given is not None, overdue)
+            every = config.checkpoint.every_steps
+            due = save or (every and progress.global_step % every == 0)
+            if leave or (due and progress.step < self.steps):  # the end of the epoch saves anyway
+                self.report_steps(pending)
+                progress.seconds = time.perf_counter() - began
+                self.record.save(self.state, is_best=False)
+                saved_at = time.monotonic()
+            if leave:
+                self.agreement.settle()
+                return False
+        return True
+
+    def step(self, batch: Batch, rate: float) -> Tensor:
+        """One optimiser step; this rank's part of the global mean loss, on the device.
+
+        Each rank's summed loss is divided by the global batch, so that gradients and losses are means over
+        samples even where ranks or parts have different numbers of them.
+        """
+        state, config = self.state, self.config
+        set_learning_rate(state.optimizer, rate)
+        parts = list(
+            zip(batch.images.chunk(config.train.accumulate), batch.labels.chunk(config.train.accumulate), strict=True)
+        )
+        total = torch.zeros((), device=self.world.device)
+        for index, (images, labels) in enumerate(parts):
+            last = index == len(parts) - 1
+            with nullcontext() if last or self.world.size == 1 else self.forward.no_sync():
+                with self.precision.autocast():
+                    logits = self.forward(images)
+                loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+                # DDP averages gradients over ranks; the factor makes that a sum.
+                state.scaler.scale(loss * (self.world.size / batch.global_size)).backward()
+            state.counters.update(logits.detach(), labels, loss.detach())
+            total += loss.detach() / batch.global_size
+        if config.optim.clip_norm:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
+        return total
+
+    def report_steps(self, pending: list[StepLoss]) -> None:
+        """Reports the global mean loss of each pending step: one exchange, one wait for the device for all.
+
+        Raises:
+            Diverged: on all ranks at once, for a loss that is not finite.
+        """
+        if not pending:
+            return
+        losses = self.world.sum_(torch.stack([step.loss for step in pending])).tolist()
+        epoch = self.state.progress.epoch + 1
+        reports = [StepReport(epoch, step.step, step.lr, loss) for step, loss in zip(pending, losses, strict=True)]
+        pending.clear()
+        for report in reports:
+            if not math.isfinite(report.loss):
+                raise Diverged(f"the loss is {report.loss} at step {report.step} (learning rate {report.lr:.3g})")
+        self.record.steps(reports)
+
+    @torch.inference_mode()
+    def evaluate(self) -> Result:
+        """Counts every test sample once over all ranks."""
+        self.state.sync_buffers(self.world)
+        network = self.state.evaluated.eval()
+        counters = Counters(self.classes, self.world.device)
+        for batch in self.val_batches:
+            with self.precision.autocast():
+                logits = network(batch.images)
+            logits = logits.float()
+            counters.update(logits, batch.labels, F.cross_entropy(logits, batch.labels, reduction="sum"))
+        return counters.summed(self.world).result()
+
+    def end_epoch(self, train: Result, val: Result, trained: float, seconds: float) -> None:
+        """Counts the epoch as done, reports it and saves."""
+        state, progress = self.state, self.state.progress
+        watched = train.loss if self.config.early_stopping.monitor == "train_loss" else val.top1
+        # Rank zero decides, for all ranks alike.
+        state.stopping.update(self.world.share(watched))
+        is_best = val.top1 > progress.best_accuracy
+        progress.best_accuracy = max(progress.best_accuracy, val.top1)
+        progress.epoch += 1
+        lr = learning_rate(
+            progress.global_step - self.steps,
+            self.steps,
+            self.config.train.epochs,
+            self.config.optim.lr,
+            self.config.schedule,
+        )
+        report = EpochReport(
+            progress.epoch, progress.global_step, lr, train, val, seconds, train.samples / trained
+        )
+        progress.step, progress.seconds = 0, 0.0
+        state.counters = Counters(self.classes, self.world.device)
+        self.record.epoch(report)
+        self.record.save(state, is_best)
+
+    def _wrap(self, model: nn.Module) -> nn.Module:
+        """What the training step calls: the network, compiled, its gradients averaged over ranks."""
+        forward: nn.Module = torch.compile(model) if self.config.train.compile else model  # type: ignore[assignment]
+        if self.world.size == 1:
+            return forward
+        # Rank zero's BatchNorm statistics are given to all ranks where they are read, not in every step.
+        return DistributedDataParallel(
+            forward,
+            device_ids=[self.world.device] if self.world.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+
+def take(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """The first `count` batches; the source is closed at once after them."""
+    try:
+        for _ in range(count):
+            yield next(batches)
+    finally:
+        batches.close()  # type: ignore[attr-defined]  # a generator

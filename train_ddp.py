@@ -1,0 +1,104 @@
+"""Trains a RegNetX network: reads the configuration, joins the processes, builds the parts, fits.
+
+    python train_ddp.py --config configs/debug.yaml
+    torchrun --nproc_per_node=N train_ddp.py --config configs/seed.yaml [--section.option value ...]
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from data.errors import DataError, LoaderError
+from data.loader import LoaderOptions, Place, open_loaders
+from data.shards import Manifest, Verify, read_manifest, verify
+from regnet.config import Config, parse_config
+from regnet.distributed import Elsewhere, World, join
+from regnet.errors import UsageError
+from regnet.model import Model, count_parameters
+from regnet.preemption import Notice
+from regnet.record import Record
+from regnet.trainer import Diverged, Trainer
+
+DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: queue me again
+
+
+def main(argv: list[str]) -> int:
+    """Runs one process of a training; returns its exit status."""
+    rank = os.environ.get("RANK", "0")
+    try:
+        config = parse_config(argv)
+        with Notice() as notice, join(config.train.device, config.distributed.timeout) as world:
+            return train(config, world, notice)
+    except (UsageError, DataError) as error:
+        print(f"error (rank {rank}): {error}", file=sys.stderr)
+        return USAGE
+    except Elsewhere:
+        return USAGE
+    except (Diverged, LoaderError) as error:
+        print(f"failed (rank {rank}): {error}", file=sys.stderr)
+        return FAILED
+
+
+def train(config: Config, world: World, notice: Notice) -> int:
+    """Builds the parts, continues where the run stood, trains."""
+    prepare_torch(config)
+    manifest = open_shards(config, world)
+    model = Model(config.model.design(), len(manifest.classes))
+    place = Place(world.rank, world.size, world.device)
+    train_batches, val_batches = open_loaders(Path(config.data.shards), manifest, loader_options(config), place)
+    with Record(config, world, manifest.classes) as record:
+        trainer = Trainer(config, world, model, train_batches, val_batches, record, notice)
+        record.begin(trainer.state)
+        record.say(
+            f"{config.name}: {count_parameters(model):,} parameters, {world.size} x {world.device.type}, "
+            f"{train_batches.samples:,} images in {trainer.steps} steps an epoch"
+            + (f" ({train_batches.dropped} images dropped in each)" if train_batches.dropped else "")
+        )
+        result = trainer.fit()
+        if result is None:
+            record.preempted(f"asked to leave by {notice.given or 'another rank'}")
+            return DONE if "TORCHELASTIC_RUN_ID" in os.environ else PREEMPTED
+        record.finished(result, trainer.state, trainer.why_done())
+        return DONE
+
+
+def prepare_torch(config: Config) -> None:
+    """Sets what PyTorch keeps for the whole process."""
+    torch.manual_seed(config.seed)
+    torch.autograd.set_detect_anomaly(config.train.detect_anomaly)
+    torch.backends.cudnn.benchmark = not config.train.deterministic
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def open_shards(config: Config, world: World) -> Manifest:
+    """The manifest, after one process of each machine has checked the shards there."""
+    directory = Path(config.data.shards)
+
+    def check() -> None:
+        verify(directory, read_manifest(directory), Verify(config.data.verify))
+
+    world.together(check if world.local_rank == 0 else None)
+    return read_manifest(directory)
+
+
+def loader_options(config: Config) -> LoaderOptions:
+    return LoaderOptions(
+        resolution=config.data.resolution,
+        batch_size=config.train.batch_size,
+        drop_last=config.data.drop_last,
+        workers=config.data.workers,
+        batches_ahead=config.data.batches_ahead,
+        timeout=config.data.loader_timeout,
+        flip=config.augment.flip,
+        crop_padding=config.augment.crop_padding,
+        cutout=config.augment.cutout,
+        seed=config.seed,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
