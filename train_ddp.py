@@ -1,7 +1,7 @@
 """Trains a RegNetX network: reads the configuration, joins the processes, builds the parts, fits.
 
-    python train_ddp.py --config configs/debug.yaml
-    torchrun --nproc_per_node=N train_ddp.py --config configs/seed.yaml [--section.option value ...]
+python train_ddp.py --config configs/debug.yaml
+torchrun --nproc_per_node=N train_ddp.py --config configs/seed.yaml [--section.option value ...]
 """
 
 import os
@@ -45,10 +45,12 @@ def train(config: Config, world: World, notice: Notice) -> int:
     """Builds the parts, continues where the run stood, trains."""
     prepare_torch(config)
     manifest = open_shards(config, world)
-    model = Model(config.model.design(), len(manifest.classes))
-    place = Place(world.rank, world.size, world.device)
-    train_batches, val_batches = open_loaders(Path(config.data.shards), manifest, loader_options(config), place)
     with Record(config, world, manifest.classes) as record:
+        if record.was_finished():
+            return DONE
+        place = Place(world.rank, world.size, world.device)
+        train_batches, val_batches = open_loaders(Path(config.data.shards), manifest, loader_options(config), place)
+        model = Model(config.model.design(), len(manifest.classes))
         trainer = Trainer(config, world, model, train_batches, val_batches, record, notice)
         record.begin(trainer.state)
         record.say(

@@ -9,13 +9,12 @@ import multiprocessing
 import os
 import sys
 import time
-import traceback
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -89,15 +88,12 @@ class _Writer:
 
 
 def _work(task: Task, source: Source, encoding: Encoding, done: Synchronized, results: Connection) -> None:
-    sys.stderr = sys.stdout = open(os.devnull, "w")  # FFCV draws a progress bar of its own
     try:
         results.send(write_shard(source, task.split, task.indices, task.first_id, task.path, encoding, done))
     except DataError as error:
         results.send(error)
     except OSError as error:
         results.send(WriterError(f"{task.path.name}: {error}"))
-    except Exception:
-        results.send(WriterError(f"{task.path.name}: {traceback.format_exc()}"))
 
 
 def convert(
@@ -145,17 +141,13 @@ def convert(
             for writer in active:
                 writer.kill()
     mean, std = sums.mean_and_std()
-    splits = {
-        split: tuple(written[task.path] for task in tasks if task.split == split) for split in ("train", "val")
-    }
+    splits = {split: tuple(written[task.path] for task in tasks if task.split == split) for split in ("train", "val")}
     manifest = Manifest(record, encoding.resolution, tuple(source.classes), mean, std, splits, tuple(skipped))
     write_manifest(out, manifest)
     return manifest
 
 
-def _plan(
-    source: Source, out: Path, shards: int, encoding: Encoding, skip_bad: bool
-) -> tuple[list[Task], list[str]]:
+def _plan(source: Source, out: Path, shards: int, encoding: Encoding, skip_bad: bool) -> tuple[list[Task], list[str]]:
     tasks, skipped = [], []
     for split in ("train", "val"):
         indices = list(range(len(source.split(split))))
@@ -180,9 +172,13 @@ def _loads(source: Source, split: str, index: int, encoding: Encoding) -> bool:
     return True
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DataError(f"{message}; see python -m data.convert --help")
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m data.convert", description=__doc__)
-    parser.error = _usage_error  # type: ignore[method-assign]
+    parser = _Parser(prog="python -m data.convert", description=__doc__)
     parser.add_argument("--source", type=Kind, required=True, help="cifar100, folder or synthetic")
     parser.add_argument("--root", type=Path, help="where the images are: a directory, or CIFAR-100's official tar.gz")
     parser.add_argument("--download", action="store_true", help="cifar100: fetch it into --root if it is not there")
@@ -194,9 +190,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quality", type=_positive, default=95, help="of JPEG, 1 to 100")
     parser.add_argument("--resize", action="store_true", help="bring other sizes to --resolution, cutting the centre")
     parser.add_argument("--convert-rgb", action="store_true", help="accept grey-scale, palette, transparent images")
-    parser.add_argument("--skip-bad", action="store_true", help="list images that cannot be stored in the manifest, go on")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out and list images that cannot be stored")
     parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="writers at a time")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds without progress before a writer is killed")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds without progress that end a writer")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set converted with other options")
     return parser.parse_args(argv)
 
@@ -208,29 +204,28 @@ def _positive(text: str) -> int:
     return value
 
 
-def _usage_error(message: str) -> None:
-    raise DataError(f"{message}; see python -m data.convert --help")
-
-
 def main(argv: list[str]) -> int:
     """Exit status 0 done (or done before), 1 failed, 2 wrong usage or input."""
     try:
         args = _parse(argv)
         encoding = Encoding(args.resolution, args.mode, args.quality, args.resize, args.convert_rgb)
         root = None if args.root is None else str(args.root.resolve())
-        record = {"kind": args.source, "root": root, "shards": args.shards, **asdict(encoding)}
+        record = {"kind": str(args.source), "root": root, "shards": args.shards, **asdict(encoding)}
         if args.source is Kind.synthetic:
             record["per_class"] = args.per_class
         if (args.out / MANIFEST).exists() and not args.overwrite:
-            if read_manifest(args.out).source != record:
-                raise DataError(f"{args.out} holds a data set converted with other options: another --out, or --overwrite")
+            before = read_manifest(args.out).source
+            changed = [
+                f"{key} ({before.get(key)} then, {record[key]} now)" for key in record if before.get(key) != record[key]
+            ]
+            if changed:
+                what = ", ".join(changed)
+                raise DataError(f"{args.out} was converted with other options: {what}; another --out, or --overwrite")
             print(f"{args.out}: already converted")
             return 0
         source = open_source(args.source, args.root, args.download, args.per_class)
         began = time.monotonic()
-        manifest = convert(
-            source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, record
-        )
+        manifest = convert(source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, record)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -149,7 +149,13 @@ class _InlineWriter(DatasetWriter):
 
 
 def write_shard(
-    source: Source, split: str, indices: Sequence[int], first_id: int, path: Path, encoding: Encoding, done: Synchronized
+    source: Source,
+    split: str,
+    indices: Sequence[int],
+    first_id: int,
+    path: Path,
+    encoding: Encoding,
+    done: Synchronized,
 ) -> tuple[Shard, ChannelSums]:
     """Writes one shard whole or not at all; `done` counts the samples written so far.
 

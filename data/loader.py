@@ -1,6 +1,6 @@
 """Batches on the device: the order of the epoch, FFCV's bytes, the augmentation."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ class TrainingLoader:
                 "processes: change train.batch_size, or set data.drop_last: true"
             )
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of one epoch (from 0), from step `first_step` on."""
         place, size = self.place, self.batch_size
         order = epoch_order(self.samples, self.augment.seed, epoch)

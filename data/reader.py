@@ -7,7 +7,7 @@ decoders and compiled pipeline, and closes those holes.
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,7 +118,7 @@ class _Epoch(EpochIterator):
                 if not self._deliver(self.run_pipeline(index, ids, index % slots, None)):
                     return
             self._deliver(None)
-        except Exception as error:  # whatever it is belongs to the consumer
+        except Exception as error:  # noqa: BLE001  # whatever it is, the consumer raises it
             self._deliver(error)
 
     def _deliver(self, item: Batch | Exception | None) -> bool:
@@ -180,7 +180,7 @@ class ShardReader:
             num_workers=workers,
         )
 
-    def read(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+    def read(self, batches: Sequence[Tensor]) -> Generator[Batch]:
         """The samples of each list of ids, in that order. A batch is valid until the next one is asked for.
 
         Raises:

@@ -122,9 +122,7 @@ def _parse(record: dict[str, Any]) -> Manifest:
         raise ValueError("fewer than two classes, or one name twice")
     if type(record["resolution"]) is not int or record["resolution"] < 1:
         raise ValueError(f"resolution {record['resolution']!r}")
-    return Manifest(
-        dict(record["source"]), record["resolution"], classes, mean, std, splits, tuple(record["skipped"])
-    )
+    return Manifest(dict(record["source"]), record["resolution"], classes, mean, std, splits, tuple(record["skipped"]))
 
 
 def sha256(path: Path) -> str:
@@ -149,7 +147,8 @@ def verify(directory: Path, manifest: Manifest, how: Verify) -> None:
     for shard in shards:
         found = sha256(directory / shard.name)
         if found != shard.sha256:
-            raise DataError(f"{directory / shard.name}: SHA-256 {found[:16]}..., the manifest says {shard.sha256[:16]}...")
+            digests = f"SHA-256 {found[:16]}..., the manifest says {shard.sha256[:16]}..."
+            raise DataError(f"{directory / shard.name}: {digests}")
     try:
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()

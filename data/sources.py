@@ -119,7 +119,7 @@ def _load_cifar100(root: Path, download: bool) -> Source:
     except OSError as error:  # urllib's errors are OSErrors: no network, refused, no such host
         raise DataError(f"CIFAR-100 could not be downloaded into {root} ({error}). {_WAYS_OUT}") from error
     except RuntimeError as error:  # torchvision's word for files that are absent or whose MD5 differs
-        raise DataError(f"{root}: no official CIFAR-100 files and no train/ test/ class folders. {_WAYS_OUT}") from error
+        raise DataError(f"{root}: neither official CIFAR-100 files nor train/ and test/. {_WAYS_OUT}") from error
     return Source(train, val, "cifar100 {}[{}]".format)
 
 

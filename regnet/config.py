@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -16,7 +16,10 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from regnet.design import Design, Form, check_resolution, generate_design
 from regnet.errors import UsageError
 
-Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)], docstring="from 0 to below 1")
+if TYPE_CHECKING:
+    Fraction = float
+else:
+    Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)], docstring="from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ class TrackingConfig:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "regnet"
     group: str = ""
-    wandb_timeout: PositiveFloat = 10.0
+    wandb_timeout: PositiveFloat = 5.0
     log_every: PositiveInt = 20
 
 
@@ -249,7 +252,7 @@ class Config:
     def __post_init__(self) -> None:
         """Raises UsageError for options that are possible each by itself but not together."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise UsageError(f"name is {self.name!r}: letters, digits, '.', '_' and '-', beginning with one of the first")
+            raise UsageError(f"name is {self.name!r}: it must be letters and digits, and '.', '_', '-' after the first")
         check_resolution(self.model.design(), self.data.resolution)
         if self.train.accumulate > self.train.batch_size:
             raise UsageError("train.accumulate is larger than train.batch_size")

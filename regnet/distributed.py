@@ -79,7 +79,7 @@ class World:
         result, error = None, None
         try:
             result = action() if action is not None else None
-        except Exception as raised:
+        except Exception as raised:  # noqa: BLE001  # raised again as soon as the other ranks know
             error = raised
         failed = self.gather(error is not None)
         if error is not None:
@@ -156,5 +156,5 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if local_rank >= count:
-        raise UsageError(f"{socket.gethostname()} has {count} GPUs, but process {local_rank} of it needs one of its own")
+        raise UsageError(f"{socket.gethostname()} has {count} GPUs, too few for its process number {local_rank}")
     return torch.device("cuda", local_rank)

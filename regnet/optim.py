@@ -14,7 +14,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_and_bias:
 
     Norms and biases are told by their single dimension.
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for parameter in model.parameters():
         (decayed if parameter.ndim > 1 or decay_norm_and_bias else kept).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

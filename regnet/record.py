@@ -11,7 +11,7 @@ from regnet.metrics import Result
 from regnet.model import fingerprint
 from regnet.run import RunDirectory, Status
 from regnet.state import TrainingState
-from regnet.tracking import ConsoleTracker, EpochReport, MetricsLog, StepReport, Tracker, open_wandb
+from regnet.tracking import ConsoleTracker, EpochReport, MetricsLog, StepReport, Tracker, open_wandb, print_result
 
 
 class Record(AbstractContextManager["Record"]):
@@ -25,14 +25,26 @@ class Record(AbstractContextManager["Record"]):
         self.config, self.world, self.classes = config, world, classes
         self.trackers: list[Tracker] = []
         self.directory = world.on_main(lambda: RunDirectory(config))
-        self.checkpoints = self.directory and Checkpoints(self.directory.checkpoints, config.checkpoint.keep_last)
+        self.checkpoints: Checkpoints | None = None
+        if self.directory is not None:
+            self.checkpoints = Checkpoints(self.directory.checkpoints, config.checkpoint.keep_last)
         self._status, self._reason = Status.failed, ""
         self._at = (0, 0)  # epochs and steps done
 
+    def was_finished(self) -> bool:
+        """True, after telling the result, if an earlier attempt has done all there is to do."""
+        done = self.world.share(self.directory is not None and self.directory.finished)
+        if done and self.directory is not None:
+            print_result(Result(**self.directory.read_result()["result"]), self.classes)
+            print(f"finished before; results: {self.directory.path}", flush=True)
+        return done
+
     def begin(self, state: TrainingState) -> None:
         """Brings the state to where the newest whole checkpoint is, if there is one, and opens the trackers."""
-        found = self.checkpoints and self.checkpoints.newest(lambda why: print(f"passed over: {why}", flush=True))
-        saved = self.world.share(found and found[1])
+        found = None
+        if self.checkpoints is not None:
+            found = self.checkpoints.newest(lambda why: print(f"passed over: {why}", flush=True))
+        saved = self.world.share(None if found is None else found[1])
         if saved is not None:
             self.world.together(lambda: state.load_state_dict(saved, self.world))
         progress = state.progress
@@ -80,7 +92,7 @@ class Record(AbstractContextManager["Record"]):
         """The run leaves before its end, and can be continued."""
         self._status, self._reason = Status.preempted, reason
         if self.directory is not None:
-            self.say(f"{reason}: saved at step {self._at[1]} in {self.directory.checkpoints}; the same command continues")
+            self.say(f"{reason}: saved at step {self._at[1]}; the same command continues")
 
     def finished(self, result: Result, state: TrainingState, reason: str) -> None:
         """The run is done; `result` is of its last weights."""
@@ -109,7 +121,7 @@ class Record(AbstractContextManager["Record"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.directory is not None:
+        if self.directory is not None and self.trackers:
             reason = self._reason if error is None else f"{type(error).__name__}: {error}"
             self.directory.write_state(self._status if error is None else Status.failed, *self._at, reason)
         for tracker in self.trackers:

@@ -35,6 +35,7 @@ class RunState:
         epoch: epochs done.
         step: optimiser steps done.
         attempt: how often the run was started.
+        epochs: that it was to train in all.
         reason: why it stopped, or empty.
         wandb_id: of the run at Weights & Biases.
     """
@@ -43,6 +44,7 @@ class RunState:
     epoch: int
     step: int
     attempt: int
+    epochs: int
     reason: str
     wandb_id: str
 
@@ -67,8 +69,9 @@ class RunDirectory:
         except BlockingIOError:
             raise UsageError(f"{self.path}: another process is training this run; choose another --name") from None
         self._check_config(config)
+        self.epochs = config.train.epochs
         before = self._read_state()
-        self.finished = before is not None and before.state is Status.finished
+        self.finished = before is not None and before.state is Status.finished and before.epochs >= config.train.epochs
         self.attempt = 1 if before is None else before.attempt + 1
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
 
@@ -85,14 +88,18 @@ class RunDirectory:
         write_text(self.path / "config.yaml", config.to_yaml())
 
     def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
-        record = RunState(state, epoch, step, self.attempt, reason, self.wandb_id)
+        record = RunState(state, epoch, step, self.attempt, self.epochs, reason, self.wandb_id)
         write_text(self.path / "state.json", json.dumps(asdict(record), indent=1) + "\n")
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_text(self.path / "result.json", json.dumps(result, indent=1) + "\n")
 
     def read_result(self) -> dict[str, Any]:
-        return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        path = self.path / "result.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: not readable ({error}), though the run is finished") from error
 
     def _read_state(self) -> RunState | None:
         path = self.path / "state.json"
@@ -115,9 +122,9 @@ class RunDirectory:
         except UsageError as error:
             raise UsageError(f"{path}: {error}; choose another --name") from error
         now = _numbers_depend_on(config)
-        different = [f"{key} ({before.get(key)} there, {now.get(key)} now)" for key in now if before.get(key) != now[key]]
-        if different:
-            raise UsageError(f"{self.path}: holds a run of another configuration: {'; '.join(different)}; choose another --name")
+        changed = [f"{key} ({before[key]} there, {now[key]} now)" for key in now if before[key] != now[key]]
+        if changed:
+            raise UsageError(f"{self.path}: holds another configuration: {'; '.join(changed)}; choose another --name")
 
 
 def _numbers_depend_on(config: Config) -> dict[str, Any]:

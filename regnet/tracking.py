@@ -3,11 +3,10 @@
 import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -89,7 +88,8 @@ class ConsoleTracker(Tracker):
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+        console = Console(stderr=True)
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self.task = self.progress.add_task("")
 
     def say(self, message: str) -> None:
@@ -171,7 +171,7 @@ class WandbTracker(Tracker):
         mode: online or offline.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, mode: str) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, mode: Literal["online", "offline"]) -> None:
         import wandb
 
         tracking = config.tracking
@@ -228,6 +228,7 @@ def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], Non
             return WandbTracker(config, directory, mode)
         except wandb.Error as error:
             say(f"Weights & Biases cannot be used online ({' '.join(str(error).split())})")
+            wandb.teardown()  # its service still holds the run's id, and would refuse it to the offline run
     tracker = WandbTracker(config, directory, "offline")
     say(f"Weights & Biases: recorded offline; send it with: wandb sync {Path(tracker.run.dir).parent}")
     return tracker

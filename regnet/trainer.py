@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -92,7 +92,7 @@ class Trainer:
         self.agreement = Agreement(world, flags=2)
         model = model.to(world.device)
         if config.train.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
         if config.train.sync_batchnorm and world.size > 1:
             model = convert(model)
         self.forward = self._wrap(model)
@@ -177,8 +177,7 @@ class Trainer:
         )
         total = torch.zeros((), device=self.world.device)
         for index, (images, labels) in enumerate(parts):
-            last = index == len(parts) - 1
-            with nullcontext() if last or self.world.size == 1 else self.forward.no_sync():
+            with self.gradients_stay_here() if index < len(parts) - 1 else nullcontext():
                 with self.precision.autocast():
                     logits = self.forward(images)
                 loss = F.cross_entropy(logits.float(), labels, reduction="sum")
@@ -242,13 +241,15 @@ class Trainer:
             self.config.optim.lr,
             self.config.schedule,
         )
-        report = EpochReport(
-            progress.epoch, progress.global_step, lr, train, val, seconds, train.samples / trained
-        )
+        report = EpochReport(progress.epoch, progress.global_step, lr, train, val, seconds, train.samples / trained)
         progress.step, progress.seconds = 0, 0.0
         state.counters = Counters(self.classes, self.world.device)
         self.record.epoch(report)
         self.record.save(state, is_best)
+
+    def gradients_stay_here(self) -> AbstractContextManager:
+        """Inside it, backward adds to this rank's gradients and leaves the exchange to a later part."""
+        return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         """What the training step calls: the network, compiled, its gradients averaged over ranks."""
@@ -259,7 +260,7 @@ class Trainer:
         return DistributedDataParallel(
             forward,
             device_ids=[self.world.device] if self.world.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
         )
 

@@ -1,0 +1,51 @@
+# make demo     everything, on generated images: a few minutes on two CPU cores
+# make train    CIFAR-100 with configs/seed.yaml        CIFAR100=DIR-or-archive  ARGS="--train.epochs 3"
+# make test     the whole test suite
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: install demo train test lint clean
+
+CIFAR100 ?=
+ARGS ?=
+CONFIG ?= configs/seed.yaml
+PY := .venv/bin/python
+# One process for each GPU; without one, two on the CPU.
+NPROC ?= $(shell $(PY) -c "import torch; print(torch.cuda.device_count() or 2)")
+TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/torchrun --standalone --nproc_per_node=$(NPROC)
+
+install: .venv/.ready
+
+.venv/.ready: requirements.txt requirements-ffcv.txt tools/install.sh
+	tools/install.sh
+	touch $@
+
+.venv/.ready-dev: .venv/.ready requirements-dev.txt
+	.venv/bin/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: .venv/.ready
+	$(PY) -m data.convert --source synthetic --per-class 200 --out shards/demo --shards 4
+	$(TORCHRUN) train_ddp.py --config configs/demo.yaml $(ARGS)
+	@$(PY) tools/check_demo.py runs/demo
+
+train: .venv/.ready
+ifneq ($(CIFAR100),)
+	$(PY) -m data.convert --source cifar100 --root "$(CIFAR100)" --out shards/cifar100 --shards 4
+else
+	@test -e shards/cifar100/manifest.json || \
+		$(PY) -m data.convert --source cifar100 --root downloads --download --out shards/cifar100 --shards 4
+endif
+	$(TORCHRUN) train_ddp.py --config $(CONFIG) $(ARGS)
+
+test: lint
+	$(PY) -m pytest $(ARGS)
+
+lint: .venv/.ready-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+clean:
+	rm -rf .venv runs shards downloads

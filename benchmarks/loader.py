@@ -1,0 +1,403 @@
+"""Do FFCV and augmentation on the device keep the network fed? python -m benchmarks.loader [--json FILE]
+
+Two comparisons, measured in one run, the sides in turns:
+
+1. Images a second of this project's training loader (FFCV; padded crop, flip, enlarging and normalisation in
+   batches on the device) and of a torch DataLoader that does the same to single PIL images, as torchvision's
+   examples do. W workers are W processes for the DataLoader, and W decoding threads with torch limited to W
+   threads for this loader. The DataLoader gets the same images ready in memory, as arrays of bytes, so that no
+   decoding of files holds it back; with --images it reads files.
+2. Images a second of training steps (forward, backward, optimiser) on batches from the loader and on one batch
+   that stays on the device: 1 means that loading costs nothing. The batch is halved until two steps fit into
+   --seconds, since a CPU would not get through one batch of hundreds in time.
+
+Not in any figure: the opening of the shards, compilation, the start of the DataLoader's processes and the first
+batches of each side. In each figure: the start of an epoch, since nothing is loaded before the clock runs. The
+clock is read when the device has finished. Ratios are taken round by round.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.timing import Spread, Work, alternate, environment, ratio, seconds_for, warm_up
+from data.errors import DataError, LoaderError
+from data.loader import Batch, Place, TrainingLoader, open_loaders
+from data.shards import Manifest, Verify, read_manifest, verify
+from data.sources import Images, Kind, open_source
+from data.vision import torchvision
+from regnet.config import Config, parse_config
+from regnet.distributed import join
+from regnet.errors import UsageError
+from regnet.model import Model
+from regnet.optim import build_optimizer
+from regnet.precision import Precision
+from train_ddp import loader_options, prepare_torch
+
+POOL = 20_000  # images that the first comparison reads: 61 MB of 32x32 in memory
+CROP_PADDING = 4  # pixels
+PROBE = 16  # images of the steps that tell how fast the device is
+
+
+class StoredImages:
+    """The loader's images in memory, in the form that torchvision's CIFAR100 has: arrays of bytes."""
+
+    def __init__(self, loader: TrainingLoader, classes: Sequence[str]) -> None:
+        self.classes = list(classes)
+        ids = list(torch.arange(loader.samples).split(loader.batch_size))
+        with closing(loader.reader.read(ids)) as batches:
+            parts = [(images.clone(), labels.clone()) for images, labels, _ in batches]
+        self.pixels = torch.cat([images for images, _ in parts]).numpy()
+        self.labels = torch.cat([labels for _, labels in parts]).tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.pixels[index]), self.labels[index]
+
+
+class Transformed(Dataset):
+    """What torchvision makes of each image: float32 (3, resolution, resolution), normalised."""
+
+    def __init__(self, images: Images, manifest: Manifest, resolution: int) -> None:
+        transforms = torchvision.transforms  # the first version: on PIL images, a third faster than v2
+        stored = manifest.resolution
+        steps = [transforms.RandomCrop(stored, padding=CROP_PADDING), transforms.RandomHorizontalFlip()]
+        if resolution != stored:
+            steps.append(transforms.Resize(resolution))
+        steps += [transforms.ToTensor(), transforms.Normalize(manifest.mean, manifest.std)]
+        self.images, self.transform = images, transforms.Compose(steps)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.images[index]
+        return self.transform(image), label
+
+
+class RandomBatches:
+    """The ids that the DataLoader asks its workers for: `batches` lists, each image as often as any other."""
+
+    def __init__(self, samples: int, batch_size: int) -> None:
+        self.samples, self.batch_size = samples, batch_size
+        self.batches = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        ids = torch.randperm(self.batches * self.batch_size) % self.samples
+        return iter(ids.view(self.batches, self.batch_size).tolist())
+
+
+class DataLoaderSide:
+    """The torch DataLoader as it is commonly set up, its batches taken to the device."""
+
+    def __init__(self, dataset: Dataset, samples: int, batch_size: int, workers: int, device: torch.device) -> None:
+        self.device = device
+        self.wanted = RandomBatches(samples, batch_size)
+        self.loader: DataLoader = DataLoader(
+            dataset,
+            batch_sampler=self.wanted,
+            num_workers=workers,
+            persistent_workers=True,
+            pin_memory=device.type == "cuda",
+        )
+
+    def __call__(self, batches: int) -> None:
+        self.wanted.batches = batches
+        for images, labels in self.loader:
+            images.to(self.device, non_blocking=True)
+            labels.to(self.device, non_blocking=True)
+
+
+class Step:
+    """One step of training: forward, backward, optimiser."""
+
+    def __init__(self, config: Config, classes: int, device: torch.device) -> None:
+        self.precision = Precision(config.train.precision, device)
+        model = Model(config.model.design(), classes).to(device)
+        if config.train.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
+        self.optimizer = build_optimizer(model, config.optim)
+        self.forward = torch.compile(model, dynamic=False) if config.train.compile else model
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        with self.precision.autocast():
+            logits = self.forward(images)
+        scaler = self.precision.scaler
+        scaler.scale(F.cross_entropy(logits.float(), labels)).backward()
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def batches_of(loader: TrainingLoader, wanted: int) -> Iterator[Batch]:
+    """So many batches, of as many epochs as they take."""
+    for epoch in count():
+        with closing(loader.epoch(epoch)) as batches:
+            for batch in batches:
+                yield batch
+                wanted -= 1
+                if wanted == 0:
+                    return
+
+
+def images_per_second(work: Work, batches: int, batch_size: int, device: torch.device) -> float:
+    return batches * batch_size / seconds_for(work, batches, device)
+
+
+def spreads(results: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    return {name: Spread.of(values) for name, values in results.items()}
+
+
+def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
+    """The same loader over the first samples alone, in whole batches."""
+    return TrainingLoader(loader.reader, loader.augment, samples, batch_size, True, loader.place)
+
+
+def compare_loaders(
+    loader: TrainingLoader, dataset: Dataset, workers: int, rounds: int, seconds: float
+) -> dict[str, Spread]:
+    """Images a second of both loaders."""
+    device = loader.place.device
+
+    def ffcv(batches: int) -> None:
+        for _ in batches_of(loader, batches):
+            pass
+
+    size = loader.batch_size
+    data_loader = DataLoaderSide(dataset, loader.samples, size, workers, device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(workers)
+    # A multiple of the workers, so that none of them ends before the others.
+    turns = {"data_loader": (data_loader, 2 * workers), "ffcv": (ffcv, 10)}
+    sides = {
+        name: partial(images_per_second, work, warm_up(work, batches, device, seconds), size, device)
+        for name, (work, batches) in turns.items()
+    }
+    results = alternate(sides, rounds)
+    torch.set_num_threads(threads)
+    return {**spreads(results), "loader_ratio": ratio(results, "ffcv", "data_loader")}
+
+
+def compare_steps(loader: TrainingLoader, step: Step, rounds: int, seconds: float) -> tuple[dict[str, Spread], int]:
+    """Images a second of steps on fresh batches and on a resident one, and the number of steps in each round."""
+    device, size = loader.place.device, loader.batch_size
+    [resident] = batches_of(loader, 1)
+
+    def on_resident(steps: int) -> None:
+        for _ in range(steps):
+            step(resident.images, resident.labels)
+
+    def on_loaded(steps: int) -> None:
+        for batch in batches_of(loader, steps):
+            step(batch.images, batch.labels)
+
+    steps = warm_up(on_resident, 1, device, seconds)
+    seconds_for(on_loaded, 1, device)
+    sides = {
+        name: partial(images_per_second, work, steps, size, device)
+        for name, work in {"step_loaded": on_loaded, "step_resident": on_resident}.items()
+    }
+    results = alternate(sides, rounds)
+    return {**spreads(results), "step_ratio": ratio(results, "step_loaded", "step_resident")}, steps
+
+
+def affordable_batch(step: Step, config: Config, seconds: float, device: torch.device) -> int:
+    """The configured batch size, halved until two steps fit into so many seconds."""
+    size, side = config.train.batch_size, config.data.resolution
+    probe = min(PROBE, size)
+    images = torch.randn(probe, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(probe, dtype=torch.int64, device=device)
+
+    def steps(wanted: int) -> None:
+        for _ in range(wanted):
+            step(images, labels)
+
+    seconds_for(steps, 1, device)
+    each = seconds_for(steps, 1, device) / probe
+    while size > PROBE and 2 * size * each > seconds:
+        size //= 2
+    return size
+
+
+def open_images(directory: Path, manifest: Manifest, samples: int) -> Images:
+    """The training images in a tree of class folders.
+
+    Raises:
+        DataError: fewer than `samples`, or of another size than the stored ones.
+    """
+    images = open_source(Kind.folder, directory).train
+    if len(images) < samples:
+        raise DataError(f"{directory}: {len(images)} training images, {samples} are needed")
+    stored, (width, height) = manifest.resolution, images[0][0].size
+    if (width, height) != (stored, stored):
+        raise DataError(f"{directory}: images of {width}x{height} pixels, the shards have {stored}x{stored}")
+    return images
+
+
+def measure(args: argparse.Namespace, config: Config, device: torch.device) -> dict[str, Any]:
+    """Both comparisons, as they go into the JSON file."""
+    directory = Path(config.data.shards)
+    manifest = read_manifest(directory)
+    verify(directory, manifest, Verify.once)
+    prepare_torch(config)
+    # A loader's streams belong to the rank's place; there is one rank here.
+    full, _ = open_loaders(directory, manifest, loader_options(config), Place(0, 1, device))
+    pool = with_batch_size(full, min(full.samples, POOL), config.train.batch_size)
+    images = open_images(args.images, manifest, pool.samples) if args.images else StoredImages(pool, manifest.classes)
+    dataset = Transformed(images, manifest, config.data.resolution)
+    results = compare_loaders(pool, dataset, args.workers, args.rounds, args.seconds)
+    step = Step(config, len(manifest.classes), device)
+    size = affordable_batch(step, config, args.seconds, device)
+    loader = with_batch_size(full, full.samples, size)
+    step_results, steps = compare_steps(loader, step, args.rounds, args.seconds)
+    return {
+        **environment(device),
+        "threads": {"workers": args.workers, "torch_loaders": args.workers, "torch_steps": torch.get_num_threads()},
+        "shards": str(directory),
+        "images_from": str(args.images) if args.images else "memory",
+        "images": pool.samples,
+        "resolution": {"stored": manifest.resolution, "trained": config.data.resolution},
+        "batch_size": config.train.batch_size,
+        "config": str(args.config),
+        "precision": config.train.precision,
+        "optimizer": config.optim.name,
+        "step_batch_size": size,
+        "steps_a_round": steps,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "results": {name: asdict(spread) for name, spread in {**results, **step_results}.items()},
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """The report as a table, under a few lines of what was measured where."""
+    threads, resolution = report["threads"], report["resolution"]
+    size, steps = report["step_batch_size"], report["steps_a_round"]
+    print(f"{report['date']}  {report['device']}, {report['cores']} cores, torch {report['torch']}")
+    print(
+        f"{report['shards']}: {report['images']:,} images of {resolution['stored']}x{resolution['stored']} "
+        f"to {resolution['trained']}x{resolution['trained']}, batches of {report['batch_size']}"
+    )
+    print(f"DataLoader: {threads['workers']} processes, images from {report['images_from']}")
+    print(f"FFCV: {threads['workers']} decoding threads, {threads['torch_loaders']} of torch")
+    print(
+        f"steps: {report['config']}, {report['precision']}, {report['optimizer']}, batches of {size}, "
+        f"{steps} a round, {threads['torch_steps']} threads of torch"
+    )
+    print(f"{report['rounds']} rounds, warm-up and compilation left out")
+    table = Table()
+    table.add_column("images/s")
+    for heading in ("median", "min..max"):
+        table.add_column(heading, justify="right")
+    for name, label in ROWS.items():
+        spread = report["results"][name]
+        digits = ".3f" if name.endswith("ratio") else ",.0f" if spread["lowest"] >= 100 else ".2f"
+        low, high = format(spread["lowest"], digits), format(spread["highest"], digits)
+        table.add_row(label, format(spread["median"], digits), f"{low}..{high}", end_section=name == "loader_ratio")
+    Console().print(table)
+
+
+ROWS = {
+    "ffcv": "FFCV + device augmentation",
+    "data_loader": "torch DataLoader + PIL",
+    "loader_ratio": "ratio, FFCV over DataLoader",
+    "step_loaded": "step, batches from the loader",
+    "step_resident": "step, one resident batch",
+    "step_ratio": "ratio (aim: 0.95 or more)",
+}
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loader",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--shards", default="shards/cifar100", metavar="DIR", help="what python -m data.convert wrote (%(default)s)")
+    add("--images", type=Path, metavar="DIR", help="the DataLoader reads files: train/ and val/ trees of class folders")
+    add(
+        "--config",
+        type=Path,
+        default=Path("configs/seed.yaml"),
+        metavar="FILE",
+        help="network, optimiser, precision and device (%(default)s)",
+    )
+    add(
+        "--resolution",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="side of the images that come out, pixels (%(default)s)",
+    )
+    add("--batch-size", type=positive, default=500, metavar="N", help="images (%(default)s)")
+    add("--workers", type=positive, default=2, metavar="N", help="processes or threads of either loader (%(default)s)")
+    add("--rounds", type=positive, default=3, metavar="N", help="how often each side is measured (%(default)s)")
+    add("--seconds", type=float, default=5.0, metavar="S", help="for each side in each round, about (%(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write all figures, round by round, to this file too")
+    return parser.parse_args(argv)
+
+
+def configure(args: argparse.Namespace) -> Config:
+    """The configuration file's network, with this program's loader.
+
+    Raises:
+        UsageError: an impossible combination.
+    """
+    options = {
+        "config": args.config,
+        "data.shards": args.shards,
+        "data.resolution": args.resolution,
+        "data.workers": args.workers,
+        "train.batch_size": args.batch_size,
+        "train.accumulate": 1,
+        "augment.flip": "true",
+        "augment.crop_padding": CROP_PADDING,
+        "augment.cutout": 0,
+    }
+    return parse_config([text for name, value in options.items() for text in (f"--{name}", str(value))])
+
+
+def main(argv: list[str]) -> int:
+    """Exit status 0 done, 1 the loader broke, 2 wrong usage or input."""
+    args = parse(argv)
+    try:
+        config = configure(args)
+        with join(config.train.device, config.distributed.timeout) as world:
+            report = measure(args, config, world.device)
+    except (UsageError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except LoaderError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    show(report)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regnet.early_stopping import EarlyStopping
+from tests.reference import needs_reference, read_reference
+
+# Few different values, so that ties are common, beside everything else that a float can be.
+values = st.lists(st.one_of(st.integers(0, 3).map(float), st.floats()), max_size=30)
+modes = pytest.mark.parametrize("mode", ["min", "max"])
+
+
+def is_record(history, mode):
+    """Whether the last value is strictly better than all before it."""
+    *before, last = history
+    if math.isnan(last):
+        return False
+    return all(math.isnan(old) or (last < old if mode == "min" else last > old) for old in before)
+
+
+@modes
+@given(values=values, patience=st.integers(0, 6))
+@settings(deadline=None, max_examples=300)
+def test_agrees_with_looking_through_the_whole_history(mode, values, patience):
+    stopping = EarlyStopping(patience, mode)
+    since_record = 0
+    for length, value in enumerate(values, start=1):
+        expected = is_record(values[:length], mode)
+        since_record = 0 if expected else since_record + 1
+        assert stopping.update(value) is expected
+        assert stopping.stale == since_record
+        assert stopping.should_stop == (patience > 0 and since_record >= patience)
+    numbers = [value for value in values if not math.isnan(value)]
+    assert stopping.best == ((min if mode == "min" else max)(numbers) if numbers else None)
+
+
+@modes
+def test_nan_never_improves(mode):
+    stopping = EarlyStopping(3, mode)
+    assert [stopping.update(value) for value in (math.nan, 1.0, math.nan, math.nan)] == [False, True, False, False]
+    assert not stopping.should_stop
+    assert not stopping.update(math.nan)
+    assert stopping.should_stop
+    assert stopping.best == 1.0
+
+
+@modes
+def test_patience_of_zero_never_stops(mode):
+    stopping = EarlyStopping(0, mode)
+    for _ in range(1000):
+        stopping.update(1.0)
+        assert not stopping.should_stop
+
+
+@needs_reference
+@pytest.mark.parametrize(("patience", "stops_at"), [(5, None), (1, 26)])
+def test_the_losses_of_the_reference(patience, stops_at):
+    stopping = EarlyStopping(patience, "min")
+    stops = []
+    for row in read_reference("training_log.csv"):
+        stopping.update(float(row["avg_loss_per_sample"]))
+        if stopping.should_stop:
+            stops.append(int(row["epoch"]))
+    assert (stops[0] if stops else None) == stops_at

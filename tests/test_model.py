@@ -1,0 +1,241 @@
+import math
+import re
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.vision import torchvision
+from regnet.design import Form, check_resolution, generate_design
+from regnet.errors import UsageError
+from regnet.model import Model, count_parameters, fingerprint
+from tests.reference import needs_reference, read_reference
+
+SEED = {
+    "form": Form.reference,
+    "depth": 13,
+    "initial_width": 24,
+    "slope": 36,
+    "quantization": 2.5,
+    "bottleneck_ratio": 1,
+    "group_width": 8,
+    "stem_width": 32,
+}
+SMALL = SEED | {"depth": 2, "initial_width": 8, "stem_width": 8}
+
+# torchvision's name of a network and the numbers that Radosavovic et al. print for it.
+PUBLISHED = {
+    "regnet_x_400mf": {"depth": 22, "initial_width": 24, "slope": 24.48, "quantization": 2.54, "group_width": 16},
+    "regnet_x_800mf": {"depth": 16, "initial_width": 56, "slope": 35.73, "quantization": 2.28, "group_width": 16},
+    "regnet_x_1_6gf": {"depth": 18, "initial_width": 80, "slope": 34.01, "quantization": 2.25, "group_width": 24},
+}
+
+
+def seed_model():
+    return Model(generate_design(**SEED), classes=100)
+
+
+def small_model(seed=0):
+    torch.manual_seed(seed)
+    return Model(generate_design(**SMALL), classes=3)
+
+
+def forward_operators(model, images):
+    """(class, output shape, own parameters) of each module, as their forward calls finish."""
+    rows = []
+
+    def finished(module, _, output):
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        rows.append((type(module).__name__, "x".join(["N", *map(str, output.shape[1:])]), own))
+
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential):
+            module.register_forward_hook(finished)
+    with torch.inference_mode():
+        model.eval()(images)
+    return rows
+
+
+def test_reference_design_has_the_published_stages():
+    stages = generate_design(**SEED).stages
+    assert [stage.width for stage in stages] == [24, 64, 152, 376]
+    assert [stage.depth for stage in stages] == [1, 1, 4, 7]
+    assert [stage.stride for stage in stages] == [1, 2, 2, 2]
+
+
+def test_reference_model_has_its_number_of_parameters():
+    assert count_parameters(seed_model()) == 2_275_604
+
+
+def test_reference_model_has_its_number_of_multiply_adds():
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        seed_model().eval()(torch.zeros(1, 3, 56, 56))
+    assert counter.get_total_flops() / 2 == pytest.approx(166.86e6, abs=0.005e6)
+
+
+@needs_reference
+def test_operators_are_those_of_the_reference_in_order():
+    expected = [
+        (row["operator"], row["output_shape"], int(row["parameters"])) for row in read_reference("operators.csv")
+    ]
+    assert len(expected) == 113
+    assert forward_operators(seed_model(), torch.zeros(2, 3, 56, 56)) == expected
+
+
+def test_modules_have_the_names_of_the_reference():
+    block = ["conv1_1x1", "bn1", "conv2_3x3", "bn2", "conv3_1x1", "bn3"]
+    expected = ["stem.conv_3x3", "stem.bn"]
+    for stage, depth in enumerate((1, 1, 4, 7)):
+        for index in range(depth):
+            changing = ["downsample.conv_1x1", "downsample.bn"] if index == 0 else []
+            expected += [f"body.{stage}.layers.{index}.{name}" for name in block + changing]
+    expected += ["head.avg_pool", "head.f_out"]
+    assert [name for name, module in seed_model().named_modules() if not list(module.children())] == expected
+
+
+def test_convolutions_have_no_bias_and_the_classifier_has():
+    convolutions = [module for module in seed_model().modules() if isinstance(module, nn.Conv2d)]
+    assert all(convolution.bias is None for convolution in convolutions)
+    assert seed_model().head.f_out.bias is not None
+
+
+def paper_design(name):
+    return generate_design(Form.paper, bottleneck_ratio=1, stem_width=32, **PUBLISHED[name])
+
+
+def conv_shapes(model):
+    return Counter(tuple(module.weight.shape) for module in model.modules() if isinstance(module, nn.Conv2d))
+
+
+def torchvision_name(name):
+    """Where torchvision keeps what we call so."""
+    name = re.sub(r"^stem\.conv_3x3", "stem.0", name)
+    name = re.sub(r"^stem\.bn", "stem.1", name)
+    name = re.sub(r"^head\.f_out", "fc", name)
+    name = re.sub(
+        r"^body\.(\d+)\.layers\.(\d+)",
+        lambda match: "trunk_output.block{0}.block{0}-{1}".format(int(match[1]) + 1, match[2]),
+        name,
+    )
+    for index, part in enumerate("abc", start=1):
+        name = re.sub(rf"\.conv{index}_\dx\d", f".f.{part}.0", name)
+        name = re.sub(rf"\.bn{index}\b", f".f.{part}.1", name)
+    return name.replace(".downsample.conv_1x1", ".proj.0").replace(".downsample.bn", ".proj.1")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_paper_form_has_the_layers_of_torchvision(name):
+    ours = Model(paper_design(name), classes=1000)
+    theirs = torchvision.models.get_model(name)
+    assert count_parameters(ours) == count_parameters(theirs)
+    assert conv_shapes(ours) == conv_shapes(theirs)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_paper_form_computes_the_logits_of_torchvision(name):
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name)
+    theirs(torch.randn(4, 3, 64, 64))  # one forward in training mode: running statistics worth copying
+    weights = theirs.state_dict()
+    ours = Model(paper_design(name), classes=1000)
+    ours.load_state_dict({key: weights.pop(torchvision_name(key)) for key in ours.state_dict()})
+    assert not weights
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+
+
+def one_line_about(option):
+    return rf"\A[^\n]*{re.escape(option)}[^\n]*\Z"
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        ({"depth": 0}, "model.depth"),
+        ({"depth": -1}, "model.depth"),
+        ({"initial_width": 12}, "model.initial_width"),
+        ({"initial_width": 0}, "model.initial_width"),
+        ({"slope": -1}, "model.slope"),
+        ({"slope": math.nan}, "model.slope"),
+        ({"slope": math.inf}, "model.slope"),
+        ({"slope": 1e308}, "model.slope"),
+        ({"quantization": 1}, "model.quantization"),
+        ({"quantization": math.nan}, "model.quantization"),
+        ({"bottleneck_ratio": 0}, "model.bottleneck_ratio"),
+        ({"bottleneck_ratio": math.inf}, "model.bottleneck_ratio"),
+        ({"bottleneck_ratio": 1e-320}, "model.bottleneck_ratio"),
+        ({"bottleneck_ratio": 0.01}, "model.group_width"),
+        ({"bottleneck_ratio": 1.3, "group_width": 7}, "model.group_width"),
+        ({"group_width": 0}, "model.group_width"),
+        ({"group_width": 24}, "model.group_width"),
+        ({"stem_width": 0}, "model.stem_width"),
+        ({"stem_width": 12}, "model.group_width"),
+    ],
+)
+def test_impossible_design_is_refused_by_the_name_of_its_option(change, option):
+    with pytest.raises(UsageError, match=one_line_about(option)):
+        generate_design(**SEED | change)
+
+
+@pytest.mark.parametrize(("form", "smallest"), [(Form.reference, 8), (Form.paper, 32)])
+def test_resolution_below_the_reduction_is_refused(form, smallest):
+    design = generate_design(**SEED | {"form": form})
+    check_resolution(design, smallest)
+    with pytest.raises(UsageError, match=one_line_about("data.resolution")):
+        check_resolution(design, smallest - 1)
+
+
+design_parameters = st.fixed_dictionaries(
+    {
+        "form": st.sampled_from(Form),
+        "depth": st.integers(0, 6),
+        "initial_width": st.one_of(st.integers(1, 8).map(lambda eighths: 8 * eighths), st.integers(-8, 64)),
+        "slope": st.one_of(st.just(0.0), st.floats(-1, 64)),
+        "quantization": st.floats(1, 4),
+        "bottleneck_ratio": st.one_of(st.sampled_from([0.25, 0.5, 1, 2, 4]), st.floats(0.01, 4)),
+        "group_width": st.one_of(st.sampled_from([1, 2, 4, 8, 16]), st.integers(0, 40)),
+        "stem_width": st.one_of(st.sampled_from([8, 16, 32]), st.integers(0, 48)),
+    }
+)
+
+
+@given(design_parameters, st.integers(1, 5))
+@settings(deadline=None, max_examples=150)
+def test_any_parameters_are_refused_in_one_line_or_give_a_network_that_runs(parameters, classes):
+    try:
+        design = generate_design(**parameters)
+    except UsageError as error:
+        event("refused")
+        assert re.match(one_line_about("model."), str(error))
+        return
+    event("built")
+    assert sum(stage.depth for stage in design.stages) == parameters["depth"]
+    widths = [stage.width for stage in design.stages]
+    model = Model(design, classes).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(2, 3, design.reduction, design.reduction)).shape == (2, classes)
+    for layer, stage in zip(model.body, design.stages, strict=True):
+        for block in layer.layers:
+            assert block.conv2_3x3.out_channels // block.conv2_3x3.groups == stage.group_width
+    assert [layer.layers[-1].conv3_1x1.out_channels for layer in model.body] == widths
+
+
+def test_equal_models_have_equal_fingerprints_in_any_memory_format():
+    assert fingerprint(small_model()) == fingerprint(small_model())
+    assert fingerprint(small_model()) == fingerprint(small_model().to(memory_format=torch.channels_last))
+    assert fingerprint(small_model(seed=0)) != fingerprint(small_model(seed=1))
+
+
+@pytest.mark.parametrize("name", ["stem.conv_3x3.weight", "body.0.layers.0.bn2.running_var", "head.f_out.bias"])
+def test_fingerprint_changes_with_the_last_bit_of_one_number(name):
+    model = small_model()
+    before = fingerprint(model)
+    with torch.no_grad():
+        numbers = model.state_dict()[name].view(-1)
+        numbers[-1] = torch.nextafter(numbers[-1], torch.tensor(math.inf))
+    assert fingerprint(model) != before
