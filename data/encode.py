@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ffcv.fields import IntField, RGBImageField
-from ffcv.memory_allocator import MemoryAllocator
-from ffcv.writer import DatasetWriter
 from PIL import Image
 
 from data.errors import DataError
+from data.ffcv_parts import DatasetWriter, IntField, MemoryAllocator, RGBImageField
 from data.shards import Shard, sha256
 from data.sources import Source
 

@@ -74,7 +74,7 @@ class TrainingLoader:
         order = epoch_order(self.samples, self.augment.seed, epoch)
         steps = range(first_step, self.steps)
         parts = [rank_batch(order, step, size, place.rank, place.world) for step in steps]
-        with closing(self.reader.read(parts)) as batches:
+        with closing(self.reader.read("train", parts)) as batches:
             for step, batch in zip(steps, batches, strict=True):
                 images, labels, ids = self._copy(*batch)
                 global_size = min(size, self.samples - step * size)
@@ -97,7 +97,7 @@ class EvaluationLoader:
         self._copy = DeviceCopy(place.device)
 
     def __iter__(self) -> Iterator[Batch]:
-        with closing(self.reader.read(self._parts)) as batches:
+        with closing(self.reader.read("val", self._parts)) as batches:
             for batch in batches:
                 images, labels, _ = self._copy(*batch)
                 yield Batch(self.augment.evaluation(images), labels, self._batch_size)
@@ -160,10 +160,8 @@ def open_loaders(
         place.device,
     )
     size = rank_batch_size(options.batch_size, place)
-    reading = (size, options.workers, options.batches_ahead, options.timeout)
-    train = ShardReader(directory, manifest, "train", *reading)
-    val = ShardReader(directory, manifest, "val", *reading)
+    reader = ShardReader(directory, manifest, size, options.workers, options.batches_ahead, options.timeout)
     return (
-        TrainingLoader(train, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),
-        EvaluationLoader(val, augment, manifest.samples("val"), options.batch_size, place),
+        TrainingLoader(reader, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),
+        EvaluationLoader(reader, augment, manifest.samples("val"), options.batch_size, place),
     )

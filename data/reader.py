@@ -16,22 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_threads = torch.get_num_threads()
-from ffcv.fields.basics import IntDecoder  # noqa: E402
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # noqa: E402
-from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402
-from ffcv.pipeline.compiler import Compiler  # noqa: E402
-from ffcv.pipeline.graph import Graph  # noqa: E402
-from ffcv.pipeline.pipeline_spec import PipelineSpec  # noqa: E402
-from ffcv.reader import Reader  # noqa: E402
-from ffcv.transforms import ToTensor  # noqa: E402
-from ffcv.transforms.common import Squeeze  # noqa: E402
-from ffcv.utils import cast_int_to_byte_ptr  # noqa: E402
-
-torch.set_num_threads(_threads)  # importing FFCV sets it to 1
-
-from data.errors import DataError, LoaderError  # noqa: E402
-from data.shards import Manifest  # noqa: E402
+from data.errors import DataError, LoaderError
+from data.ffcv_parts import (
+    Compiler,
+    EpochIterator,
+    Graph,
+    IntDecoder,
+    PipelineSpec,
+    Reader,
+    SimpleRGBImageDecoder,
+    Squeeze,
+    ToTensor,
+    cast_int_to_byte_ptr,
+)
+from data.shards import Manifest
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images uint8 (N, H, W, 3), labels int64 (N,), ids int64 (N,)
 
@@ -144,7 +142,7 @@ class _Epoch(EpochIterator):
 
 
 class ShardReader:
-    """Decodes samples of one split by their ids.
+    """Decodes samples of either split by their ids.
 
     Args:
         batch_size: the largest batch that will be asked for.
@@ -157,36 +155,33 @@ class ShardReader:
     """
 
     def __init__(
-        self,
-        directory: Path,
-        manifest: Manifest,
-        split: str,
-        batch_size: int,
-        workers: int,
-        batches_ahead: int,
-        timeout: float,
+        self, directory: Path, manifest: Manifest, batch_size: int, workers: int, batches_ahead: int, timeout: float
     ) -> None:
         self.timeout = timeout
-        shards = _MappedShards(directory, manifest, split)
-        graph, code = _compile(shards, workers)
+        splits = {split: _MappedShards(directory, manifest, split) for split in manifest.splits}
+        graph, code = _compile(splits["train"], workers)  # which serves the other split as well
         # The part of FFCV's Loader that its iterator uses.
-        self._loader = SimpleNamespace(
-            reader=shards,
-            memory_manager=SimpleNamespace(schedule_epoch=lambda batches: shards),
-            graph=graph,
-            code=code,
-            batch_size=batch_size,
-            batches_ahead=batches_ahead,
-            num_workers=workers,
-        )
+        self._loaders = {
+            split: SimpleNamespace(
+                reader=shards,
+                memory_manager=SimpleNamespace(schedule_epoch=lambda batches, shards=shards: shards),
+                graph=graph,
+                code=code,
+                batch_size=batch_size,
+                batches_ahead=batches_ahead,
+                num_workers=workers,
+            )
+            for split, shards in splits.items()
+        }
 
-    def read(self, batches: Sequence[Tensor]) -> Generator[Batch]:
+    def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Batch]:
         """The samples of each list of ids, in that order. A batch is valid until the next one is asked for.
 
         Raises:
             LoaderError: decoding failed, or no batch came within the time-out.
         """
-        epoch = _Epoch(self._loader, [ids.numpy().astype(np.uint64) for ids in batches], self.timeout)
+        lists = [ids.numpy().astype(np.uint64) for ids in batches]
+        epoch = _Epoch(self._loaders[split], lists, self.timeout)
         try:
             yield from epoch
         finally:

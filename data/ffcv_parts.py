@@ -1,0 +1,45 @@
+"""The parts of FFCV that this project uses, imported without what importing FFCV does to a process.
+
+FFCV sets PyTorch to one thread, and builds a numba dictionary of two entries, which compiles for seconds; the
+entries are only ever read as constants, for which a plain dictionary serves as well.
+"""
+
+import numba.typed
+import torch
+
+_threads, _numba_dict = torch.get_num_threads(), numba.typed.Dict
+numba.typed.Dict = dict
+try:
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.memory_allocator import MemoryAllocator
+    from ffcv.pipeline.compiler import Compiler
+    from ffcv.pipeline.graph import Graph
+    from ffcv.pipeline.pipeline_spec import PipelineSpec
+    from ffcv.reader import Reader
+    from ffcv.transforms import ToTensor
+    from ffcv.transforms.common import Squeeze
+    from ffcv.utils import cast_int_to_byte_ptr
+    from ffcv.writer import DatasetWriter
+finally:
+    numba.typed.Dict = _numba_dict
+    torch.set_num_threads(_threads)
+
+__all__ = [
+    "Compiler",
+    "DatasetWriter",
+    "EpochIterator",
+    "Graph",
+    "IntDecoder",
+    "IntField",
+    "MemoryAllocator",
+    "PipelineSpec",
+    "RGBImageField",
+    "Reader",
+    "SimpleRGBImageDecoder",
+    "Squeeze",
+    "ToTensor",
+    "cast_int_to_byte_ptr",
+]
