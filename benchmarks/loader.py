@@ -8,21 +8,24 @@ Two comparisons, measured in one run, the sides in turns:
    threads for this loader. The DataLoader gets the same images ready in memory, as arrays of bytes, so that no
    decoding of files holds it back; with --images it reads files.
 2. Images a second of training steps (forward, backward, optimiser) on batches from the loader and on one batch
-   that stays on the device: 1 means that loading costs nothing. The batch is halved until two steps fit into
+   that stays on the device: 1 means that loading costs nothing. The batch is halved until four steps fit into
    --seconds, since a CPU would not get through one batch of hundreds in time.
 
-Not in any figure: the opening of the shards, compilation, the start of the DataLoader's processes and the first
-batches of each side. In each figure: the start of an epoch, since nothing is loaded before the clock runs. The
-clock is read when the device has finished. Ratios are taken round by round.
+In no figure: opening the shards, compilation, starting the DataLoader's processes, and a first turn of each side.
+In every figure: the start of an epoch, since nothing is loaded before the clock runs. The clock is read while the
+device is idle. Ratios are taken round by round.
+
+On a CPU whose cores other programs use too, set OMP_WAIT_POLICY=passive: threads that spin while they wait for
+one another make steps up to ten times slower there, by chance, and ratios mean nothing.
 """
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.timing import Spread, Work, alternate, environment, ratio, seconds_for, warm_up
+from benchmarks.timing import Elsewhere, Spread, alternate, environment, rate, ratio
 from data.errors import DataError, LoaderError
 from data.loader import Batch, Place, TrainingLoader, open_loaders
 from data.shards import Manifest, Verify, read_manifest, verify
@@ -51,7 +54,8 @@ from train_ddp import loader_options, prepare_torch
 
 POOL = 20_000  # images that the first comparison reads: 61 MB of 32x32 in memory
 CROP_PADDING = 4  # pixels
-PROBE = 16  # images of the steps that tell how fast the device is
+STEPS = 4  # at least as many in each turn
+PROBE, PROBES = 16, 8  # images of a step, and steps, that tell how fast the device is
 
 
 class StoredImages:
@@ -60,7 +64,7 @@ class StoredImages:
     def __init__(self, loader: TrainingLoader, classes: Sequence[str]) -> None:
         self.classes = list(classes)
         ids = list(torch.arange(loader.samples).split(loader.batch_size))
-        with closing(loader.reader.read(ids)) as batches:
+        with closing(loader.reader.read("train", ids)) as batches:
             parts = [(images.clone(), labels.clone()) for images, labels, _ in batches]
         self.pixels = torch.cat([images for images, _ in parts]).numpy()
         self.labels = torch.cat([labels for _, labels in parts]).tolist()
@@ -90,36 +94,14 @@ class Transformed(Dataset):
 
 
 class RandomBatches:
-    """The ids that the DataLoader asks its workers for: `batches` lists, each image as often as any other."""
+    """The ids that the DataLoader asks its workers for in one pass, each image as often as any other."""
 
-    def __init__(self, samples: int, batch_size: int) -> None:
-        self.samples, self.batch_size = samples, batch_size
-        self.batches = 0
+    def __init__(self, samples: int, batch_size: int, batches: int) -> None:
+        self.samples, self.batch_size, self.batches = samples, batch_size, batches
 
     def __iter__(self) -> Iterator[list[int]]:
         ids = torch.randperm(self.batches * self.batch_size) % self.samples
         return iter(ids.view(self.batches, self.batch_size).tolist())
-
-
-class DataLoaderSide:
-    """The torch DataLoader as it is commonly set up, its batches taken to the device."""
-
-    def __init__(self, dataset: Dataset, samples: int, batch_size: int, workers: int, device: torch.device) -> None:
-        self.device = device
-        self.wanted = RandomBatches(samples, batch_size)
-        self.loader: DataLoader = DataLoader(
-            dataset,
-            batch_sampler=self.wanted,
-            num_workers=workers,
-            persistent_workers=True,
-            pin_memory=device.type == "cuda",
-        )
-
-    def __call__(self, batches: int) -> None:
-        self.wanted.batches = batches
-        for images, labels in self.loader:
-            images.to(self.device, non_blocking=True)
-            labels.to(self.device, non_blocking=True)
 
 
 class Step:
@@ -143,23 +125,11 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def batches_of(loader: TrainingLoader, wanted: int) -> Iterator[Batch]:
-    """So many batches, of as many epochs as they take."""
+def endless(loader: TrainingLoader) -> Generator[Batch]:
+    """Epoch after epoch."""
     for epoch in count():
         with closing(loader.epoch(epoch)) as batches:
-            for batch in batches:
-                yield batch
-                wanted -= 1
-                if wanted == 0:
-                    return
-
-
-def images_per_second(work: Work, batches: int, batch_size: int, device: torch.device) -> float:
-    return batches * batch_size / seconds_for(work, batches, device)
-
-
-def spreads(results: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
-    return {name: Spread.of(values) for name, values in results.items()}
+            yield from batches
 
 
 def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
@@ -171,64 +141,76 @@ def compare_loaders(
     loader: TrainingLoader, dataset: Dataset, workers: int, rounds: int, seconds: float
 ) -> dict[str, Spread]:
     """Images a second of both loaders."""
-    device = loader.place.device
+    device, size = loader.place.device, loader.batch_size
+    # Whole passes, with equal shares for the workers: none is left idle, or at work in the other side's turn.
+    passes: DataLoader = DataLoader(
+        dataset,
+        batch_sampler=RandomBatches(loader.samples, size, 10 * workers),
+        num_workers=workers,
+        persistent_workers=True,
+        pin_memory=device.type == "cuda",
+    )
 
-    def ffcv(batches: int) -> None:
-        for _ in batches_of(loader, batches):
-            pass
+    def data_loader() -> Generator[int]:
+        while True:
+            images_done = 0
+            for images, labels in passes:
+                images.to(device, non_blocking=True)
+                labels.to(device, non_blocking=True)
+                images_done += len(images)
+            yield images_done
 
-    size = loader.batch_size
-    data_loader = DataLoaderSide(dataset, loader.samples, size, workers, device)
+    def ffcv() -> Generator[int]:
+        with closing(endless(loader)) as batches:
+            for batch in batches:
+                yield len(batch.images)
+
     threads = torch.get_num_threads()
     torch.set_num_threads(workers)
-    # A multiple of the workers, so that none of them ends before the others.
-    turns = {"data_loader": (data_loader, 2 * workers), "ffcv": (ffcv, 10)}
-    sides = {
-        name: partial(images_per_second, work, warm_up(work, batches, device, seconds), size, device)
-        for name, (work, batches) in turns.items()
-    }
-    results = alternate(sides, rounds)
+    rates = alternate({"data_loader": data_loader, "ffcv": ffcv}, rounds, seconds, device)
     torch.set_num_threads(threads)
-    return {**spreads(results), "loader_ratio": ratio(results, "ffcv", "data_loader")}
+    return {**spreads(rates), "loader_ratio": ratio(rates, "ffcv", "data_loader")}
 
 
-def compare_steps(loader: TrainingLoader, step: Step, rounds: int, seconds: float) -> tuple[dict[str, Spread], int]:
-    """Images a second of steps on fresh batches and on a resident one, and the number of steps in each round."""
-    device, size = loader.place.device, loader.batch_size
-    [resident] = batches_of(loader, 1)
+def compare_steps(loader: TrainingLoader, step: Step, rounds: int, seconds: float) -> dict[str, Spread]:
+    """Images a second of steps on fresh batches and on a resident one."""
+    with closing(endless(loader)) as batches:
+        resident = next(batches)
 
-    def on_resident(steps: int) -> None:
-        for _ in range(steps):
+    def on_resident() -> Generator[int]:
+        while True:
             step(resident.images, resident.labels)
+            yield len(resident.images)
 
-    def on_loaded(steps: int) -> None:
-        for batch in batches_of(loader, steps):
-            step(batch.images, batch.labels)
+    def on_loaded() -> Generator[int]:
+        with closing(endless(loader)) as batches:
+            for batch in batches:
+                step(batch.images, batch.labels)
+                yield len(batch.images)
 
-    steps = warm_up(on_resident, 1, device, seconds)
-    seconds_for(on_loaded, 1, device)
-    sides = {
-        name: partial(images_per_second, work, steps, size, device)
-        for name, work in {"step_loaded": on_loaded, "step_resident": on_resident}.items()
-    }
-    results = alternate(sides, rounds)
-    return {**spreads(results), "step_ratio": ratio(results, "step_loaded", "step_resident")}, steps
+    sides = {"step_loaded": on_loaded, "step_resident": on_resident}
+    rates = alternate(sides, rounds, seconds, loader.place.device)
+    return {**spreads(rates), "step_ratio": ratio(rates, "step_loaded", "step_resident")}
+
+
+def spreads(rates: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    return {name: Spread.of(values) for name, values in rates.items()}
 
 
 def affordable_batch(step: Step, config: Config, seconds: float, device: torch.device) -> int:
-    """The configured batch size, halved until two steps fit into so many seconds."""
+    """The configured batch size, halved until four steps fit into so many seconds."""
     size, side = config.train.batch_size, config.data.resolution
     probe = min(PROBE, size)
     images = torch.randn(probe, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(probe, dtype=torch.int64, device=device)
 
-    def steps(wanted: int) -> None:
-        for _ in range(wanted):
-            step(images, labels)
+    def one_step() -> Generator[int]:
+        step(images, labels)
+        yield probe
 
-    seconds_for(steps, 1, device)
-    each = seconds_for(steps, 1, device) / probe
-    while size > PROBE and 2 * size * each > seconds:
+    # The fastest, since the first one compiles and any may be held up.
+    fastest = max(rate(one_step(), 0, device) for _ in range(PROBES))
+    while size > PROBE and STEPS * size > seconds * fastest:
         size //= 2
     return size
 
@@ -250,23 +232,31 @@ def open_images(directory: Path, manifest: Manifest, samples: int) -> Images:
 
 def measure(args: argparse.Namespace, config: Config, device: torch.device) -> dict[str, Any]:
     """Both comparisons, as they go into the JSON file."""
+    where = environment(device)
     directory = Path(config.data.shards)
     manifest = read_manifest(directory)
     verify(directory, manifest, Verify.once)
     prepare_torch(config)
     # A loader's streams belong to the rank's place; there is one rank here.
     full, _ = open_loaders(directory, manifest, loader_options(config), Place(0, 1, device))
-    pool = with_batch_size(full, min(full.samples, POOL), config.train.batch_size)
+    pool = with_batch_size(full, min(full.samples, max(POOL, args.batch_size)), config.train.batch_size)
     images = open_images(args.images, manifest, pool.samples) if args.images else StoredImages(pool, manifest.classes)
     dataset = Transformed(images, manifest, config.data.resolution)
     results = compare_loaders(pool, dataset, args.workers, args.rounds, args.seconds)
     step = Step(config, len(manifest.classes), device)
     size = affordable_batch(step, config, args.seconds, device)
     loader = with_batch_size(full, full.samples, size)
-    step_results, steps = compare_steps(loader, step, args.rounds, args.seconds)
+    elsewhere = Elsewhere()
+    step_results = compare_steps(loader, step, args.rounds, args.seconds)
+    cores_elsewhere = elsewhere.cores()
     return {
-        **environment(device),
-        "threads": {"workers": args.workers, "torch_loaders": args.workers, "torch_steps": torch.get_num_threads()},
+        **where,
+        "threads": {
+            "workers": args.workers,
+            "torch_loaders": args.workers,
+            "torch_steps": torch.get_num_threads(),
+            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        },
         "shards": str(directory),
         "images_from": str(args.images) if args.images else "memory",
         "images": pool.samples,
@@ -276,7 +266,7 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         "precision": config.train.precision,
         "optimizer": config.optim.name,
         "step_batch_size": size,
-        "steps_a_round": steps,
+        "cores_elsewhere": cores_elsewhere,
         "rounds": args.rounds,
         "seconds": args.seconds,
         "results": {name: asdict(spread) for name, spread in {**results, **step_results}.items()},
@@ -286,8 +276,10 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
 def show(report: dict[str, Any]) -> None:
     """The report as a table, under a few lines of what was measured where."""
     threads, resolution = report["threads"], report["resolution"]
-    size, steps = report["step_batch_size"], report["steps_a_round"]
-    print(f"{report['date']}  {report['device']}, {report['cores']} cores, torch {report['torch']}")
+    print(
+        f"{report['date']}  {report['device']}, {report['cores']} cores, load {report['load']:.1f}, "
+        f"torch {report['torch']}"
+    )
     print(
         f"{report['shards']}: {report['images']:,} images of {resolution['stored']}x{resolution['stored']} "
         f"to {resolution['trained']}x{resolution['trained']}, batches of {report['batch_size']}"
@@ -295,10 +287,12 @@ def show(report: dict[str, Any]) -> None:
     print(f"DataLoader: {threads['workers']} processes, images from {report['images_from']}")
     print(f"FFCV: {threads['workers']} decoding threads, {threads['torch_loaders']} of torch")
     print(
-        f"steps: {report['config']}, {report['precision']}, {report['optimizer']}, batches of {size}, "
-        f"{steps} a round, {threads['torch_steps']} threads of torch"
+        f"steps: {report['config']}, {report['precision']}, {report['optimizer']}, "
+        f"batches of {report['step_batch_size']}, {threads['torch_steps']} threads of torch"
+        + (f" (OMP_WAIT_POLICY={threads['omp_wait_policy']})" if threads["omp_wait_policy"] else "")
     )
-    print(f"{report['rounds']} rounds, warm-up and compilation left out")
+    print(f"rounds: {report['rounds']}, of {report['seconds']:g} s for each side; warm-up and compilation left out")
+    print(f"other programs kept {report['cores_elsewhere']:.2f} cores busy during the steps")
     table = Table()
     table.add_column("images/s")
     for heading in ("median", "min..max"):
@@ -364,8 +358,10 @@ def configure(args: argparse.Namespace) -> Config:
     """The configuration file's network, with this program's loader.
 
     Raises:
-        UsageError: an impossible combination.
+        UsageError: an impossible combination, or a report that could not be written in the end.
     """
+    if args.json and not args.json.parent.is_dir():
+        raise UsageError(f"--json {args.json}: no such directory")
     options = {
         "config": args.config,
         "data.shards": args.shards,

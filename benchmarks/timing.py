@@ -3,7 +3,8 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-Work = Callable[[int], None]  # does so many units
+Side = Callable[[], Generator[int]]  # work that yields how many items each of its pieces was; it need not end
 
 
 @dataclass(frozen=True)
@@ -29,38 +30,64 @@ class Spread:
         return Spread(median(values), min(values), max(values), tuple(values))
 
 
-def seconds_for(work: Work, units: int, device: torch.device) -> float:
-    """How long so many units take, from an idle device to an idle device."""
-    synchronise(device)
-    began = time.perf_counter()
-    work(units)
-    synchronise(device)
-    return time.perf_counter() - began
+def rate(pieces: Generator[int], seconds: float, device: torch.device) -> float:
+    """Items a second of work that yields how many items each of its pieces was.
+
+    Begins with an idle device, asks for pieces until the time is over, and ends with an idle device.
+    """
+    with closing(pieces):  # after the clock was read: leaving early is no part of the work
+        synchronise(device)
+        began = time.perf_counter()
+        items = 0
+        for piece in pieces:
+            items += piece
+            if time.perf_counter() - began >= seconds:
+                break
+        synchronise(device)
+        return items / (time.perf_counter() - began)
 
 
-def warm_up(work: Work, units: int, device: torch.device, seconds: float) -> int:
-    """Runs `units` twice, the first time for compilers and caches; the multiple of `units` that fills `seconds`."""
-    seconds_for(work, units, device)
-    return units * max(1, int(seconds / seconds_for(work, units, device)))
+def alternate(sides: Mapping[str, Side], rounds: int, seconds: float, device: torch.device) -> dict[str, list[float]]:
+    """The rates of each side, measured in turns, after a short turn of each that does not count.
 
-
-def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """The results of each side, measured in turns; every other round in reverse, against a machine that drifts."""
-    results: dict[str, list[float]] = {name: [] for name in sides}
+    Every other round goes in reverse, against a machine that drifts.
+    """
+    for side in sides.values():
+        rate(side(), seconds / 5, device)
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
     for turn in range(rounds):
-        for name in list(sides) if turn % 2 == 0 else reversed(sides):
-            results[name].append(sides[name]())
-    return results
+        for name in names if turn % 2 == 0 else reversed(names):
+            rates[name].append(rate(sides[name](), seconds, device))
+    return rates
 
 
-def ratio(results: Mapping[str, Sequence[float]], over: str, under: str) -> Spread:
-    """One side's results over another's, round by round."""
-    return Spread.of([a / b for a, b in zip(results[over], results[under], strict=True)])
+def ratio(rates: Mapping[str, Sequence[float]], over: str, under: str) -> Spread:
+    """One side's rates over another's, round by round."""
+    return Spread.of([a / b for a, b in zip(rates[over], rates[under], strict=True)])
 
 
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+class Elsewhere:
+    """How many cores other programs kept busy since this was made; child processes count as others."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._own = time.perf_counter(), busy_seconds(), time.process_time()
+
+    def cores(self) -> float:
+        others = busy_seconds() - self._busy - (time.process_time() - self._own)
+        return max(0.0, others / (time.perf_counter() - self._began))
+
+
+def busy_seconds() -> float:
+    """What all cores of the machine have worked since it was started."""
+    fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
+    user, nice, system = (int(field) for field in fields[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -69,6 +96,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],  # what else kept the machine busy in the minute before
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

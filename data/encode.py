@@ -5,8 +5,10 @@ import os
 import queue
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.shared_memory import SharedMemory
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,22 +130,24 @@ class _InlineWriter(DatasetWriter):
     ) -> None:
         self.num_samples = num_samples
         self.prepare()
-        try:
-            work: queue.SimpleQueue = queue.SimpleQueue()
-            for todo in [*queue_content, None]:
-                work.put(todo)
-            allocations: queue.SimpleQueue = queue.SimpleQueue()
-            allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
-            shared = (self.metadata_sm, self.metadata_type, self.fields, allocator, self.done)
-            work_fn(work, *shared, allocations, *extra_worker_args)
-            # The allocator writes unbuffered and does not look at how much of a page was taken.
-            expected = allocator.offset + allocator.next_page_written.value * self.page_size
-            if os.path.getsize(self.fname) != expected:
-                raise OSError(errno.ENOSPC, "short write", self.fname)
-            self.finalize(allocations.get())
-        finally:
-            self.metadata_sm.close()
-            self.metadata_sm.unlink()
+        # FFCV shares the table of samples with its worker processes; here plain memory does.
+        table = bytearray(num_samples * self.metadata_type.itemsize)
+        shared_memory: SharedMemory = self.metadata_sm
+        shared_memory.close()
+        shared_memory.unlink()
+        self.metadata_sm: Any = SimpleNamespace(buf=table)
+        work: queue.SimpleQueue = queue.SimpleQueue()
+        for todo in [*queue_content, None]:
+            work.put(todo)
+        allocations: queue.SimpleQueue = queue.SimpleQueue()
+        allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
+        arguments = (self.metadata_sm, self.metadata_type, self.fields, allocator, self.done)
+        work_fn(work, *arguments, allocations, *extra_worker_args)
+        # The allocator writes unbuffered and does not look at how much of a page was taken.
+        expected = allocator.offset + allocator.next_page_written.value * self.page_size
+        if os.path.getsize(self.fname) != expected:
+            raise OSError(errno.ENOSPC, "short write", self.fname)
+        self.finalize(allocations.get())
 
 
 def write_shard(

@@ -88,14 +88,21 @@ def _open_tree(root: Path) -> Source:
     if held_out is None:
         raise DataError(f"{root}: no val/ or test/ directory beside train/")
     try:
-        train, val = ImageFolder(str(root / "train")), ImageFolder(str(held_out))
+        train, val = (ImageFolder(str(place), loader=_load_unchanged) for place in (root / "train", held_out))
     except FileNotFoundError as error:  # an empty class folder, or none at all
-        raise DataError(" ".join(str(error).split())) from error
+        raise DataError(str(error)) from error
     if train.classes != val.classes:
         different = sorted(set(train.classes) ^ set(val.classes))
         raise DataError(f"{root}: train/ and {held_out.name}/ have different classes: {', '.join(different[:5])}")
     files = {"train": train.samples, "val": val.samples}
     return Source(train, val, lambda split, index: files[split][index][0])
+
+
+def _load_unchanged(path: str) -> Image.Image:
+    """torchvision's own loader turns everything into RGB without a word."""
+    with Image.open(path) as image:
+        image.load()
+        return image
 
 
 def _open_cifar100(root: Path, download: bool) -> Source:

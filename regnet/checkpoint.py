@@ -69,7 +69,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())[:200]}") from error
+        raise CheckpointError(f"{path}: {str(error)[:200]}") from error
 
 
 class Checkpoints:

@@ -291,7 +291,7 @@ def _build(kind: Any, values: Any) -> Any:
 
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UsageError(_one_line(message))
+        raise UsageError(_with_nearest_name(message))
 
 
 def parse_config(argv: Sequence[str]) -> Config:
@@ -306,7 +306,7 @@ def parse_config(argv: Sequence[str]) -> Config:
     try:
         values = parser.instantiate(parser.parse_args(list(argv)))
     except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
-        raise UsageError(_one_line(str(error))) from error
+        raise UsageError(_with_nearest_name(str(error))) from error
     return _build(Config, values)
 
 
@@ -321,12 +321,11 @@ def option_names(kind: Any = Config, prefix: str = "") -> list[str]:
     return names
 
 
-def _one_line(message: str) -> str:
-    line = " ".join(message.split())
+def _with_nearest_name(message: str) -> str:
     known = option_names()
-    for word in re.findall(r"--?([\w.]+)|'([\w.]+)'", line):
+    for word in re.findall(r"--?([\w.]+)|'([\w.]+)'", message):
         unknown = (word[0] or word[1]).removesuffix(".")
         nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
         if unknown not in known and nearest:
-            return f"{line} (did you mean {nearest[0]}?)"
-    return line
+            return f"{message} (did you mean {nearest[0]}?)"
+    return message

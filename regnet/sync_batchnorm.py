@@ -5,8 +5,8 @@ that what is tested without GPUs is what runs with them.
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -20,21 +20,39 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None  # None would ask for a cumulative mean
-        momentum = self.momentum
-        values = x.float()
-        count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
-        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
-        sums = all_reduce(sums)
-        mean, square, count = (part / sums[-1] for part in sums.split([x.shape[1], x.shape[1], 1]))
-        variance = (square - mean.square()).clamp(min=0)
+        values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        count = torch.full((1,), x.numel() // x.shape[1], dtype=values.dtype, device=x.device)
+        sums = _all_reduce(torch.cat([values.sum((0, 2, 3)), count]))
+        mean, total = sums[:-1] / sums[-1], sums[-1].detach()
+        # In two passes: E[x^2] - E[x]^2 loses every digit where a channel's mean is far above its spread.
+        centred = values - mean.view(1, -1, 1, 1)
+        variance = _all_reduce(centred.square().sum((0, 2, 3))) / total
         with torch.no_grad():
             self.num_batches_tracked += 1
-            total = sums[-1]
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * total / (total - 1), momentum)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        return torch.addcmul(shift.view(1, -1, 1, 1), values, scale.view(1, -1, 1, 1)).to(x.dtype)
+        return torch.addcmul(self.bias.view(1, -1, 1, 1), centred, scale.view(1, -1, 1, 1)).to(x.dtype)
+
+
+class _AllReduce(torch.autograd.Function):
+    """A sum over ranks; each rank's input takes part in every rank's output, so gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _all_reduce(x: Tensor) -> Tensor:
+    return _AllReduce.apply(x)
 
 
 def convert(model: nn.Module) -> nn.Module:

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import queue
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -167,11 +169,17 @@ def _is_before(line: str, step: int) -> bool:
 class WandbTracker(Tracker):
     """Weights & Biases; never the record, and never a reason for a run to wait or end.
 
+    Its calls can block on the network and can raise whatever a server made them; all but the first are made in
+    a thread of their own.
+
     Args:
         mode: online or offline.
+        say: is told of the first call that fails.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, mode: Literal["online", "offline"]) -> None:
+    def __init__(
+        self, config: Config, directory: RunDirectory, mode: Literal["online", "offline"], say: Callable[[str], None]
+    ) -> None:
         import wandb
 
         tracking = config.tracking
@@ -192,24 +200,48 @@ class WandbTracker(Tracker):
             config=plain(asdict(config)),
             settings=settings,
         )
-        self.run.define_metric("*", step_metric="step")
+        self.say_failure, self.timeout = say, tracking.wandb_timeout
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+        self._calls.put(lambda: self.run.define_metric("*", step_metric="step"))
+
+    def _work(self) -> None:
+        failures = 0
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001  # theirs, of any kind; the run goes on without them
+                failures += 1
+                if failures == 1:
+                    self.say_failure(f"Weights & Biases failed: {type(error).__name__}: {' '.join(str(error).split())}")
 
     def steps(self, reports: list[StepReport]) -> None:
+        self._calls.put(lambda: self._log_steps(reports))
+
+    def _log_steps(self, reports: list[StepReport]) -> None:
         for report in reports:
             self.run.log({"step": report.step, "loss": report.loss, "lr": report.lr})
 
     def epoch(self, report: EpochReport) -> None:
-        self.run.log(report.row())
+        self._calls.put(lambda: self.run.log(report.row()))
 
     def final(self, result: Result, classes: tuple[str, ...]) -> None:
         import wandb
 
         rows = list(zip(classes, result.class_accuracy, result.class_samples, strict=True))
-        self.run.log({"classes": wandb.Table(columns=["class", "accuracy", "samples"], data=rows)})
-        self.run.summary.update({"test_accuracy": result.top1, "test_top5": result.top5})
+        summary = {"test_accuracy": result.top1, "test_top5": result.top5}
+        self._calls.put(lambda: self.run.summary.update(summary))
+        self._calls.put(
+            lambda: self.run.log({"classes": wandb.Table(columns=["class", "accuracy", "samples"], data=rows)})
+        )
 
     def close(self, failed: bool) -> None:
-        self.run.finish(exit_code=int(failed))
+        self._calls.put(lambda: self.run.finish(exit_code=int(failed)))
+        self._calls.put(None)
+        self._thread.join(2 * self.timeout)
+        if self._thread.is_alive():
+            self.say_failure("Weights & Biases does not answer: the run ends without it")
 
 
 def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], None]) -> WandbTracker | None:
@@ -217,6 +249,8 @@ def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], Non
     mode = config.tracking.wandb
     if mode == "disabled":
         return None
+    # W&B's reports about itself wait for the server too, at the process's end, for as long as 30 s.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
@@ -225,10 +259,10 @@ def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], Non
         mode = "online" if has_key else "offline"
     if mode == "online":
         try:
-            return WandbTracker(config, directory, mode)
+            return WandbTracker(config, directory, mode, say)
         except wandb.Error as error:
             say(f"Weights & Biases cannot be used online ({' '.join(str(error).split())})")
             wandb.teardown()  # its service still holds the run's id, and would refuse it to the offline run
-    tracker = WandbTracker(config, directory, "offline")
+    tracker = WandbTracker(config, directory, "offline", say)
     say(f"Weights & Biases: recorded offline; send it with: wandb sync {Path(tracker.run.dir).parent}")
     return tracker

@@ -4,10 +4,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import needs_reference, read_reference
 
 from regnet.config import ScheduleConfig
 from regnet.schedule import learning_rate
-from tests.reference import needs_reference, read_reference
 
 REFERENCE = ScheduleConfig(name="reference", warmup_epochs=5, decay_epochs=14, start_lr=1e-5, min_lr=1e-5)
 

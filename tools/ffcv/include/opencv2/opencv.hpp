@@ -68,18 +68,20 @@ inline Tap enlarge(int target, double scale, int length) {
     return {first, {1 - share, share}};
 }
 
-inline std::vector<Tap> taps(int from, int to) {
+inline std::vector<Tap> taps(int from, int to, bool shrinks) {
     const double scale = double(from) / to;
     std::vector<Tap> all;
-    for (int i = 0; i < to; ++i) all.push_back(scale >= 1 ? shrink(i, scale, from) : enlarge(i, scale, from));
+    for (int i = 0; i < to; ++i) all.push_back(shrinks ? shrink(i, scale, from) : enlarge(i, scale, from));
     return all;
 }
 
 }  // namespace area
 
 inline void resize(const Mat &source, Mat &target, Size, double, double, int) {
-    const auto rows = area::taps(source.rows, target.rows);
-    const auto columns = area::taps(source.cols, target.cols);
+    // OpenCV takes areas only where neither side grows.
+    const bool shrinks = target.rows <= source.rows && target.cols <= source.cols;
+    const auto rows = area::taps(source.rows, target.rows, shrinks);
+    const auto columns = area::taps(source.cols, target.cols, shrinks);
     for (int y = 0; y < target.rows; ++y)
         for (int x = 0; x < target.cols; ++x)
             for (int channel = 0; channel < 3; ++channel) {

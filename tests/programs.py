@@ -1,0 +1,79 @@
+"""Starts the project's commands as a user would, each with a time-out."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests" / "tiny.yaml"
+TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--standalone"]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SLURM_"))}
+    # One thread each: several processes on few cores would only wait for one another's threads.
+    return {**clean, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
+
+
+def trainer(run_dir: Path, shards: Path, *flags: str, processes: int = 0, launcher: tuple[str, ...] = ()) -> list[str]:
+    """The command for a run named tiny in run_dir; torchrun if `processes` is given."""
+    start = [sys.executable] if not processes else [*TORCHRUN, *launcher, f"--nproc_per_node={processes}"]
+    options = ["--config", str(TINY), "--runs_dir", str(run_dir), "--data.shards", str(shards)]
+    return [*start, "train_ddp.py", *options, *flags]
+
+
+def run(command: list[str], timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs to the end; all of its processes are gone afterwards."""
+    process = start(command, **env)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        kill_group(process)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def start(command: list[str], **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(**env),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def rows(run_dir: Path, kind: str) -> list[dict]:
+    """The lines of one kind in a run's metrics.jsonl, without what depends on the clock."""
+    path = run_dir / "metrics.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    clock = ("seconds", "images_per_second")
+    return [{key: row[key] for key in row if key not in clock} for row in found if row["kind"] == kind]
+
+
+def result(run_dir: Path) -> dict:
+    return json.loads((run_dir / "result.json").read_text())
+
+
+def state(run_dir: Path) -> dict:
+    return json.loads((run_dir / "state.json").read_text())

@@ -1,0 +1,355 @@
+import ast
+import dataclasses
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from regnet.config import Config, EarlyStoppingConfig, OptimConfig, TrackingConfig, option_names, parse_config
+from regnet.design import Form
+from regnet.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = [field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
+OPTIONS = [name for name in option_names() if name not in SECTIONS]
+
+
+def parse_text(text, *flags):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return parse_config(["--config", str(path), *flags])
+
+
+def refusal(text=None, flags=()):
+    """What is told instead of a configuration; always one line."""
+    with pytest.raises(UsageError) as caught:
+        parse_config(flags) if text is None else parse_text(text, *flags)
+    message = str(caught.value)
+    assert message.strip()
+    assert "\n" not in message
+    return message
+
+
+def test_nothing_given_is_the_default():
+    assert parse_config([]) == Config()
+
+
+def test_later_values_win():
+    assert parse_text("seed: 2", "--seed=3").seed == 3
+    assert parse_config(["--seed=3", "--seed=4"]).seed == 4
+    assert parse_text("train: {epochs: 2, batch_size: 3}", "--train.epochs", "7").train.batch_size == 3
+    assert parse_text("train: {epochs: 2, batch_size: 3}", "--train.epochs", "7").train.epochs == 7
+
+
+def test_later_files_win_and_flags_before_a_file_lose(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\ntrain: {epochs: 2, batch_size: 3}")
+    (tmp_path / "b.yaml").write_text("train: {epochs: 9}")
+    files = [f"--config={tmp_path}/a.yaml", f"--config={tmp_path}/b.yaml"]
+    config = parse_config(files)
+    assert (config.seed, config.train.batch_size, config.train.epochs) == (1, 3, 9)
+    assert parse_config(files[::-1]).train.epochs == 2
+    assert parse_config(["--seed=5", *files]).seed == 1
+
+
+def test_values_have_plain_types():
+    config = parse_text("optim: {lr: 1}", "--train.epochs=3", "--model.form=paper")
+    assert type(config.optim.lr) is float
+    assert type(config.train.epochs) is int
+    assert config.model.form is Form.paper
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_configuration_parses_and_is_named_as_its_file(path):
+    assert parse_config(["--config", str(path)]).name == path.stem
+
+
+def test_the_seed_configuration_is_the_reference_network():
+    config = parse_config(["--config", str(ROOT / "configs" / "seed.yaml")])
+    assert [stage.width for stage in config.model.design().stages] == [24, 64, 152, 376]
+    assert (config.data.resolution, config.train.epochs, config.optim.name) == (56, 40, "adam")
+
+
+words = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12)
+configs = st.builds(
+    Config,
+    name=words,
+    seed=st.integers(0, 2**63 - 1),
+    optim=st.builds(
+        OptimConfig,
+        name=st.sampled_from(["adam", "adamw", "sgd"]),
+        lr=st.floats(1e-5, 1e6),
+        momentum=st.floats(0, 1, exclude_max=True),
+        decay_norm_and_bias=st.booleans(),
+    ),
+    early_stopping=st.builds(EarlyStoppingConfig, patience=st.integers(0, 10**6)),
+    tracking=st.builds(TrackingConfig, project=texts, group=texts, wandb_timeout=st.floats(1e-9, 1e9)),
+)
+
+
+@given(configs)
+@example(Config(name="1e5"))
+@example(Config(name="12e4", tracking=TrackingConfig(group="1e-5")))
+@example(Config(name="null", tracking=TrackingConfig(group="2020-01-01", project="0x10")))
+@settings(deadline=None, max_examples=40)
+def test_the_written_configuration_reads_back_to_the_same(config):
+    assert parse_text(config.to_yaml()) == config
+
+
+def test_every_option_is_written():
+    written = yaml.safe_load(Config().to_yaml())
+    for name in OPTIONS:
+        section, _, leaf = name.rpartition(".")
+        assert leaf in (written[section] if section else written)
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "nearest"),
+    [
+        ("sede: 1", "sede", "seed"),
+        ("nmae: x", "nmae", "name"),
+        ("trian: {epochs: 3}", "trian", "train"),
+        ("early_stoping: {patience: 3}", "early_stoping", "early_stopping"),
+        ("model: {depht: 3}", "depht", "model.depth"),
+        ("augment: {flips: true}", "flips", "augment.flip"),
+        ("optim: {momentun: 0.5}", "momentun", "optim.momentum"),
+        ("train: {batchsize: 3}", "batchsize", "train.batch_size"),
+        ("train.batchsize: 3", "batchsize", "train.batch_size"),
+    ],
+)
+def test_unknown_key_is_named_with_the_nearest_option(text, unknown, nearest):
+    message = refusal(text)
+    assert unknown in message
+    assert re.search(rf"did you mean {nearest}\b", message)
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--sede", "seed"),
+        ("--model.depht", "model.depth"),
+        ("--modle.depth", "model.depth"),
+        ("--train.batchsize", "train.batch_size"),
+        ("--epochs", "train.epochs"),
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_unknown_flag_is_named_with_the_nearest_option(flag, nearest, joined):
+    message = refusal(flags=[f"{flag}=3"] if joined else [flag, "3"])
+    assert flag in message
+    assert re.search(rf"did you mean {nearest}\b", message)
+
+
+@pytest.mark.parametrize("text", ["zzzzzz: 1", "model: {zzzzzz: 1}", "zzzzzz: {a: {b: 1}}"])
+def test_unknown_key_that_is_near_nothing_is_only_named(text):
+    message = refusal(text)
+    assert "zzzzzz" in message
+    assert "did you mean" not in message
+
+
+WRONG = [
+    ("name", "[1]"),
+    ("name", "3"),
+    ("name", "a/b"),
+    ("name", "''"),
+    ("seed", "-1"),
+    ("seed", "x"),
+    ("seed", "1.5"),
+    ("seed", "18446744073709551616"),
+    ("resume", "maybe"),
+    ("model.form", "bogus"),
+    ("model.depth", "0"),
+    ("model.depth", "2.5"),
+    ("model.depth", "true"),
+    ("model.initial_width", "12"),
+    ("model.slope", ".nan"),
+    ("model.slope", "1.0e+308"),
+    ("model.quantization", "1"),
+    ("model.bottleneck_ratio", "0"),
+    ("model.group_width", "24"),
+    ("data.shards", "3"),
+    ("data.resolution", "7"),
+    ("data.resolution", "0"),
+    ("data.verify", "bogus"),
+    ("data.loader_timeout", "0"),
+    ("data.loader_timeout", ".inf"),
+    ("augment.crop_padding", "-1"),
+    ("augment.flip", "maybe"),
+    ("train.epochs", "0"),
+    ("train.epochs", "x"),
+    ("train.epochs", "[1]"),
+    ("train.epochs", "{a: 1}"),
+    ("train.accumulate", "501"),
+    ("train.device", "bogus"),
+    ("optim.lr", "0"),
+    ("optim.lr", ".nan"),
+    ("optim.lr", ".inf"),
+    ("optim.lr", "1" + 400 * "0"),
+    ("optim.momentum", "1"),
+    ("optim.weight_decay", "-0.1"),
+    ("optim.weight_decay", ".inf"),
+    ("schedule.name", "linear"),
+    ("schedule.start_lr", "0.01"),
+    ("schedule.min_lr", "0.01"),
+    ("early_stopping.monitor", "bogus"),
+    ("tracking.wandb", "bogus"),
+    ("tracking.log_every", "0"),
+    ("distributed.timeout", "-1"),
+    ("distributed.timeout", ".inf"),
+]
+
+
+def nested(name, value):
+    *sections, leaf = name.split(".")
+    return "".join(f"{section}: {{" for section in sections) + f"{leaf}: {value}" + "}" * len(sections)
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_wrong_value_in_a_file_is_refused_by_the_name_of_its_option(name, value):
+    message = refusal(nested(name, value))
+    assert name in message
+    assert "did you mean" not in message
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, value in WRONG if value not in ("3", "[1]", "''")])
+def test_wrong_value_of_a_flag_is_refused_by_the_name_of_its_option(name, value):
+    assert name in refusal(flags=[f"--{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    "name", ["name", "seed", "resume", "model.form", "model.slope", "data.drop_last", "optim.lr", "optim.momentum"]
+)
+def test_null_is_refused_by_the_name_of_the_option(name):
+    assert name in refusal(nested(name, "null"))
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [(section, "3") for section in SECTIONS] + [("model", value) for value in ("null", "true", "[1]", "[]", "nope")],
+)
+def test_a_value_in_place_of_a_section_is_refused_by_its_name(section, value):
+    message = refusal(f"{section}: {value}")
+    assert section in message
+    assert "functools" not in message
+
+
+@pytest.mark.parametrize("name", ["__path__", "__orig__", "__default_config__", "model: {__path__", "help", "config"])
+def test_names_that_the_parser_keeps_for_itself_are_refused(name):
+    assert name.split()[-1].strip("{") in refusal(f"{name}: 1" + "}" * name.count("{"))
+
+
+def test_warmup_must_leave_epochs_for_the_fall():
+    flags = ["--schedule.name=cosine", "--schedule.warmup_epochs=5", "--train.epochs=5"]
+    assert "schedule.warmup_epochs" in refusal(flags=flags)
+
+
+def test_missing_file_is_named(tmp_path):
+    for missing in (tmp_path / "none.yaml", tmp_path):
+        assert str(missing) in refusal(flags=["--config", str(missing)])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[1, 2]", "- seed: 1", "3", "just words", "a: [1", "\t", "\0", b"\xff\xfe\xfa"]
+)
+def test_a_file_that_is_no_mapping_of_options_is_named(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert "broken.yaml" in refusal(flags=["--config", str(path)])
+
+
+def test_a_message_about_a_long_file_is_short():
+    assert len(refusal("- " + "x" * 100_000)) < 1000
+
+
+@pytest.mark.parametrize("flags", [["stray"], ["--seed"], ["--config"], ["--seed="], ["--train", "3"]])
+def test_incomplete_or_stray_arguments_are_refused(flags):
+    assert flags[0].strip("-=") in refusal(flags=flags)
+
+
+@pytest.mark.timeout(10)
+def test_a_network_deeper_than_any_machine_holds_is_refused_at_once():
+    assert "model.depth" in refusal("model: {depth: 1000000000}")
+
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-10_000, 10_000),
+    st.floats(),
+    st.text(st.characters(codec="utf-8"), max_size=8),
+    st.dates(),
+    st.binary(max_size=4),
+    st.sampled_from(["1e5", "null", "reference", "paper", ".", "--seed", "${x}", "%", "a.b", "1e999"]),
+)
+names = st.one_of(
+    st.sampled_from([part for name in option_names() for part in (name, name.rpartition(".")[2])]),
+    st.sampled_from(["config", "help", "class_path", "init_args", "__path__", "", "depht", "a b"]),
+    scalars,
+)
+documents = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)),
+    max_leaves=6,
+)
+real_options = st.dictionaries(st.sampled_from(option_names()), documents, min_size=1, max_size=3)
+real_sections = st.sampled_from(SECTIONS).flatmap(
+    lambda section: st.dictionaries(
+        st.sampled_from([name.partition(".")[2] for name in option_names() if name.startswith(section + ".")]),
+        documents,
+        min_size=1,
+        max_size=2,
+    ).map(lambda options: {section: options})
+)
+
+
+def parses_or_is_refused(text):
+    try:
+        config = parse_text(text)
+    except UsageError as refused:
+        message = str(refused)
+    else:
+        assert isinstance(config, Config)
+        return
+    assert message.strip()
+    assert "\n" not in message
+
+
+@given(st.one_of(documents, real_options, real_sections))
+@settings(deadline=None, max_examples=150)
+def test_any_document_parses_or_is_refused_in_one_line(document):
+    parses_or_is_refused(yaml.safe_dump(document, allow_unicode=True))
+
+
+@given(st.text(st.sampled_from("seedmodl:{}[]-,&*!|>'\"#%@? \n\t1.~"), max_size=20))
+@settings(deadline=None, max_examples=50)
+def test_any_text_parses_or_is_refused_in_one_line(text):
+    parses_or_is_refused(text)
+
+
+@given(
+    st.sampled_from([name for name in OPTIONS if name != "model.depth"]),
+    st.sampled_from([2**64, 10**400, -(10**400), 1e300, 1e-320]),
+)
+@settings(deadline=None, max_examples=60)
+def test_enormous_and_tiny_numbers_parse_or_are_refused_in_one_line(name, value):
+    parses_or_is_refused(nested(name, value))
+
+
+def read_names(path):
+    """Every attribute that a file's code reads, and every parameter of its functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+def test_every_option_is_read_by_the_program():
+    files = [ROOT / "train_ddp.py", *(path for path in (ROOT / "regnet").glob("*.py") if path.name != "config.py")]
+    read = {name for path in files for name in read_names(path)}
+    assert [name for name in OPTIONS if name.rpartition(".")[2] not in read] == []

@@ -1,0 +1,253 @@
+"""python -m data.convert as its users call it, and what can be read back from what it wrote."""
+
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from programs import kill_group, run, start, wait_until
+
+from data.errors import DataError
+from data.order import epoch_order
+from data.reader import ShardReader
+from data.shards import Verify, read_manifest, verify
+from data.sources import Kind, open_source
+
+
+def convert(*options, timeout=120):
+    return run([sys.executable, "-m", "data.convert", *map(str, options)], timeout)
+
+
+def refused(done, *words, status=2):
+    assert done.returncode == status, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert str(word) in lines[0]
+
+
+def tree(folder, side=32, classes=("ant", "bee", "cat"), train=4, val=2):
+    """A tree of class folders with images of noise."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", val)):
+        for name in classes:
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{index}.png")
+    return folder
+
+
+def read_all(out, split, batch=7):
+    """Every stored sample of a split: pixels, labels, ids, in the order of ids."""
+    manifest = read_manifest(out)
+    reader = ShardReader(out, manifest, batch, workers=1, batches_ahead=2, timeout=30)
+    batches = torch.arange(manifest.samples(split)).split(batch)
+    parts = [tuple(part.clone() for part in item) for item in reader.read(split, batches)]
+    return tuple(torch.cat(part).numpy() for part in zip(*parts, strict=True))
+
+
+@pytest.mark.parametrize("shards", [1, 3, 4])
+def test_what_is_read_back_is_what_was_there(tmp_path, shards):
+    source = tree(tmp_path / "images")
+    done = convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", shards)
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    kinds = [f"{split}-{k:05d}-of-{shards:05d}.beton" for split in ("train", "val") for k in range(shards)]
+    assert names == sorted([*kinds, "manifest.json"])
+    opened = open_source(Kind.folder, source)
+    for split in ("train", "val"):
+        pixels, labels, ids = read_all(tmp_path / "out", split)
+        assert ids.tolist() == list(range(len(opened.split(split))))
+        for index in ids:
+            image, label = opened.split(split)[index]
+            assert label == labels[index]
+            assert np.array_equal(np.asarray(image), pixels[index])
+
+
+def test_the_manifest_describes_the_images(tmp_path):
+    source = tree(tmp_path / "images")
+    assert convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 2).returncode == 0
+    manifest = read_manifest(tmp_path / "out")
+    verify(tmp_path / "out", manifest, Verify.always)
+    assert manifest.classes == ("ant", "bee", "cat")
+    assert (manifest.samples("train"), manifest.samples("val"), manifest.resolution) == (12, 6, 32)
+    pixels = read_all(tmp_path / "out", "train")[0].astype(np.float64) / 255
+    assert manifest.mean == pytest.approx(pixels.mean((0, 1, 2)))
+    assert manifest.std == pytest.approx(pixels.std((0, 1, 2)))
+
+
+def test_samples_come_in_any_order_across_shards(tmp_path):
+    source = tree(tmp_path / "images")
+    assert convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 3).returncode == 0
+    straight = read_all(tmp_path / "out", "train")
+    reader = ShardReader(tmp_path / "out", read_manifest(tmp_path / "out"), 5, workers=1, batches_ahead=1, timeout=30)
+    for images, labels, ids in reader.read("train", epoch_order(12, seed=1, epoch=2).split(5)):
+        assert np.array_equal(images, straight[0][ids])
+        assert np.array_equal(labels, straight[1][ids])
+
+
+def test_the_same_images_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        out = tmp_path / name
+        assert convert("--source", "synthetic", "--per-class", 5, "--out", out, "--shards", 3).returncode == 0
+    for path in (tmp_path / "one").glob("*"):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_a_second_call_repeats_nothing_and_other_options_are_refused(tmp_path):
+    options = ("--source", "synthetic", "--per-class", 5, "--out", tmp_path / "out")
+    assert convert(*options).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    again = convert(*options)
+    assert (again.returncode, "already converted" in again.stdout) == (0, True)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    refused(convert(*options, "--shards", 5), "shards (4 then, 5 now)", "--overwrite")
+    assert convert(*options, "--shards", 5, "--overwrite").returncode == 0
+    assert len(read_manifest(tmp_path / "out").splits["train"]) == 5
+
+
+def test_larger_images_are_resized_and_compressed_when_asked(tmp_path):
+    """Smooth images survive both nearly unchanged."""
+    ramp = np.linspace(0, 255, 96, dtype=np.uint8)
+    pixels = np.stack(
+        [np.broadcast_to(ramp, (64, 96)), np.broadcast_to(ramp[:64, None], (64, 96)), np.full((64, 96), 90)], 2
+    )
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / name / "0.png")
+    options = ("--source", "folder", "--root", tmp_path, "--out", tmp_path / "out", "--shards", 1)
+    refused(convert(*options), "96x64 pixels, not 32x32", "--resize")
+    done = convert(*options, "--resize", "--resolution", 48, "--mode", "jpg", "--quality", 95)
+    assert done.returncode == 0, done.stderr
+    stored = read_all(tmp_path / "out", "train")[0][0].astype(int)
+    expected = Image.fromarray(pixels.astype(np.uint8)).resize((72, 48), Image.Resampling.BICUBIC).crop((12, 0, 60, 48))
+    assert np.abs(stored - np.asarray(expected, dtype=int)).mean() < 4
+
+
+def replace(folder, image):
+    path = folder / "train" / "bee" / "1.png"
+    image.save(path)
+    return path
+
+
+def test_wrong_images_are_named(tmp_path):
+    source, out = tree(tmp_path / "images"), tmp_path / "out"
+    options = ("--source", "folder", "--root", source, "--out", out, "--shards", 2)
+    path = replace(source, Image.new("L", (32, 32)))
+    refused(convert(*options), path, "mode L", "--convert-rgb")
+    replace(source, Image.new("RGB", (33, 32)))
+    refused(convert(*options), path, "33x32", "--resize")
+    path.write_bytes(path.read_bytes()[:40])
+    refused(convert(*options), path, "cannot be decoded")
+    assert not (out / "manifest.json").exists()
+    done = convert(*options, "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(out).skipped == (str(path),)
+    assert read_manifest(out).samples("train") == 11
+    assert read_all(out, "train")[2].tolist() == list(range(11))
+
+
+def test_grey_images_are_taken_when_asked(tmp_path):
+    source = tree(tmp_path / "images")
+    replace(source, Image.new("L", (32, 32), 77))
+    options = ("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 1)
+    assert convert(*options, "--convert-rgb").returncode == 0
+    assert (read_all(tmp_path / "out", "train")[0][5] == 77).all()
+
+
+def test_missing_and_foreign_places_are_told_in_one_line(tmp_path):
+    out = ("--out", tmp_path / "out")
+    refused(convert("--source", "folder", "--root", tmp_path / "no", *out), tmp_path / "no", "no such directory")
+    refused(convert("--source", "folder", "--root", tmp_path, *out), "train/")
+    source = tree(tmp_path / "images")
+    (source / "train" / "dog").mkdir()
+    (source / "test" / "dog").mkdir()
+    refused(convert("--source", "folder", "--root", source, *out), "dog")
+    (source / "test" / "dog").rmdir()
+    refused(convert("--source", "folder", "--root", source, *out), "dog")
+    refused(convert("--source", "folder", *out), "--root is needed")
+    refused(convert("--source", "flickr", *out), "flickr", "--help")
+    few = tree(tmp_path / "few", train=1)
+    refused(convert("--source", "folder", "--root", few, *out, "--shards", 9), "cannot fill 9 shards")
+
+
+def test_cifar100_that_is_neither_there_nor_to_be_had_names_the_two_ways_out(tmp_path):
+    options = ("--source", "cifar100", "--root", tmp_path, "--out", tmp_path / "out")
+    refused(convert(*options), "CIFAR100=", "network")
+    (tmp_path / "cifar-100-python").mkdir()
+    (tmp_path / "cifar-100-python" / "train").write_bytes(b"not the official file")
+    refused(convert(*options), "CIFAR100=", "official")
+    archive = tmp_path / "cifar-100-python.tar.gz"
+    archive.write_bytes(b"not an archive")
+    refused(convert("--source", "cifar100", "--root", archive, "--out", tmp_path / "out"), archive, "tar")
+
+
+def test_labels_outside_the_classes_are_refused_at_both_ends(tmp_path):
+    from data.encode import Encoding, load_pixels
+    from data.sources import Source
+
+    source = open_source(Kind.synthetic, None, per_class=1)
+    assert load_pixels(source, "train", 42, Encoding(32, "raw", 90, False, False))[1] == 42
+    wrong = Source(source.train, source.val, source.name)
+    wrong.train.classes = source.classes[:42]
+    with pytest.raises(DataError, match="label 42, but there are 42 classes"):
+        load_pixels(wrong, "train", 42, Encoding(32, "raw", 90, False, False))
+    out = tmp_path / "out"
+    assert convert("--source", "synthetic", "--per-class", 1, "--out", out, "--shards", 1).returncode == 0
+    record = json.loads((out / "manifest.json").read_text())
+    record["classes"] = record["classes"][:50]
+    (out / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="label outside 0 to 49"):
+        ShardReader(out, read_manifest(out), 10, workers=1, batches_ahead=1, timeout=10)
+
+
+def test_a_killed_conversion_leaves_no_manifest_and_is_safely_repeated(tmp_path):
+    command = ["--source", "synthetic", "--per-class", "150", "--shards", "2"]
+    process = start([sys.executable, "-m", "data.convert", *command, "--out", str(tmp_path / "out")])
+    wait_until(lambda: list((tmp_path / "out").glob(".*.tmp")))
+    os.kill(process.pid, signal.SIGKILL)
+    kill_group(process)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    refused(run_trainer_on(tmp_path / "out", tmp_path), "manifest.json")
+    assert convert(*command, "--out", tmp_path / "out").returncode == 0
+    assert not list((tmp_path / "out").glob(".*"))
+    verify(tmp_path / "out", read_manifest(tmp_path / "out"), Verify.always)
+
+
+def run_trainer_on(shards, folder):
+    from programs import trainer
+
+    return run(trainer(folder, shards))
+
+
+def writers_of(process):
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def test_a_writer_that_dies_ends_the_conversion(tmp_path):
+    command = ["--source", "synthetic", "--per-class", "400", "--shards", "2", "--out", str(tmp_path / "out")]
+    process = start([sys.executable, "-m", "data.convert", *command])
+    wait_until(lambda: list((tmp_path / "out").glob(".*.tmp")))
+    os.kill(writers_of(process)[-1], signal.SIGKILL)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1, out + err
+    assert "its writer died (signal 9)" in err
+    assert not list((tmp_path / "out").glob("*.json"))
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+
+
+def test_a_writer_that_hangs_is_killed(tmp_path):
+    source = tree(tmp_path / "images")
+    path = source / "train" / "cat" / "2.png"
+    path.unlink()
+    os.mkfifo(path)  # reading it waits for a writer that never comes
+    done = convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 2, "--timeout", 2)
+    refused(done, "no progress for 2 s", status=1)

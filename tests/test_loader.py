@@ -1,0 +1,147 @@
+"""Shards, order, FFCV and augmentation together: what the trainer is given."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import convert_synthetic
+
+from data import reader as reader_module
+from data.errors import DataError, LoaderError
+from data.loader import LoaderOptions, Place, open_loaders
+from data.shards import read_manifest
+
+CPU = torch.device("cpu")
+OPTIONS = LoaderOptions(
+    resolution=40,
+    batch_size=96,
+    drop_last=False,
+    workers=1,
+    batches_ahead=2,
+    timeout=20.0,
+    flip=True,
+    crop_padding=4,
+    cutout=6,
+    seed=5,
+)
+
+
+def loaders(shards, rank=0, world=1, **changed):
+    options = LoaderOptions(**{**vars(OPTIONS), **changed})
+    return open_loaders(Path(shards), read_manifest(Path(shards)), options, Place(rank, world, CPU))
+
+
+def global_batches(shards, world, epoch, first_step=0):
+    """Each global batch of an epoch, put together from what the ranks get."""
+    ranks = [list(loaders(shards, rank, world)[0].epoch(epoch, first_step)) for rank in range(world)]
+    for parts in zip(*ranks, strict=True):
+        assert sum(len(part.labels) for part in parts) == parts[0].global_size
+        yield torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+
+
+def same(ours, theirs):
+    ours, theirs = list(ours), list(theirs)
+    assert len(ours) == len(theirs)
+    for (images, labels), (other_images, other_labels) in zip(ours, theirs, strict=True):
+        assert torch.equal(labels, other_labels)
+        assert torch.equal(images, other_images), "to the bit"
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_every_step_is_the_same_for_any_number_of_processes(shards, world):
+    same(global_batches(shards, world, epoch=3), global_batches(shards, 1, epoch=3))
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_every_step_is_the_same_for_any_number_of_shards(shards, tmp_path, count):
+    other = convert_synthetic(tmp_path / "other", 10, count)
+    same(global_batches(other, 1, epoch=1), global_batches(shards, 1, epoch=1))
+
+
+def test_an_epoch_can_be_entered_at_any_step(shards):
+    same(global_batches(shards, 2, epoch=2, first_step=7), list(global_batches(shards, 1, epoch=2))[7:])
+    assert list(global_batches(shards, 1, epoch=2, first_step=11)) == []
+
+
+def test_epochs_differ(shards):
+    first, second = (next(global_batches(shards, 1, epoch)) for epoch in (0, 1))
+    assert not torch.equal(first[1], second[1])
+
+
+def test_nothing_is_dropped_unless_asked(shards):
+    train, _ = loaders(shards)
+    assert (train.steps, train.dropped) == (11, 0)
+    assert sum(len(batch.labels) for batch in train.epoch(0)) == 1000
+    train, _ = loaders(shards, drop_last=True)
+    assert (train.steps, train.dropped) == (10, 40)
+    with pytest.raises(DataError, match="do not fill one batch of 2000"):
+        loaders(shards, drop_last=True, batch_size=2000)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_evaluation_sees_each_sample_once_and_unchanged(shards, world):
+    parts = [batch for rank in range(world) for batch in loaders(shards, rank, world)[1]]
+    labels = torch.cat([part.labels for part in parts])
+    assert torch.equal(labels.bincount(minlength=100), torch.full((100,), 2))
+    images = torch.cat([part.images for part in parts])
+    assert torch.equal(images, torch.cat([batch.images for batch in loaders(shards)[1]]))
+    assert images.shape == (200, 3, 40, 40)
+
+
+def test_a_rank_without_test_samples_is_no_error(tmp_path):
+    few = convert_synthetic(tmp_path / "few", 3, 1)
+    assert list(loaders(few, rank=0, world=150, batch_size=300)[1]) == []
+
+
+def test_batches_that_are_kept_stay_as_they_were(shards):
+    """FFCV re-uses its buffers; nothing that leaves the loader may point into them."""
+    _, val = loaders(shards, batch_size=10)
+    kept = list(val)
+    copies = [(batch.images.clone(), batch.labels.clone()) for batch in loaders(shards, batch_size=10)[1]]
+    same([(batch.images, batch.labels) for batch in kept], copies)
+
+
+def test_loops_that_are_left_early_leave_nothing_behind(shards):
+    train, val = loaders(shards)
+    next(iter(train.epoch(0))), next(iter(val))
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for epoch in range(20):
+        for step, _ in enumerate(train.epoch(epoch)):
+            if step == epoch % 3:
+                break
+        next(iter(val))
+    assert threading.active_count() <= threads
+    assert len(os.listdir("/proc/self/fd")) <= files
+
+
+def test_a_decoder_that_fails_is_an_error_and_not_an_endless_wait(shards):
+    train, _ = loaders(shards)
+    broken = train.reader._loaders["train"]
+
+    def fail(**_):
+        raise ValueError("no such pixel")
+
+    broken.code = ([(fail, [0])], [0])
+    with pytest.raises(LoaderError, match="no such pixel"):
+        next(train.epoch(0))
+
+
+def test_a_decoder_that_stalls_is_an_error_and_not_an_endless_wait(shards):
+    train, _ = loaders(shards, timeout=0.5)
+    released = threading.Event()
+    train.reader._loaders["train"].code = ([(lambda **_: released.wait(30), [0])], [0])
+    with pytest.raises(LoaderError, match=r"stalled: no batch for 0\.5 s"):
+        next(train.epoch(0))
+    released.set()
+
+
+def test_importing_ffcv_leaves_torch_its_threads():
+    assert reader_module.Compiler.num_threads >= 1
+    assert torch.get_num_threads() == int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
+
+
+def test_several_decoding_threads_read_the_same(shards):
+    one, two = (list(loaders(shards, workers=workers)[0].epoch(0)) for workers in (1, 2))
+    same([(batch.images, batch.labels) for batch in two], [(batch.images, batch.labels) for batch in one])

@@ -1,0 +1,387 @@
+import copy
+import hashlib
+import json
+import math
+import os
+import tempfile
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import DataError
+from data.shards import MANIFEST, Manifest, Shard, Verify, read_manifest, sha256, verify, write_manifest
+
+CONTENTS = {"train-0.beton": b"first shard", "train-1.beton": b"the second", "val-0.beton": b"third " * 1000}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def shard(name, first_id, samples):
+    content = CONTENTS[name]
+    return Shard(name, first_id, samples, len(content), hashlib.sha256(content).hexdigest())
+
+
+VALID = Manifest(
+    source={"source": "synthetic", "per_class": 3, "max_resolution": None},
+    resolution=32,
+    classes=("cat", "dog"),
+    mean=(0.5, 0.4, 0.3),
+    std=(0.25, 0.2, 0.3),
+    splits={
+        "train": (shard("train-0.beton", 0, 4), shard("train-1.beton", 4, 3)),
+        "val": (shard("val-0.beton", 0, 2),),
+    },
+    skipped=("broken.png",),
+)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """The shards and their manifest."""
+    for name, content in CONTENTS.items():
+        (tmp_path / name).write_bytes(content)
+    write_manifest(tmp_path, VALID)
+    return tmp_path
+
+
+@contextmanager
+def manifest_of(text):
+    """A folder with this manifest, and the shards of the valid one."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in CONTENTS.items():
+            (Path(folder) / name).write_bytes(content)
+        (Path(folder) / MANIFEST).write_bytes(text if isinstance(text, bytes) else text.encode())
+        yield Path(folder)
+
+
+def valid_record():
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(Path(folder), VALID)
+        return json.loads((Path(folder) / MANIFEST).read_text())
+
+
+def one_line(caught):
+    message = str(caught.value)
+    assert message.strip()
+    assert "\n" not in message
+    return message
+
+
+def refusal(directory):
+    with pytest.raises(DataError) as caught:
+        read_manifest(directory)
+    return one_line(caught)
+
+
+def verify_refusal(directory, how=Verify.always):
+    with pytest.raises(DataError) as caught:
+        verify(directory, read_manifest(directory), how)
+    return one_line(caught)
+
+
+def test_what_is_written_is_read(directory):
+    assert read_manifest(directory) == VALID
+    assert [read_manifest(directory).samples(split) for split in ("train", "val")] == [7, 2]
+    assert sorted(path.name for path in directory.iterdir()) == sorted([MANIFEST, *CONTENTS])
+
+
+def test_a_folder_without_manifest_is_named(tmp_path):
+    assert str(tmp_path) in refusal(tmp_path)
+    assert "none" in refusal(tmp_path / "none")
+
+
+def changed(path, value):
+    """The text of a valid manifest with the entry at this path replaced."""
+    record = valid_record()
+    entry = record
+    for key in path[:-1]:
+        entry = entry[key]
+    entry[path[-1]] = value
+    return json.dumps(record)
+
+
+IMPOSSIBLE = [
+    (("format",), "other"),
+    (("version",), 2),
+    (("version",), "1"),
+    (("version",), "1\n2"),
+    (("resolution",), 0),
+    (("resolution",), -32),
+    (("resolution",), 32.0),
+    (("resolution",), True),
+    (("resolution",), None),
+    (("classes",), ["cat"]),
+    (("classes",), ["cat", "cat"]),
+    (("classes",), "cat"),
+    (("classes",), ["cat", 3]),
+    (("mean",), [0.5, 0.4]),
+    (("mean",), "123"),
+    (("mean", 0), math.nan),
+    (("mean", 0), -0.5),
+    (("mean", 0), 124.0),
+    (("mean", 0), 10**400),
+    (("mean", 0), True),
+    (("std", 1), 0),
+    (("std", 1), math.nan),
+    (("std", 1), -0.2),
+    (("std", 1), 10**400),
+    (("splits",), []),
+    (("splits", "train"), []),
+    (("splits", "val"), {}),
+    (("splits", "train", 0, "samples"), 0),
+    (("splits", "train", 0, "samples"), -4),
+    (("splits", "train", 0, "samples"), 5),
+    (("splits", "train", 0, "samples"), "4"),
+    (("splits", "train", 0, "size"), -1),
+    (("splits", "train", 0, "size"), 1.5),
+    (("splits", "train", 1, "first_id"), 0),
+    (("splits", "val", 0, "first_id"), 1),
+    (("splits", "val", 0, "name"), "../val-0.beton"),
+    (("splits", "val", 0, "name"), "/etc/passwd"),
+    (("splits", "val", 0, "name"), ".."),
+    (("splits", "val", 0, "name"), ""),
+    (("splits", "val", 0, "name"), "a\0b"),
+    (("splits", "val", 0, "name"), 3),
+    (("splits", "val", 0, "sha256"), None),
+    (("splits", "val", 0, "sha256"), 3),
+    (("splits", "val", 0, "more"), 1),
+    (("skipped",), "broken.png"),
+    (("skipped",), [3]),
+    (("skipped",), None),
+    (("source",), None),
+    (("source",), "imagefolder"),
+    (("source",), []),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), IMPOSSIBLE)
+def test_impossible_entry_is_refused(path, value):
+    with manifest_of(changed(path, value)) as directory:
+        assert MANIFEST in refusal(directory)
+
+
+def entry_paths(tree, path=()):
+    """The paths of all entries in a tree of dicts and lists."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in pairs:
+        yield (*path, key)
+        yield from entry_paths(value, (*path, key))
+
+
+REQUIRED = [path for path in entry_paths(valid_record()) if isinstance(path[-1], str) and path[:-1] != ("source",)]
+
+
+@pytest.mark.parametrize("path", REQUIRED)
+def test_missing_entry_is_refused(path):
+    record = valid_record()
+    entry = record
+    for key in path[:-1]:
+        entry = entry[key]
+    del entry[path[-1]]
+    with manifest_of(json.dumps(record)) as directory:
+        assert MANIFEST in refusal(directory)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "3", '"text"', "{}", '{"format": "regnet-shards"}', b"\xff\xfe", "[" * 100_000]
+)
+def test_foreign_text_is_refused(text):
+    with manifest_of(text) as directory:
+        assert MANIFEST in refusal(directory)
+
+
+def is_well_formed(manifest):
+    def all_are(kind, values):
+        return type(values) is tuple and all(type(value) is kind for value in values)
+
+    shards = [shard for split in manifest.splits.values() for shard in split]
+    return (
+        type(manifest.source) is dict
+        and type(manifest.resolution) is int
+        and all_are(str, manifest.classes)
+        and all_are(str, manifest.skipped)
+        and all_are(float, manifest.mean)
+        and all_are(float, manifest.std)
+        and all(map(math.isfinite, (*manifest.mean, *manifest.std)))
+        and list(manifest.splits) == ["train", "val"]
+        and all(type(text) is str and text for shard in shards for text in (shard.name, shard.sha256))
+        and all(type(number) is int for shard in shards for number in (shard.first_id, shard.samples, shard.size))
+    )
+
+
+def is_refused_or_whole(directory):
+    """Reading gives a DataError or a manifest in order, which in turn fits the files or gives a DataError."""
+    try:
+        manifest = read_manifest(directory)
+    except DataError as refused:
+        message = str(refused)
+    else:
+        assert is_well_formed(manifest)
+        write_manifest(directory, manifest)
+        assert read_manifest(directory) == manifest
+        try:
+            verify(directory, manifest, Verify.always)
+            return
+        except DataError as refused:
+            message = str(refused)
+    assert message.strip()
+    assert "\n" not in message
+
+
+json_values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-10, 40),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=5),
+        st.sampled_from([10**400, -(10**400), "train-0.beton", "..", ".", "", "a/b", "0.5", "\n"]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=4,
+)
+
+
+@st.composite
+def mutated_records(draw):
+    """A valid manifest of which a few entries are deleted, replaced or negated."""
+    record = copy.deepcopy(valid_record())
+    for _ in range(draw(st.integers(1, 3))):
+        *parents, last = draw(st.sampled_from(list(entry_paths(record))))
+        entry = record
+        for key in parents:
+            entry = entry[key]
+        change = draw(st.sampled_from(["delete", "replace", "negate"]))
+        if change == "delete" and len(record) > 1:
+            del entry[last]
+        elif change == "negate" and isinstance(entry[last], int | float):
+            entry[last] = -entry[last]
+        else:
+            entry[last] = draw(json_values)
+    return record
+
+
+@given(mutated_records())
+@settings(deadline=None, max_examples=150)
+def test_a_mutated_manifest_is_refused_or_whole(record):
+    with manifest_of(json.dumps(record)) as directory:
+        is_refused_or_whole(directory)
+
+
+@given(json_values)
+@settings(deadline=None, max_examples=60)
+def test_foreign_json_is_refused(document):
+    with manifest_of(json.dumps(document)) as directory:
+        refusal(directory)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+@settings(deadline=None, max_examples=60)
+def test_a_truncated_manifest_is_refused(share):
+    text = json.dumps(valid_record())
+    with manifest_of(text[: int(share * len(text))]) as directory:
+        refusal(directory)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=80)
+def test_a_manifest_with_one_other_byte_is_refused_or_whole(data):
+    text = bytearray(json.dumps(valid_record()).encode())
+    place = data.draw(st.integers(0, len(text) - 1))
+    text[place] = data.draw(st.integers(0, 255))
+    with manifest_of(bytes(text)) as directory:
+        is_refused_or_whole(directory)
+
+
+@pytest.mark.parametrize("how", Verify)
+def test_whole_shards_pass(directory, how):
+    verify(directory, read_manifest(directory), how)
+    verify(directory, read_manifest(directory), how)
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lengthen(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def change_one_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [shorten, lengthen, empty, Path.unlink, change_one_byte])
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_damaged_shard_is_named(directory, name, damage):
+    damage(directory / name)
+    assert name in verify_refusal(directory)
+
+
+@pytest.mark.parametrize("damage", [shorten, lengthen, Path.unlink])
+@pytest.mark.parametrize("how", Verify)
+def test_sizes_are_always_checked(directory, how, damage):
+    verify(directory, read_manifest(directory), how)
+    damage(directory / "val-0.beton")
+    assert "val-0.beton" in verify_refusal(directory, how)
+
+
+def test_a_folder_in_place_of_a_shard_is_named(directory):
+    path = directory / "val-0.beton"
+    path.unlink()
+    path.mkdir()
+    train, (val,) = VALID.splits.values()
+    same_size = replace(val, size=path.stat().st_size)
+    write_manifest(directory, replace(VALID, splits={"train": train, "val": (same_size,)}))
+    assert "val-0.beton" in verify_refusal(directory)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of the files that are hashed from now on."""
+    names = []
+    monkeypatch.setattr("data.shards.sha256", lambda path: names.append(path.name) or sha256(path))
+    return names
+
+
+def test_once_hashes_once_and_again_after_a_change(directory, hashed):
+    for _ in range(2):
+        verify(directory, VALID, Verify.once)
+    assert hashed == list(CONTENTS)
+    os.utime(directory / "val-0.beton", ns=(0, 0))
+    verify(directory, VALID, Verify.once)
+    assert len(hashed) == 6
+
+
+@pytest.mark.parametrize(("how", "times"), [(Verify.always, 2), (Verify.sizes, 0)])
+def test_always_hashes_each_time_and_sizes_never(directory, hashed, how, times):
+    for _ in range(2):
+        verify(directory, VALID, how)
+    assert hashed == times * list(CONTENTS)
+
+
+def test_once_does_not_take_a_damaged_shard_for_a_checked_one(directory):
+    change_one_byte(directory / "val-0.beton")
+    for _ in range(2):
+        assert "val-0.beton" in verify_refusal(directory, Verify.once)
+
+
+def test_a_cache_that_cannot_be_written_to_is_no_error(directory, monkeypatch):
+    (directory / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(directory / "file"))
+    verify(directory, VALID, Verify.once)
+    verify(directory, VALID, Verify.always)

@@ -1,0 +1,169 @@
+"""A run that is killed or asked to leave goes on as if nothing had happened."""
+
+import os
+import random
+import signal
+
+import pytest
+from programs import kill_group, result, rows, run, start, state, trainer, wait_until
+
+# Everything that a checkpoint must carry: accumulation, a moving average, momentum, checkpoints within epochs.
+FLAGS = ("--checkpoint.every_steps", "3", "--optim.ema_decay", "0.9", "--train.accumulate", "2", "--train.epochs", "3")
+PRECISIONS = {"fp32": (), "bf16": ("--train.precision", "bf16"), "fp16": ("--train.precision", "fp16")}
+SLOW = ("--train.epochs", "400")
+
+
+def outcome(folder):
+    return (
+        rows(folder, "step"),
+        rows(folder, "epoch"),
+        result(folder)["weights_sha256"],
+        result(folder)["class_accuracy"],
+    )
+
+
+def kill_at(step, folder, command):
+    process = start(command)
+    wait_until(lambda: len(rows(folder, "step")) >= step)
+    assert process.poll() is None, "it was to be killed at work"
+    kill_group(process)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_killed_and_resumed_run_equals_one_never_killed(shards, tmp_path, precision):
+    flags = FLAGS + PRECISIONS[precision]
+    whole = run(trainer(tmp_path / "whole", shards, *flags))
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed" / "tiny"
+    kills = sorted(random.Random(precision).sample(range(4, 33), 3))
+    for step in kills:
+        kill_at(step, killed, trainer(tmp_path / "killed", shards, *flags, "--tracking.log_every", "1"))
+    resumed = run(trainer(tmp_path / "killed", shards, *flags))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "continuing from" in resumed.stdout
+    assert outcome(killed) == outcome(tmp_path / "whole" / "tiny")
+    assert state(killed)["attempt"] == 1 + len(kills)
+
+
+def test_ranks_that_are_killed_resume_to_the_same_bits(shards, tmp_path):
+    flags = (*FLAGS, "--tracking.log_every", "1")
+    whole = run(trainer(tmp_path / "whole", shards, *flags, processes=2))
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed" / "tiny"
+    kill_at(16, killed, trainer(tmp_path / "killed", shards, *flags, processes=2))
+    assert run(trainer(tmp_path / "killed", shards, *flags, processes=2)).returncode == 0
+    assert outcome(killed) == outcome(tmp_path / "whole" / "tiny")
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_single_process_asked_to_leave_saves_and_exits_75(shards, tmp_path, signal_name):
+    process = start(trainer(tmp_path, shards, *SLOW))
+    wait_until(lambda: rows(tmp_path / "tiny", "step"))
+    process.send_signal(getattr(signal, signal_name))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 75, out + err
+    told = state(tmp_path / "tiny")
+    assert told["state"] == "preempted"
+    assert signal_name in told["reason"]
+    assert "the same command continues" in out
+    assert (tmp_path / "tiny" / "checkpoints" / f"step-{told['step']:09d}.pt").exists()
+
+
+def ranks_of(process):
+    children = os.path.join("/proc", str(process.pid), "task", str(process.pid), "children")
+    with open(children) as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def test_one_rank_asked_to_leave_takes_all_ranks_along_at_the_same_step(shards, tmp_path):
+    process = start(trainer(tmp_path, shards, *SLOW, "--schedule.name", "reference", processes=3))
+    wait_until(lambda: rows(tmp_path / "tiny", "step"))
+    os.kill(ranks_of(process)[2], signal.SIGUSR1)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    told = state(tmp_path / "tiny")
+    assert told["state"] == "preempted"
+    more = ("--schedule.name", "reference", "--train.epochs", str(told["epoch"] + 1))
+    again = run(trainer(tmp_path, shards, *more, processes=3))
+    assert again.returncode == 0, again.stderr
+    steps = [row["step"] for row in rows(tmp_path / "tiny", "step")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_second_interrupt_ends_at_once(shards, tmp_path):
+    process = start(trainer(tmp_path, shards, *SLOW))
+    wait_until(lambda: rows(tmp_path / "tiny", "step"))
+    os.kill(process.pid, signal.SIGSTOP)  # both are pending before either is handled
+    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGCONT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode in (75, -signal.SIGINT)
+
+
+def damage_cut(path):
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def damage_byte(path):
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 3)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def damage_foreign(path):
+    path.write_bytes(b"PK not ours" * 50)
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_byte, damage_foreign])
+def test_a_damaged_checkpoint_is_named_and_passed_over(shards, tmp_path, damage):
+    assert run(trainer(tmp_path, shards, "--train.epochs", "2", "--schedule.name", "reference")).returncode == 0
+    newest = tmp_path / "tiny" / "checkpoints" / "step-000000022.pt"
+    damage(newest)
+    done = run(trainer(tmp_path, shards, "--train.epochs", "3", "--schedule.name", "reference"))
+    assert done.returncode == 0, done.stderr
+    assert f"passed over: {newest}" in done.stdout
+    assert "continuing from" in done.stdout
+    assert "step-000000011.pt" in done.stdout
+    assert [row["epoch"] for row in rows(tmp_path / "tiny", "epoch")] == [1, 2, 3]
+
+
+def test_only_the_last_checkpoints_and_the_best_are_kept(shards, tmp_path):
+    flags = ("--checkpoint.every_steps", "2", "--checkpoint.keep_last", "3", "--train.epochs", "1")
+    assert run(trainer(tmp_path, shards, *flags, "--schedule.warmup_epochs", "0")).returncode == 0
+    names = sorted(path.name for path in (tmp_path / "tiny" / "checkpoints").iterdir())
+    assert names == ["best.pt", "step-000000008.pt", "step-000000010.pt", "step-000000011.pt"]
+
+
+def test_a_checkpoint_is_plain_data_that_torch_reads(shards, tmp_path):
+    import torch
+
+    assert run(trainer(tmp_path, shards, "--train.max_steps", "2")).returncode == 0
+    saved = torch.load(tmp_path / "tiny" / "checkpoints" / "best.pt", weights_only=True)
+    assert {"model", "optimizer", "scaler", "ema", "stopping", "progress", "random"} <= set(saved)
+
+
+def test_two_runs_at_once_in_one_directory_are_refused(shards, tmp_path):
+    first = start(trainer(tmp_path, shards, *SLOW))
+    try:
+        wait_until(lambda: rows(tmp_path / "tiny", "step"))
+        second = run(trainer(tmp_path, shards, *SLOW))
+        assert second.returncode == 2
+        assert "another process is training this run" in second.stderr
+    finally:
+        kill_group(first)
+
+
+def test_a_preempted_run_of_three_ranks_continues_on_one(shards, tmp_path):
+    flags = ("--train.sync_batchnorm", "true", "--train.epochs", "3")
+    process = start(trainer(tmp_path, shards, *flags, "--tracking.log_every", "1", processes=3))
+    wait_until(lambda: len(rows(tmp_path / "tiny", "step")) >= 13)
+    os.kill(ranks_of(process)[1], signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert state(tmp_path / "tiny")["state"] == "preempted"
+    done = run(trainer(tmp_path, shards, *flags))
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == list(range(1, 34))

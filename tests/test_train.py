@@ -1,0 +1,216 @@
+"""The trainer as its users start it: one process, torchrun, wrong input."""
+
+import json
+import re
+
+import pytest
+import yaml
+from programs import TINY, result, rows, run, state, trainer
+
+LINE = re.compile(
+    r"Epoch (\d+) lr = \d\.\d{6} avg_loss = \d\.\d{6} accuracy = \d+\.\d\d% time = \d+\.\d\ds  [\d,]+ images/s"
+)
+
+
+def train(folder, shards, *flags, processes=0, timeout=120, **env):
+    done = run(trainer(folder, shards, *flags, processes=processes), timeout, **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory, shards):
+    """A plain run of one process, and where it went."""
+    folder = tmp_path_factory.mktemp("single")
+    return train(folder, shards), folder / "tiny"
+
+
+def test_one_process_trains_and_leaves_its_results(single):
+    done, folder = single
+    assert [match[1] for match in LINE.finditer(done.stdout)] == ["1", "2"]
+    assert "progress" not in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert state(folder)["state"] == "finished"
+    assert (state(folder)["epoch"], state(folder)["step"], state(folder)["attempt"]) == (2, 22, 1)
+    saved = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert saved == {"step-000000011.pt", "step-000000022.pt", "best.pt"}
+
+
+def test_every_step_and_epoch_is_in_the_metrics(single):
+    _, folder = single
+    assert [row["step"] for row in rows(folder, "step")] == list(range(1, 23))
+    epochs = rows(folder, "epoch")
+    assert [row["epoch"] for row in epochs] == [1, 2]
+    steps = [row["loss"] for row in rows(folder, "step") if row["epoch"] == 1]
+    sizes = [96] * 10 + [40]
+    mean = sum(loss * size for loss, size in zip(steps, sizes, strict=True)) / 1000
+    assert epochs[0]["train_loss"] == pytest.approx(mean, rel=1e-5), "a mean of samples, not of batches"
+
+
+def test_each_class_is_reported_under_its_name(single):
+    done, folder = single
+    accuracies = result(folder)["class_accuracy"]
+    assert len(accuracies) == 100
+    assert result(folder)["top1"] == pytest.approx(sum(accuracies.values()) / 100)
+    for name, accuracy in accuracies.items():
+        assert f"{name} {accuracy:.0%}" in done.stdout
+
+
+def test_the_resolved_configuration_is_kept(single, tmp_path, shards):
+    _, folder = single
+    kept = yaml.safe_load((folder / "config.yaml").read_text())
+    assert kept["train"]["batch_size"] == 96
+    assert kept["optim"]["beta2"] == 0.999, "defaults too"
+    copy = tmp_path / "copy.yaml"
+    copy.write_text((folder / "config.yaml").read_text())
+    done = run(trainer(tmp_path, shards, "--config", str(copy), "--runs_dir", str(tmp_path)))
+    assert result(tmp_path / "tiny")["weights_sha256"] == result(folder)["weights_sha256"], done.stderr
+
+
+def test_a_finished_run_is_not_run_again(single, shards):
+    _, folder = single
+    before = (folder / "metrics.jsonl").stat().st_mtime_ns
+    done = train(folder.parent, shards)
+    assert "finished before" in done.stdout
+    assert "test accuracy" in done.stdout
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_can_be_extended(shards, tmp_path):
+    train(tmp_path, shards, "--schedule.name", "reference", "--train.epochs", "1")
+    train(tmp_path, shards, "--schedule.name", "reference", "--train.epochs", "2")
+    assert [row["epoch"] for row in rows(tmp_path / "tiny", "epoch")] == [1, 2]
+    assert state(tmp_path / "tiny")["attempt"] == 2
+
+
+def test_several_processes_train_as_one_does(shards, tmp_path):
+    """With statistics over the whole batch only the order of float sums tells the numbers of processes apart.
+
+    Plain SGD and few steps: Adam, or a longer descent, blows up the last bit of a gradient near nought.
+    """
+    plain = ("--optim.name", "sgd", "--optim.momentum", "0", "--optim.lr", "0.02", "--schedule.start_lr", "0.02")
+    losses = {}
+    for processes in (0, 2, 3):
+        folder = tmp_path / str(processes)
+        flags = ("--train.sync_batchnorm", "true", "--train.max_steps", "3", "--train.epochs", "1")
+        train(folder, shards, *flags, *plain, "--schedule.warmup_epochs", "0", processes=processes)
+        losses[processes] = [row["loss"] for row in rows(folder / "tiny", "step")]
+        counted = result(folder / "tiny")["result"]
+        assert counted["samples"] == 200
+        assert set(counted["class_samples"]) == {2}
+    for processes in (2, 3):
+        assert losses[processes] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit(shards, tmp_path):
+    for name in ("first", "second"):
+        train(tmp_path / name, shards, processes=2)
+    train(tmp_path / "other", shards, "--seed", "4", processes=2)
+    first, second, other = (result(tmp_path / name / "tiny")["weights_sha256"] for name in ("first", "second", "other"))
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--train.precision", "bf16", "--optim.ema_decay", "0.9"),
+        ("--train.precision", "fp16", "--optim.clip_norm", "1"),
+        ("--train.accumulate", "3", "--optim.name", "sgd", "--optim.lr", "0.1", "--optim.weight_decay", "0.001"),
+        (
+            "--optim.name",
+            "adamw",
+            "--schedule.name",
+            "onecycle",
+            "--train.deterministic",
+            "true",
+            "--augment.cutout",
+            "8",
+        ),
+    ],
+    ids=lambda flags: flags[1],
+)
+def test_every_way_of_training_lowers_the_loss(shards, tmp_path, flags):
+    train(tmp_path, shards, "--train.epochs", "3", *flags, processes=2)
+    losses = [row["train_loss"] for row in rows(tmp_path / "tiny", "epoch")]
+    assert losses[-1] < losses[0] - 0.05
+
+
+def test_compiled_and_plain_networks_agree(shards, tmp_path):
+    flags = ("--train.epochs", "2", "--train.max_steps", "2", "--model.depth", "1")
+    train(tmp_path / "plain", shards, *flags)
+    train(tmp_path / "compiled", shards, *flags, "--train.compile", "true", timeout=240)
+    plain, compiled = (rows(tmp_path / name / "tiny", "step") for name in ("plain", "compiled"))
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_early_stopping_ends_all_ranks_in_the_same_epoch(shards, tmp_path):
+    """A learning rate that changes nothing: the test accuracy of the first epoch is never beaten."""
+    still = ("--optim.lr", "1e-30", "--schedule.start_lr", "0", "--schedule.min_lr", "0")
+    patience = ("--early_stopping.monitor", "val_accuracy", "--early_stopping.patience", "2")
+    flags = (*still, *patience, "--optim.momentum", "0", "--train.epochs", "9", "--train.max_steps", "2")
+    done = train(tmp_path, shards, *flags, "--optim.name", "sgd", processes=2)
+    epochs = rows(tmp_path / "tiny", "epoch")
+    accuracies = [row["val_accuracy"] for row in epochs]
+    assert len(epochs) == 3 + accuracies.index(max(accuracies))
+    assert "stopped early: 2 epochs" in done.stdout
+    assert state(tmp_path / "tiny")["state"] == "finished"
+
+
+def one_line_error(done, *words):
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--train.epoch", "3"), ("--train.epoch", "did you mean train.epochs?")),
+        (("--train.batch_size", "many"), ("train.batch_size", "many")),
+        (("--optim.lr", "-1"), ("optim.lr",)),
+        (("--config", "no/such.yaml"), ("no/such.yaml",)),
+        (("--model.depth", "0"), ("model.depth",)),
+        (("--data.shards", "no/such/place"), ("no/such/place", "manifest.json")),
+        (("--train.device", "cuda"), ("GPU",)),
+        (("--name", "../x"), ("name",)),
+    ],
+    ids=lambda value: value[0],
+)
+def test_what_users_get_wrong_is_told_in_one_line(shards, tmp_path, flags, words):
+    one_line_error(run(trainer(tmp_path, shards, *flags)), *words)
+
+
+def test_a_batch_too_small_for_the_ranks_is_refused(shards, tmp_path):
+    done = run(trainer(tmp_path, shards, "--train.batch_size", "999", processes=2))
+    assert done.returncode == 1, "torchrun's own status"
+    assert "the last of 2 batches has 1 of 1000 samples" in done.stderr
+    train(tmp_path, shards, "--train.batch_size", "999", "--data.drop_last", "true", processes=2)
+
+
+def test_another_configuration_is_not_mixed_into_a_run(single, shards):
+    _, folder = single
+    one_line_error(run(trainer(folder.parent, shards, "--seed", "9")), "seed (3 there, 9 now)")
+    one_line_error(run(trainer(folder.parent, shards, "--resume", "never")), "holds a run already")
+
+
+def test_print_config_and_help_are_complete(shards, tmp_path):
+    from regnet.config import option_names
+
+    shown = run(trainer(tmp_path, shards, "--print_config"))
+    assert yaml.safe_load(shown.stdout)["train"]["batch_size"] == 96
+    assert set(yaml.safe_load(TINY.read_text())) <= set(yaml.safe_load(shown.stdout))
+    text = run(trainer(tmp_path, shards, "--help")).stdout
+    for name in option_names():
+        assert f"--{name} " in text
+    described = re.findall(r"--[\w.]+ [^\n]*\n?\s+[a-zA-Z]", text)
+    assert len(described) >= len([name for name in option_names() if "." in name])
+
+
+def test_the_metrics_are_plain_json(single):
+    _, folder = single
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line)["kind"] in ("step", "epoch")
