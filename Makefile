@@ -39,7 +39,7 @@ endif
 	$(TORCHRUN) train_ddp.py --config $(CONFIG) $(ARGS)
 
 test: lint
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 lint: .venv/.ready-dev
 	.venv/bin/ruff check .

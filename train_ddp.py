@@ -8,15 +8,15 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from data.errors import DataError, LoaderError
 from data.loader import LoaderOptions, Place, open_loaders
 from data.shards import Manifest, Verify, read_manifest, verify
-from regnet.config import Config, parse_config
+from regnet.config import Config
 from regnet.distributed import Elsewhere, World, join
 from regnet.errors import UsageError
 from regnet.model import Model, count_parameters
+from regnet.options import parse_config
+from regnet.precision import prepare_torch
 from regnet.preemption import Notice
 from regnet.record import Record
 from regnet.trainer import Diverged, Trainer
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 def train(config: Config, world: World, notice: Notice) -> int:
     """Builds the parts, continues where the run stood, trains."""
-    prepare_torch(config)
+    prepare_torch(config.seed, config.train)
     manifest = open_shards(config, world)
     with Record(config, world, manifest.classes) as record:
         if record.was_finished():
@@ -66,16 +66,6 @@ def train(config: Config, world: World, notice: Notice) -> int:
         return DONE
 
 
-def prepare_torch(config: Config) -> None:
-    """Sets what PyTorch keeps for the whole process."""
-    torch.manual_seed(config.seed)
-    torch.autograd.set_detect_anomaly(config.train.detect_anomaly)
-    torch.backends.cudnn.benchmark = not config.train.deterministic
-    if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-
-
 def open_shards(config: Config, world: World) -> Manifest:
     """The manifest, after one process of each machine has checked the shards there."""
     directory = Path(config.data.shards)
@@ -94,7 +84,7 @@ def loader_options(config: Config) -> LoaderOptions:
         drop_last=config.data.drop_last,
         workers=config.data.workers,
         batches_ahead=config.data.batches_ahead,
-        timeout=config.data.loader_timeout,
+        loader_timeout=config.data.loader_timeout,
         flip=config.augment.flip,
         crop_padding=config.augment.crop_padding,
         cutout=config.augment.cutout,

@@ -44,11 +44,12 @@ from data.loader import Batch, Place, TrainingLoader, open_loaders
 from data.shards import Manifest, Verify, read_manifest, verify
 from data.sources import Images, Kind, open_source
 from data.vision import torchvision
-from regnet.config import Config, parse_config
+from regnet.config import Config
 from regnet.distributed import join
 from regnet.errors import UsageError
 from regnet.model import Model
 from regnet.optim import build_optimizer
+from regnet.options import parse_config
 from regnet.precision import Precision
 from train_ddp import loader_options, prepare_torch
 

@@ -138,7 +138,7 @@ class LoaderOptions:
     drop_last: bool
     workers: int
     batches_ahead: int
-    timeout: float
+    loader_timeout: float
     flip: bool
     crop_padding: int
     cutout: int
@@ -160,7 +160,7 @@ def open_loaders(
         place.device,
     )
     size = rank_batch_size(options.batch_size, place)
-    reader = ShardReader(directory, manifest, size, options.workers, options.batches_ahead, options.timeout)
+    reader = ShardReader(directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout)
     return (
         TrainingLoader(reader, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),
         EvaluationLoader(reader, augment, manifest.samples("val"), options.batch_size, place),

@@ -3,16 +3,20 @@
 FFCV itself notices hardly any damage: a changed byte is served as data, a cut file can end the process.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from data.errors import DataError
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 FORMAT = "regnet-shards"
@@ -86,43 +90,59 @@ def read_manifest(directory: Path) -> Manifest:
         raise DataError(
             f"{directory}: no {MANIFEST}, so no converted data set (or an unfinished one); see python -m data.convert"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"{path}: not a manifest of converted shards")
     if record.get("version") != VERSION:
         raise DataError(f"{path}: format version {record.get('version')}, this program reads {VERSION}: convert again")
     try:
-        manifest = _parse(record)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: damaged manifest ({type(error).__name__}: {error})") from error
-    return manifest
+        return _parse(record)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: damaged manifest ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 def _parse(record: dict[str, Any]) -> Manifest:
-    splits = {}
-    for split in ("train", "val"):
-        shards = tuple(Shard(**entry) for entry in record["splits"][split])
-        expected_id = 0
-        for shard in shards:
-            numbers = (shard.first_id, shard.samples, shard.size)
-            if not all(type(number) is int for number in numbers) or shard.samples < 1:
-                raise ValueError(f"shard {shard.name!r} has impossible numbers")
-            if shard.first_id != expected_id or Path(shard.name).name != shard.name:
-                raise ValueError(f"shard {shard.name!r} is out of place")
-            expected_id += shard.samples
-        if not shards:
-            raise ValueError(f"no shards for {split}")
-        splits[split] = shards
-    mean, std = (tuple(float(value) for value in record[key]) for key in ("mean", "std"))
-    if len(mean) != 3 or len(std) != 3 or not all(0 < value < 1 for value in std):
-        raise ValueError("mean and std must be three numbers each, std between 0 and 1")
-    classes = tuple(str(name) for name in record["classes"])
+    splits = {split: _parse_shards(record["splits"][split]) for split in ("train", "val")}
+    mean, std = (_list(record[key], float) for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3 or not all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)):
+        raise ValueError("mean and std must be three numbers each, between 0 and 1")
+    classes = _list(record["classes"], str)
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError("fewer than two classes, or one name twice")
-    if type(record["resolution"]) is not int or record["resolution"] < 1:
-        raise ValueError(f"resolution {record['resolution']!r}")
-    return Manifest(dict(record["source"]), record["resolution"], classes, mean, std, splits, tuple(record["skipped"]))
+    resolution = _typed(record["resolution"], int)
+    if resolution < 1:
+        raise ValueError(f"resolution {resolution}")
+    source = _typed(record["source"], dict)
+    return Manifest(source, resolution, classes, mean, std, splits, _list(record["skipped"], str))
+
+
+def _parse_shards(entries: Any) -> tuple[Shard, ...]:
+    shards, next_id = [], 0
+    types = get_type_hints(Shard)
+    for entry in _typed(entries, list):
+        if set(_typed(entry, dict)) != set(types):
+            raise ValueError(f"a shard is described by {', '.join(types)}")
+        shard = Shard(**{key: _typed(entry[key], kind) for key, kind in types.items()})
+        if shard.samples < 1 or shard.size < 1 or not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+            raise ValueError(f"shard {shard.name!r} has an impossible count, size or digest")
+        if shard.first_id != next_id or not re.fullmatch(r"[\w.-]+\.beton", shard.name):
+            raise ValueError(f"shard {shard.name!r} is out of place")
+        shards.append(shard)
+        next_id += shard.samples
+    if not shards:
+        raise ValueError("a split without shards")
+    return tuple(shards)
+
+
+def _typed(value: Any, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} where a {kind.__name__} is due")
+    return value
+
+
+def _list(values: Any, kind: type[T]) -> tuple[T, ...]:
+    return tuple(_typed(value, kind) for value in _typed(values, list))
 
 
 def sha256(path: Path) -> str:
@@ -142,18 +162,19 @@ def verify(directory: Path, manifest: Manifest, how: Verify) -> None:
     if how is Verify.sizes:
         return
     seen = _seen_marker(directory, shards)
-    if how is Verify.once and seen.exists():
+    if how is Verify.once and os.path.exists(seen):
         return
     for shard in shards:
-        found = sha256(directory / shard.name)
+        try:
+            found = sha256(directory / shard.name)
+        except OSError as error:
+            raise DataError(f"{directory / shard.name}: {error.strerror}") from error
         if found != shard.sha256:
             digests = f"SHA-256 {found[:16]}..., the manifest says {shard.sha256[:16]}..."
             raise DataError(f"{directory / shard.name}: {digests}")
-    try:
+    with contextlib.suppress(OSError):  # a home that cannot be written to only means that the next run checks again
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()
-    except OSError:
-        pass  # a home that cannot be written to only means that the next run checks again
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -172,5 +193,5 @@ def _seen_marker(directory: Path, shards: list[Shard]) -> Path:
         path = (directory / shard.name).resolve()
         stat = path.stat()
         digest.update(f"{path}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|{shard.sha256}\n".encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return cache / "regnet" / "verified" / digest.hexdigest()

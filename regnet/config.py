@@ -1,25 +1,33 @@
 """Every option of a run: its name, type, unit and bound. Nothing else knows a default.
 
-Read from YAML files and flags, later ones winning: --config F --section.option value ...
+regnet.options reads them from files and flags.
 """
 
-import difflib
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
 from regnet.design import Design, Form, check_resolution, generate_design
 from regnet.errors import UsageError
 
 if TYPE_CHECKING:
     Fraction = float
-else:
-    Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)], docstring="from 0 to below 1")
+    PositiveFloat = float
+    NonNegativeFloat = float
+    Seed = int
+else:  # finite all of them, unlike jsonargparse's own
+
+    def _float(name: str, *bounds: tuple[str, float]) -> type:
+        return restricted_number_type(name, float, [*bounds, ("<", math.inf)])
+
+    PositiveFloat = _float("FinitePositive", (">", 0))
+    NonNegativeFloat = _float("FiniteNonNegative", (">=", 0))
+    Fraction = _float("Fraction", (">=", 0), ("<", 1))
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,7 @@ class Config:
 
     name: str = "run"
     runs_dir: str = "runs"
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     resume: Literal["auto", "never"] = "auto"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -264,7 +272,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """The whole configuration, as a file that reads back to the same one."""
-        return yaml.safe_dump(plain(asdict(self)), sort_keys=False)
+        return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
 def plain(value: Any) -> Any:
@@ -275,57 +283,3 @@ def plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     raise TypeError(f"{value!r} is no plain value")
-
-
-def _build(kind: Any, values: Any) -> Any:
-    """A configuration class from what jsonargparse made of it, with plain values."""
-    options = {}
-    for option in fields(kind):
-        value = getattr(values, option.name)
-        if is_dataclass(option.type):
-            options[option.name] = _build(option.type, value)
-        else:
-            options[option.name] = value if isinstance(value, Form) else plain(value)
-    return kind(**options)
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UsageError(_with_nearest_name(message))
-
-
-def parse_config(argv: Sequence[str]) -> Config:
-    """The configuration for these command line arguments.
-
-    Raises:
-        UsageError: an unknown key, a wrong type, an impossible value; one line that names the option.
-    """
-    parser = _Parser(prog="train_ddp.py", description="Trains a RegNetX network.", allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="a YAML file; may be given more than once")
-    parser.add_class_arguments(Config)
-    try:
-        values = parser.instantiate(parser.parse_args(list(argv)))
-    except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
-        raise UsageError(_with_nearest_name(str(error))) from error
-    return _build(Config, values)
-
-
-def option_names(kind: Any = Config, prefix: str = "") -> list[str]:
-    """All options, dotted."""
-    names = []
-    for option in fields(kind):
-        name = prefix + option.name
-        names.append(name)
-        if is_dataclass(option.type):
-            names += option_names(option.type, name + ".")
-    return names
-
-
-def _with_nearest_name(message: str) -> str:
-    known = option_names()
-    for word in re.findall(r"--?([\w.]+)|'([\w.]+)'", message):
-        unknown = (word[0] or word[1]).removesuffix(".")
-        nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
-        if unknown not in known and nearest:
-            return f"{message} (did you mean {nearest[0]}?)"
-    return message

@@ -12,6 +12,9 @@ from enum import StrEnum
 from regnet.errors import UsageError
 
 QUANTUM = 8  # widths are multiples of this
+# Far beyond any network that was ever trained; they keep a slip of the finger from filling the memory.
+MAX_DEPTH = 1000
+MAX_WIDTH = 65536
 
 
 class Form(StrEnum):
@@ -65,25 +68,30 @@ def generate_widths(depth: int, initial_width: int, slope: float, quantization: 
     Raises:
         UsageError: a parameter outside the rule's domain, named as the option it comes from.
     """
-    if depth < 1:
-        raise UsageError(f"model.depth is {depth}: a network has at least 1 block")
-    if initial_width < QUANTUM or initial_width % QUANTUM:
-        raise UsageError(f"model.initial_width is {initial_width}: it must be a positive multiple of {QUANTUM}")
-    if not 0 <= slope < math.inf:
-        raise UsageError(f"model.slope is {slope}: it must be 0 or more")
-    if not 1 < quantization < math.inf:
-        raise UsageError(f"model.quantization is {quantization}: it must be above 1")
+    _check("depth", depth, 1, MAX_DEPTH)
+    _check("initial_width", initial_width, QUANTUM, MAX_WIDTH)
+    _check("slope", slope, 0, MAX_WIDTH)
+    _check("quantization", quantization, 1 + 1e-6, MAX_WIDTH)
+    if initial_width % QUANTUM:
+        raise UsageError(f"model.initial_width is {initial_width}: it must be a multiple of {QUANTUM}")
     stages: list[tuple[int, int]] = []
     for block in range(depth):
         continuous = initial_width + slope * block
         step = round(math.log(continuous / initial_width) / math.log(quantization))
         # round() takes ties to the even side, as the published code does: 60 / 8 = 7.5 becomes 8.
         width = round(initial_width * quantization**step / QUANTUM) * QUANTUM
+        if width > MAX_WIDTH:
+            raise UsageError(f"model.slope is {slope}: block {block + 1} would be {width} wide, above {MAX_WIDTH}")
         if stages and stages[-1][0] == width:
             stages[-1] = (width, stages[-1][1] + 1)
         else:
             stages.append((width, 1))
     return stages
+
+
+def _check(option: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:
+        raise UsageError(f"model.{option} is {value!s:.20}: it must be {lowest:.6g} to {highest:.6g}")
 
 
 def adjust_widths(width: int, bottleneck_ratio: float, group_width: int) -> tuple[int, int]:
@@ -120,12 +128,9 @@ def generate_design(
     Raises:
         UsageError: impossible parameters; the message names the option.
     """
-    if not 0 < bottleneck_ratio < math.inf:
-        raise UsageError(f"model.bottleneck_ratio is {bottleneck_ratio}: it must be above 0")
-    if group_width < 1:
-        raise UsageError(f"model.group_width is {group_width}: it must be 1 or more")
-    if stem_width < 1:
-        raise UsageError(f"model.stem_width is {stem_width}: it must be 1 or more")
+    _check("bottleneck_ratio", bottleneck_ratio, 0.001, 1000)
+    _check("group_width", group_width, 1, MAX_WIDTH)
+    _check("stem_width", stem_width, 1, MAX_WIDTH)
     first_stride = 1 if form is Form.reference else 2
     stages = []
     for index, (width, blocks) in enumerate(generate_widths(depth, initial_width, slope, quantization)):

@@ -1,5 +1,6 @@
 """Counters that stay on the device and are summed over the ranks once."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -76,12 +77,12 @@ class Counters:
     def result(self) -> Result:
         """The numbers, on the host: the one place that waits for the device."""
         samples = int(self.class_samples.sum())
-        share = 1 / samples if samples else float("nan")
+        divisor = samples or math.nan
         return Result(
             samples=samples,
-            loss=float(self.loss) * share,
-            top1=int(self.class_correct.sum()) * share,
-            top5=int(self.top5) * share,
+            loss=float(self.loss) / divisor,
+            top1=int(self.class_correct.sum()) / divisor,
+            top5=int(self.top5) / divisor,
             class_correct=tuple(self.class_correct.tolist()),
             class_samples=tuple(self.class_samples.tolist()),
         )

@@ -1,10 +1,23 @@
-"""Which arithmetic the forward pass uses, and how gradients keep from vanishing in it."""
+"""Which arithmetic is used: how exact, how repeatable, and how gradients keep from vanishing in it."""
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
 
+from regnet.config import TrainConfig
+
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def prepare_torch(seed: int, train: TrainConfig) -> None:
+    """Sets what PyTorch keeps for the whole process."""
+    torch.manual_seed(seed)
+    torch.autograd.set_detect_anomaly(train.detect_anomaly)
+    torch.backends.cudnn.benchmark = not train.deterministic
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
 class Precision:

@@ -9,8 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from regnet.config import Config, parse_config, plain
+from regnet.config import Config, plain
 from regnet.errors import UsageError
+from regnet.options import parse_config
 
 # What may change between the attempts of one run: nothing that its numbers depend on.
 _FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")

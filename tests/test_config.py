@@ -9,9 +9,10 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from regnet.config import Config, EarlyStoppingConfig, OptimConfig, TrackingConfig, option_names, parse_config
+from regnet.config import Config, EarlyStoppingConfig, OptimConfig, TrackingConfig
 from regnet.design import Form
 from regnet.errors import UsageError
+from regnet.options import option_names, parse_config
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = [field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]

@@ -20,7 +20,7 @@ OPTIONS = LoaderOptions(
     drop_last=False,
     workers=1,
     batches_ahead=2,
-    timeout=20.0,
+    loader_timeout=20.0,
     flip=True,
     crop_padding=4,
     cutout=6,
@@ -129,7 +129,7 @@ def test_a_decoder_that_fails_is_an_error_and_not_an_endless_wait(shards):
 
 
 def test_a_decoder_that_stalls_is_an_error_and_not_an_endless_wait(shards):
-    train, _ = loaders(shards, timeout=0.5)
+    train, _ = loaders(shards, loader_timeout=0.5)
     released = threading.Event()
     train.reader._loaders["train"].code = ([(lambda **_: released.wait(30), [0])], [0])
     with pytest.raises(LoaderError, match=r"stalled: no batch for 0\.5 s"):

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from data.draws import Purpose, hashes, integers
 from data.order import epoch_order, global_batch, rank_batch, share, steps_per_epoch
-from regnet.config import parse_config
 from regnet.errors import UsageError
+from regnet.options import parse_config
 
 WORD = 2**64
 seeds = st.integers(0, 2**63 - 1)
