@@ -67,7 +67,8 @@ find_compiler() {
         .venv/bin/pip install -q ziglang==0.17.1
         CXX="$PWD/.venv/bin/python -m ziglang c++"
     fi
-    export CXX CC=$CXX
+    # Not the distribution's own link flags: they are for its gcc.
+    export CXX CC=$CXX LDSHARED="$CXX -shared" LDCXXSHARED="$CXX -shared"
 }
 
 build_ffcv() {
@@ -95,7 +96,7 @@ build_ffcv() {
     export TURBOJPEG_FLAGS FFCV_BUILD=$PWD/tools/ffcv
     say "building FFCV with $CXX"
     # FFCV declares packages that it needs for nothing we call, an unpinned torch behind one of them.
-    PATH="$FFCV_BUILD:$PATH" .venv/bin/pip install -q --no-deps --no-build-isolation --no-cache-dir -r requirements-ffcv.txt
+    PATH="$FFCV_BUILD:$PATH" .venv/bin/pip install -q --no-deps --no-build-isolation --use-pep517 --no-cache-dir -r requirements-ffcv.txt
     .venv/bin/python -c 'import ffcv._libffcv'
 }
 
