@@ -12,7 +12,9 @@ CONFIG ?= configs/seed.yaml
 PY := .venv/bin/python
 # One process for each GPU; without one, two on the CPU.
 NPROC ?= $(shell $(PY) -c "import torch; print(torch.cuda.device_count() or 2)")
-TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/torchrun --standalone --nproc_per_node=$(NPROC)
+# torchrun's --standalone does this too, but with the name localhost, which not every container can resolve.
+ONE_MACHINE := --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1
+TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/torchrun $(ONE_MACHINE) --nproc_per_node=$(NPROC)
 
 install: .venv/.ready
 
