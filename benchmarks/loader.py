@@ -4,9 +4,9 @@ Two comparisons, measured in one run, the sides in turns:
 
 1. Images a second of this project's training loader (FFCV; padded crop, flip, enlarging and normalisation in
    batches on the device) and of a torch DataLoader that does the same to single PIL images, as torchvision's
-   examples do. W workers are W processes for the DataLoader, and W decoding threads with torch limited to W
-   threads for this loader. The DataLoader gets the same images ready in memory, as arrays of bytes, so that no
-   decoding of files holds it back; with --images it reads files.
+   examples do. W workers are W processes for the DataLoader, and W threads of torch for this loader, beside the
+   one that decodes. The DataLoader gets the same images ready in memory, as arrays of bytes, so that no decoding
+   of files holds it back.
 2. Images a second of training steps (forward, backward, optimiser) on batches from the loader and on one batch
    that stays on the device: 1 means that loading costs nothing. The batch is halved until four steps fit into
    --seconds, since a CPU would not get through one batch of hundreds in time.
@@ -15,8 +15,8 @@ In no figure: opening the shards, compilation, starting the DataLoader's process
 In every figure: the start of an epoch, since nothing is loaded before the clock runs. The clock is read while the
 device is idle. Ratios are taken round by round.
 
-On a CPU whose cores other programs use too, set OMP_WAIT_POLICY=passive: threads that spin while they wait for
-one another make steps up to ten times slower there, by chance, and ratios mean nothing.
+On a CPU the machine must be idle: beside another program, threads that spin while they wait for one another make
+steps up to ten times slower, by chance, and ratios mean nothing.
 """
 
 import argparse
@@ -38,11 +38,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.timing import Elsewhere, Spread, alternate, environment, rate, ratio
+from benchmarks.timing import Spread, alternate, environment, rate, ratio
 from data.errors import DataError, LoaderError
 from data.loader import Batch, Place, TrainingLoader, open_loaders
 from data.shards import Manifest, Verify, read_manifest, verify
-from data.sources import Images, Kind, open_source
 from data.vision import torchvision
 from regnet.config import Config
 from regnet.distributed import join
@@ -62,8 +61,7 @@ PROBE, PROBES = 16, 8  # images of a step, and steps, that tell how fast the dev
 class StoredImages:
     """The loader's images in memory, in the form that torchvision's CIFAR100 has: arrays of bytes."""
 
-    def __init__(self, loader: TrainingLoader, classes: Sequence[str]) -> None:
-        self.classes = list(classes)
+    def __init__(self, loader: TrainingLoader) -> None:
         ids = list(torch.arange(loader.samples).split(loader.batch_size))
         with closing(loader.reader.read("train", ids)) as batches:
             parts = [(images.clone(), labels.clone()) for images, labels, _ in batches]
@@ -80,7 +78,7 @@ class StoredImages:
 class Transformed(Dataset):
     """What torchvision makes of each image: float32 (3, resolution, resolution), normalised."""
 
-    def __init__(self, images: Images, manifest: Manifest, resolution: int) -> None:
+    def __init__(self, images: StoredImages, manifest: Manifest, resolution: int) -> None:
         transforms = torchvision.transforms  # the first version: on PIL images, a third faster than v2
         stored = manifest.resolution
         steps = [transforms.RandomCrop(stored, padding=CROP_PADDING), transforms.RandomHorizontalFlip()]
@@ -216,21 +214,6 @@ def affordable_batch(step: Step, config: Config, seconds: float, device: torch.d
     return size
 
 
-def open_images(directory: Path, manifest: Manifest, samples: int) -> Images:
-    """The training images in a tree of class folders.
-
-    Raises:
-        DataError: fewer than `samples`, or of another size than the stored ones.
-    """
-    images = open_source(Kind.folder, directory).train
-    if len(images) < samples:
-        raise DataError(f"{directory}: {len(images)} training images, {samples} are needed")
-    stored, (width, height) = manifest.resolution, images[0][0].size
-    if (width, height) != (stored, stored):
-        raise DataError(f"{directory}: images of {width}x{height} pixels, the shards have {stored}x{stored}")
-    return images
-
-
 def measure(args: argparse.Namespace, config: Config, device: torch.device) -> dict[str, Any]:
     """Both comparisons, as they go into the JSON file."""
     where = environment(device)
@@ -241,15 +224,12 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
     # A loader's streams belong to the rank's place; there is one rank here.
     full, _ = open_loaders(directory, manifest, loader_options(config), Place(0, 1, device))
     pool = with_batch_size(full, min(full.samples, max(POOL, args.batch_size)), config.train.batch_size)
-    images = open_images(args.images, manifest, pool.samples) if args.images else StoredImages(pool, manifest.classes)
-    dataset = Transformed(images, manifest, config.data.resolution)
+    dataset = Transformed(StoredImages(pool), manifest, config.data.resolution)
     results = compare_loaders(pool, dataset, args.workers, args.rounds, args.seconds)
     step = Step(config, len(manifest.classes), device)
     size = affordable_batch(step, config, args.seconds, device)
     loader = with_batch_size(full, full.samples, size)
-    elsewhere = Elsewhere()
     step_results = compare_steps(loader, step, args.rounds, args.seconds)
-    cores_elsewhere = elsewhere.cores()
     return {
         **where,
         "threads": {
@@ -259,7 +239,6 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
             "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
         },
         "shards": str(directory),
-        "images_from": str(args.images) if args.images else "memory",
         "images": pool.samples,
         "resolution": {"stored": manifest.resolution, "trained": config.data.resolution},
         "batch_size": config.train.batch_size,
@@ -267,7 +246,6 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         "precision": config.train.precision,
         "optimizer": config.optim.name,
         "step_batch_size": size,
-        "cores_elsewhere": cores_elsewhere,
         "rounds": args.rounds,
         "seconds": args.seconds,
         "results": {name: asdict(spread) for name, spread in {**results, **step_results}.items()},
@@ -285,15 +263,13 @@ def show(report: dict[str, Any]) -> None:
         f"{report['shards']}: {report['images']:,} images of {resolution['stored']}x{resolution['stored']} "
         f"to {resolution['trained']}x{resolution['trained']}, batches of {report['batch_size']}"
     )
-    print(f"DataLoader: {threads['workers']} processes, images from {report['images_from']}")
-    print(f"FFCV: {threads['workers']} decoding threads, {threads['torch_loaders']} of torch")
+    print(f"DataLoader: {threads['workers']} processes; FFCV: 1 decoding thread, {threads['torch_loaders']} of torch")
     print(
         f"steps: {report['config']}, {report['precision']}, {report['optimizer']}, "
         f"batches of {report['step_batch_size']}, {threads['torch_steps']} threads of torch"
         + (f" (OMP_WAIT_POLICY={threads['omp_wait_policy']})" if threads["omp_wait_policy"] else "")
     )
     print(f"rounds: {report['rounds']}, of {report['seconds']:g} s for each side; warm-up and compilation left out")
-    print(f"other programs kept {report['cores_elsewhere']:.2f} cores busy during the steps")
     table = Table()
     table.add_column("images/s")
     for heading in ("median", "min..max"):
@@ -332,7 +308,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--shards", default="shards/cifar100", metavar="DIR", help="what python -m data.convert wrote (%(default)s)")
-    add("--images", type=Path, metavar="DIR", help="the DataLoader reads files: train/ and val/ trees of class folders")
     add(
         "--config",
         type=Path,
@@ -348,7 +323,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="side of the images that come out, pixels (%(default)s)",
     )
     add("--batch-size", type=positive, default=500, metavar="N", help="images (%(default)s)")
-    add("--workers", type=positive, default=2, metavar="N", help="processes or threads of either loader (%(default)s)")
+    add(
+        "--workers",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="DataLoader processes, and threads of torch beside FFCV (%(default)s)",
+    )
     add("--rounds", type=positive, default=3, metavar="N", help="how often each side is measured (%(default)s)")
     add("--seconds", type=float, default=5.0, metavar="S", help="for each side in each round, about (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all figures, round by round, to this file too")
@@ -367,7 +348,7 @@ def configure(args: argparse.Namespace) -> Config:
         "config": args.config,
         "data.shards": args.shards,
         "data.resolution": args.resolution,
-        "data.workers": args.workers,
+        "data.workers": 1,  # decoding is never what takes the time
         "train.batch_size": args.batch_size,
         "train.accumulate": 1,
         "augment.flip": "true",

@@ -72,24 +72,6 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class Elsewhere:
-    """How many cores other programs kept busy since this was made; child processes count as others."""
-
-    def __init__(self) -> None:
-        self._began, self._busy, self._own = time.perf_counter(), busy_seconds(), time.process_time()
-
-    def cores(self) -> float:
-        others = busy_seconds() - self._busy - (time.process_time() - self._own)
-        return max(0.0, others / (time.perf_counter() - self._began))
-
-
-def busy_seconds() -> float:
-    """What all cores of the machine have worked since it was started."""
-    fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
-    user, nice, system = (int(field) for field in fields[1:4])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
-
-
 def environment(device: torch.device) -> dict[str, Any]:
     """Date, device and versions, for a reader who was not there."""
     return {

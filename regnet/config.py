@@ -68,7 +68,7 @@ class DataConfig:
         resolution: side of the images that the network sees, pixels; stored images are enlarged to it.
         drop_last: leave out an epoch's last batch if it is smaller than the others.
         verify: SHA-256 of the shards: once on each machine, always, or sizes alone.
-        workers: decoding threads of each process; 1 is plenty for raw 32x32 images.
+        workers: decoding threads of each process; 1 is plenty for raw images, and on a CPU more slow the steps.
         batches_ahead: batches decoded before they are needed.
         loader_timeout: seconds without a batch before the loader counts as stalled.
     """
