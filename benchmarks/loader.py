@@ -23,7 +23,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from itertools import count
@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -39,10 +38,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.timing import Spread, alternate, environment, rate, ratio
+from benchmarks.torch_loader import CROP_PADDING, RandomBatches, StoredImages, Transformed
 from data.errors import DataError, LoaderError
 from data.loader import Batch, Place, TrainingLoader, open_loaders
-from data.shards import Manifest, Verify, read_manifest, verify
-from data.vision import torchvision
+from data.shards import Verify, read_manifest, verify
 from regnet.config import Config
 from regnet.distributed import join
 from regnet.errors import UsageError
@@ -53,54 +52,8 @@ from regnet.precision import Precision
 from train_ddp import loader_options, prepare_torch
 
 POOL = 20_000  # images that the first comparison reads: 61 MB of 32x32 in memory
-CROP_PADDING = 4  # pixels
 STEPS = 4  # at least as many in each turn
 PROBE, PROBES = 16, 8  # images of a step, and steps, that tell how fast the device is
-
-
-class StoredImages:
-    """The loader's images in memory, in the form that torchvision's CIFAR100 has: arrays of bytes."""
-
-    def __init__(self, loader: TrainingLoader) -> None:
-        ids = list(torch.arange(loader.samples).split(loader.batch_size))
-        with closing(loader.reader.read("train", ids)) as batches:
-            parts = [(images.clone(), labels.clone()) for images, labels, _ in batches]
-        self.pixels = torch.cat([images for images, _ in parts]).numpy()
-        self.labels = torch.cat([labels for _, labels in parts]).tolist()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.pixels[index]), self.labels[index]
-
-
-class Transformed(Dataset):
-    """What torchvision makes of each image: float32 (3, resolution, resolution), normalised."""
-
-    def __init__(self, images: StoredImages, manifest: Manifest, resolution: int) -> None:
-        transforms = torchvision.transforms  # the first version: on PIL images, a third faster than v2
-        stored = manifest.resolution
-        steps = [transforms.RandomCrop(stored, padding=CROP_PADDING), transforms.RandomHorizontalFlip()]
-        if resolution != stored:
-            steps.append(transforms.Resize(resolution))
-        steps += [transforms.ToTensor(), transforms.Normalize(manifest.mean, manifest.std)]
-        self.images, self.transform = images, transforms.Compose(steps)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
-        return self.transform(image), label
-
-
-class RandomBatches:
-    """The ids that the DataLoader asks its workers for in one pass, each image as often as any other."""
-
-    def __init__(self, samples: int, batch_size: int, batches: int) -> None:
-        self.samples, self.batch_size, self.batches = samples, batch_size, batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        ids = torch.randperm(self.batches * self.batch_size) % self.samples
-        return iter(ids.view(self.batches, self.batch_size).tolist())
 
 
 class Step:
@@ -328,7 +281,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         type=positive,
         default=2,
         metavar="N",
-        help="DataLoader processes, and threads of torch beside FFCV (%(default)s)",
+        help="DataLoader processes, torch threads beside FFCV (%(default)s)",
     )
     add("--rounds", type=positive, default=3, metavar="N", help="how often each side is measured (%(default)s)")
     add("--seconds", type=float, default=5.0, metavar="S", help="for each side in each round, about (%(default)s)")

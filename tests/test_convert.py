@@ -1,9 +1,13 @@
 """python -m data.convert as its users call it, and what can be read back from what it wrote."""
 
+import hashlib
 import json
 import os
+import pickle
+import shutil
 import signal
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -187,6 +191,37 @@ def test_cifar100_that_is_neither_there_nor_to_be_had_names_the_two_ways_out(tmp
     archive = tmp_path / "cifar-100-python.tar.gz"
     archive.write_bytes(b"not an archive")
     refused(convert("--source", "cifar100", "--root", archive, "--out", tmp_path / "out"), archive, "tar")
+
+
+def official_archive(folder):
+    """A small archive in the official files' format, and the MD5 of each file."""
+    place = folder / "cifar-100-python"
+    place.mkdir()
+    random = np.random.default_rng(0)
+    for name, count in (("train", 6), ("test", 3)):
+        data = random.integers(0, 256, (count, 3072), dtype=np.uint8)
+        (place / name).write_bytes(pickle.dumps({"data": data, "fine_labels": list(range(count))}))
+    (place / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"class_{k}" for k in range(100)]}))
+    archive = folder / "cifar-100-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(place, place.name)
+    return archive, {name: hashlib.md5((place / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
+
+
+@pytest.mark.parametrize("given", ["cifar-100-python.tar.gz", "cifar-100-python", "."])
+def test_the_official_files_are_read_packed_and_unpacked(tmp_path, monkeypatch, given):
+    """torchvision accepts these files by their MD5 alone, so it is told those of a small stand-in."""
+    from data.vision import CIFAR100
+
+    archive, digests = official_archive(tmp_path)
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", digests["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", digests["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": digests["meta"]})
+    if given == archive.name:
+        shutil.rmtree(tmp_path / "cifar-100-python")
+    source = open_source(Kind.cifar100, tmp_path / given)
+    assert (len(source.train), len(source.val), source.classes[99]) == (6, 3, "class_99")
+    assert [source.train[index][1] for index in range(6)] == list(range(6))
 
 
 def test_labels_outside_the_classes_are_refused_at_both_ends(tmp_path):
