@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         return USAGE
     except Elsewhere:
         return USAGE
-    except (Diverged, LoaderError) as error:
+    except (Diverged, LoaderError, OSError) as error:
         print(f"failed (rank {rank}): {error}", file=sys.stderr)
         return FAILED
 
@@ -45,7 +45,7 @@ def train(config: Config, world: World, notice: Notice) -> int:
     """Builds the parts, continues where the run stood, trains."""
     prepare_torch(config.seed, config.train)
     manifest = open_shards(config, world)
-    with Record(config, world, manifest.classes) as record:
+    with Record(config, world, manifest.classes, manifest.identity) as record:
         if record.was_finished():
             return DONE
         place = Place(world.rank, world.size, world.device)
@@ -74,7 +74,10 @@ def open_shards(config: Config, world: World) -> Manifest:
         verify(directory, read_manifest(directory), Verify(config.data.verify))
 
     world.together(check if world.local_rank == 0 else None)
-    return read_manifest(directory)
+    manifest = read_manifest(directory)
+    if len(set(world.gather(manifest.identity))) > 1:
+        raise DataError(f"{directory}: not the same images on every machine")
+    return manifest
 
 
 def loader_options(config: Config) -> LoaderOptions:

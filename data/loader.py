@@ -22,7 +22,8 @@ class Batch(NamedTuple):
     Attributes:
         images: float32 (n, 3, resolution, resolution), channels last, normalised, on the device.
         labels: int64 (n,), on the device.
-        global_size: samples in the global batch, over all ranks.
+        global_size: samples in the global batch, over all ranks; in an evaluation, where ranks go on by
+            themselves, in this part alone.
     """
 
     images: Tensor
@@ -48,7 +49,7 @@ class TrainingLoader:
         reader: opened for at least `rank_batch_size(batch_size, place)` samples a batch.
 
     Raises:
-        DataError: the last batch has too few samples to give every rank one.
+        DataError: the last batch has too few samples to give every rank two, which BatchNorm needs.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class TrainingLoader:
         last = min(batch_size, samples - (self.steps - 1) * batch_size)
         if self.steps < 1:
             raise DataError(f"{samples} training samples do not fill one batch of {batch_size} (train.batch_size)")
-        if last < place.world:
+        if last < 2 * place.world:
             raise DataError(
-                f"the last of {self.steps} batches has {last} of {samples} samples, fewer than the {place.world} "
-                "processes: change train.batch_size, or set data.drop_last: true"
+                f"the last of {self.steps} batches has {last} of {samples} samples, fewer than 2 for each of "
+                f"{place.world} processes: change train.batch_size, or set data.drop_last: true"
             )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
@@ -93,14 +94,13 @@ class EvaluationLoader:
         self.samples = samples
         own = torch.arange(samples)[share(samples, place.rank, place.world)]
         self._parts = list(own.split(rank_batch_size(batch_size, place))) if len(own) else []
-        self._batch_size = batch_size
         self._copy = DeviceCopy(place.device)
 
     def __iter__(self) -> Iterator[Batch]:
         with closing(self.reader.read("val", self._parts)) as batches:
             for batch in batches:
                 images, labels, _ = self._copy(*batch)
-                yield Batch(self.augment.evaluation(images), labels, self._batch_size)
+                yield Batch(self.augment.evaluation(images), labels, len(labels))
 
 
 class DeviceCopy:

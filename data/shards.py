@@ -62,6 +62,13 @@ class Manifest:
     splits: dict[str, tuple[Shard, ...]]
     skipped: tuple[str, ...]
 
+    @property
+    def identity(self) -> str:
+        """Equal for equal images, however many shards they are in."""
+        counts = [self.samples(split) for split in ("train", "val")]
+        facts = json.dumps([counts, self.resolution, self.classes, self.mean, self.std])
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
     def samples(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split])
 

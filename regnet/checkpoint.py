@@ -95,22 +95,23 @@ class Checkpoints:
         path = self.directory / f"step-{step:09d}.pt"
         save(path, state)
         if is_best:
-            link = self.directory / f".{BEST}.{os.getpid()}.tmp"
-            link.unlink(missing_ok=True)
-            link.hardlink_to(path)
-            link.rename(self.directory / BEST)
-            _sync_directory(self.directory)
-        for old in self.paths()[: -self.keep_last]:
+            self.save_best(state)
+        upto = [other for other in self.paths() if other <= path]
+        for old in upto[: -self.keep_last]:
             old.unlink()
         return path
 
+    def save_best(self, state: dict[str, Any]) -> None:
+        save(self.directory / BEST, state)
+
     def newest(self, passed_over: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint; `passed_over` is told of each damaged one on the way to it."""
+        """The newest whole checkpoint; `passed_over` is told of each damaged one on the way, which is set aside."""
         for path in reversed(self.paths()):
             try:
                 return path, load(path)
             except CheckpointError as error:
                 passed_over(str(error))
+                path.rename(path.with_suffix(".damaged"))
         return None
 
 

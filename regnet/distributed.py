@@ -142,10 +142,9 @@ def join(device: str, timeout: float) -> Iterator[World]:
     wait = timedelta(seconds=timeout)
     backend = "nccl" if place.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=wait)
-    try:
-        yield World(rank, size, local_rank, place, dist.new_group(backend="gloo", timeout=wait))
-    finally:
-        dist.destroy_process_group()
+    yield World(rank, size, local_rank, place, dist.new_group(backend="gloo", timeout=wait))
+    # Not after an exception: taking a group down waits for ranks that may be waiting for this one.
+    dist.destroy_process_group()
 
 
 _TORCHRUN = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))

@@ -24,10 +24,12 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_and_bias:
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     groups = parameter_groups(model, config.weight_decay, config.decay_norm_and_bias)
+    # Fused, the gradient scaler's verdict stays on the device; otherwise every fp16 step waits for it.
+    fused = next(model.parameters()).is_cuda
     if config.name == "sgd":
-        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
     kind = {"adam": Adam, "adamw": AdamW}[config.name]
-    return kind(groups, lr=config.lr, betas=(config.momentum, config.beta2))
+    return kind(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=fused)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

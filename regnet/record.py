@@ -2,7 +2,9 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from regnet.checkpoint import Checkpoints
 from regnet.config import Config
@@ -10,7 +12,7 @@ from regnet.distributed import World
 from regnet.metrics import Result
 from regnet.model import fingerprint
 from regnet.run import RunDirectory, Status
-from regnet.state import TrainingState
+from regnet.state import Progress, TrainingState
 from regnet.tracking import ConsoleTracker, EpochReport, MetricsLog, StepReport, Tracker, open_wandb, print_result
 
 
@@ -21,10 +23,10 @@ class Record(AbstractContextManager["Record"]):
         UsageError: on all ranks, if the run's directory cannot be used for this configuration.
     """
 
-    def __init__(self, config: Config, world: World, classes: tuple[str, ...]) -> None:
+    def __init__(self, config: Config, world: World, classes: tuple[str, ...], data: str) -> None:
         self.config, self.world, self.classes = config, world, classes
         self.trackers: list[Tracker] = []
-        self.directory = world.on_main(lambda: RunDirectory(config))
+        self.directory = world.on_main(lambda: RunDirectory(config, data))
         self.checkpoints: Checkpoints | None = None
         if self.directory is not None:
             self.checkpoints = Checkpoints(self.directory.checkpoints, config.checkpoint.keep_last)
@@ -41,24 +43,29 @@ class Record(AbstractContextManager["Record"]):
 
     def begin(self, state: TrainingState) -> None:
         """Brings the state to where the newest whole checkpoint is, if there is one, and opens the trackers."""
-        found = None
-        if self.checkpoints is not None:
-            found = self.checkpoints.newest(lambda why: print(f"passed over: {why}", flush=True))
+        found = self.world.on_main(self._newest)
         saved = self.world.share(None if found is None else found[1])
         if saved is not None:
             self.world.together(lambda: state.load_state_dict(saved, self.world))
-        progress = state.progress
-        self._at = (progress.epoch, progress.global_step)
-        if self.directory is None:
-            return
+        self._at = (state.progress.epoch, state.progress.global_step)
+        self.world.on_main(lambda: self._open(state.progress, found))
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        assert self.checkpoints is not None
+        return self.checkpoints.newest(lambda why: print(f"passed over: {why}", flush=True))
+
+    def _open(self, progress: Progress, found: tuple[Path, dict[str, Any]] | None) -> None:
+        assert self.directory is not None
+        assert self.checkpoints is not None
         self.directory.begin(self.config)
         self.directory.write_state(Status.running, *self._at)
-        self.trackers += [
-            ConsoleTracker(self.config.train.batch_size),
-            MetricsLog(self.directory.metrics, progress.global_step),
-        ]
-        if found:
-            self.say(f"continuing from {found[0]}: {progress.epoch} epochs and {progress.step} steps are done")
+        self.metrics = MetricsLog(self.directory.metrics, progress.global_step)
+        self.trackers += [ConsoleTracker(self.config.train.batch_size), self.metrics]
+        if found is not None:
+            path, saved = found
+            self.say(f"continuing from {path}: {progress.epoch} epochs and {progress.step} steps are done")
+            if progress.best_step == progress.global_step:
+                self.checkpoints.save_best(saved)  # its writer may have been killed before it got there
         wandb = open_wandb(self.config, self.directory, self.say)
         if wandb is not None:
             self.trackers.append(wandb)
@@ -84,9 +91,14 @@ class Record(AbstractContextManager["Record"]):
         state.sync_buffers(self.world)
         saved = state.state_dict(self.world)
         self._at = (state.progress.epoch, state.progress.global_step)
-        if self.directory is not None and self.checkpoints is not None:
-            self.checkpoints.save(state.progress.global_step, saved, is_best)
-            self.directory.write_state(Status.running, *self._at)
+        self.world.on_main(lambda: self._write(state.progress, saved, is_best))
+
+    def _write(self, progress: Progress, saved: dict[str, Any], is_best: bool) -> None:
+        assert self.directory is not None
+        assert self.checkpoints is not None
+        self.metrics.sync()  # a resume counts on the lines up to its checkpoint
+        self.checkpoints.save(progress.global_step, saved, is_best)
+        self.directory.write_state(Status.running, *self._at)
 
     def preempted(self, reason: str) -> None:
         """The run leaves before its end, and can be continued."""
@@ -121,8 +133,11 @@ class Record(AbstractContextManager["Record"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.directory is not None and self.trackers:
+        if self.directory is None or not self.trackers:
+            return
+        try:
             reason = self._reason if error is None else f"{type(error).__name__}: {error}"
             self.directory.write_state(self._status if error is None else Status.failed, *self._at, reason)
-        for tracker in self.trackers:
-            tracker.close(failed=error is not None)
+        finally:
+            for tracker in self.trackers:
+                tracker.close(failed=error is not None)

@@ -17,7 +17,7 @@ from regnet.options import parse_config
 _FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
     "data": ("shards", "verify", "workers", "batches_ahead", "loader_timeout"),
-    "train": ("epochs", "device", "compile", "channels_last", "deterministic", "detect_anomaly"),
+    "train": ("epochs", "device", "detect_anomaly"),
 }
 
 
@@ -37,6 +37,7 @@ class RunState:
         step: optimiser steps done.
         attempt: how often the run was started.
         epochs: that it was to train in all.
+        data: identity of the samples that it trains on.
         reason: why it stopped, or empty.
         wandb_id: of the run at Weights & Biases.
     """
@@ -46,6 +47,7 @@ class RunState:
     step: int
     attempt: int
     epochs: int
+    data: str
     reason: str
     wandb_id: str
 
@@ -53,12 +55,15 @@ class RunState:
 class RunDirectory:
     """runs_dir/name, opened for one attempt by rank zero, which alone writes there.
 
+    Args:
+        data: identity of the samples that are trained on.
+
     Raises:
         UsageError: another process is at work in it, it holds a run of another configuration, or it holds
             results and `resume: never` was asked for.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, data: str) -> None:
         self.path = Path(config.runs_dir) / config.name
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -69,9 +74,13 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"{self.path}: another process is training this run; choose another --name") from None
+        except OSError as error:
+            raise UsageError(f"{self.path}: its file system cannot lock files ({error.strerror})") from error
         self._check_config(config)
-        self.epochs = config.train.epochs
+        self.epochs, self.data = config.train.epochs, data
         before = self._read_state()
+        if before is not None:
+            self._check_same_task(config, before)
         self.finished = before is not None and before.state is Status.finished and before.epochs >= config.train.epochs
         self.attempt = 1 if before is None else before.attempt + 1
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
@@ -89,7 +98,7 @@ class RunDirectory:
         write_text(self.path / "config.yaml", config.to_yaml())
 
     def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
-        record = RunState(state, epoch, step, self.attempt, self.epochs, reason, self.wandb_id)
+        record = RunState(state, epoch, step, self.attempt, self.epochs, self.data, reason, self.wandb_id)
         write_text(self.path / "state.json", json.dumps(asdict(record), indent=1) + "\n")
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -109,8 +118,18 @@ class RunDirectory:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             return RunState(**{**record, "state": Status(record["state"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{path}: damaged ({error}); remove it, or choose another --name") from error
+        except (ValueError, TypeError, KeyError) as error:
+            print(f"{path}: damaged ({error}): attempts are counted anew", flush=True)
+            return None
+
+    def _check_same_task(self, config: Config, before: RunState) -> None:
+        if before.data != self.data:
+            raise UsageError(f"{self.path}: holds a run on other images; choose another --name")
+        if config.schedule.name != "reference" and before.epochs != self.epochs:
+            raise UsageError(
+                f"{self.path}: holds a run of {before.epochs} epochs; schedule.name {config.schedule.name} depends on "
+                "train.epochs, so another number of them is another run: choose another --name"
+            )
 
     def _check_config(self, config: Config) -> None:
         path = self.path / "config.yaml"
@@ -145,5 +164,8 @@ def _numbers_depend_on(config: Config) -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.rename(path)

@@ -24,6 +24,7 @@ class Progress:
         global_step: steps done of the run.
         seconds: spent on the epoch under way.
         best_accuracy: on the test set, of all epochs so far, 0 to 1.
+        best_step: global step after which it was reached.
     """
 
     epoch: int = 0
@@ -31,6 +32,7 @@ class Progress:
     global_step: int = 0
     seconds: float = 0.0
     best_accuracy: float = -1.0
+    best_step: int = -1
 
 
 @dataclass
@@ -55,7 +57,8 @@ class TrainingState:
 
         Training does not read them, so they may differ between ranks until the network is evaluated or saved.
         """
-        world.broadcast_([*self.model.buffers(), *([] if self.ema is None else self.ema.buffers())])
+        averaged = [] if self.ema is None else self.ema.module.buffers()
+        world.broadcast_([*self.model.buffers(), *averaged])
 
     def state_dict(self, world: World) -> dict[str, Any]:
         """What a checkpoint holds; all ranks call it together."""
@@ -67,7 +70,7 @@ class TrainingState:
             "counters": world.gather(to_cpu(self.counters.state_dict())),
             "stopping": {"best": self.stopping.best, "stale": self.stopping.stale},
             "progress": asdict(self.progress),
-            "random": world.gather(_random_states()),
+            "random": world.gather(_random_states(world.device)),
         }
 
     def load_state_dict(self, state: dict[str, Any], world: World) -> None:
@@ -86,7 +89,7 @@ class TrainingState:
         self.stopping.best, self.stopping.stale = state["stopping"]["best"], state["stopping"]["stale"]
         self.progress = Progress(**state["progress"])
         if world.rank < len(state["random"]):
-            _set_random_states(state["random"][world.rank])
+            _set_random_states(state["random"][world.rank], world.device)
 
 
 def to_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -101,17 +104,17 @@ def _own_counters(of_ranks: list[dict[str, torch.Tensor]], world: World) -> dict
     return summed if world.is_main else {name: torch.zeros_like(sums) for name, sums in summed.items()}
 
 
-def _random_states() -> dict[str, torch.Tensor]:
+def _random_states(device: torch.device) -> dict[str, torch.Tensor]:
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def _set_random_states(states: dict[str, torch.Tensor]) -> None:
+def _set_random_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available() and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def _check_same_shapes(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:

@@ -155,6 +155,10 @@ class MetricsLog(Tracker):
         self.file.write("".join(json.dumps(row) + "\n" for row in rows))
         self.file.flush()
 
+    def sync(self) -> None:
+        """Returns when all lines so far would survive a power cut."""
+        os.fsync(self.file.fileno())
+
     def close(self, failed: bool) -> None:
         self.file.close()
 
@@ -252,17 +256,29 @@ def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], Non
     # W&B's reports about itself wait for the server too, at the process's end, for as long as 30 s.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
-    from wandb.sdk.lib.wbauth import read_netrc_auth
 
     if mode == "auto":
-        has_key = os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=wandb.Settings().base_url)
-        mode = "online" if has_key else "offline"
+        mode = "online" if _has_key() else "offline"
     if mode == "online":
         try:
             return WandbTracker(config, directory, mode, say)
-        except wandb.Error as error:
+        except Exception as error:  # noqa: BLE001  # a server or a setting of theirs; the run goes on without
             say(f"Weights & Biases cannot be used online ({' '.join(str(error).split())})")
             wandb.teardown()  # its service still holds the run's id, and would refuse it to the offline run
-    tracker = WandbTracker(config, directory, "offline", say)
+    try:
+        tracker = WandbTracker(config, directory, "offline", say)
+    except Exception as error:  # noqa: BLE001  # likewise
+        say(f"Weights & Biases cannot be used at all ({' '.join(str(error).split())})")
+        return None
     say(f"Weights & Biases: recorded offline; send it with: wandb sync {Path(tracker.run.dir).parent}")
     return tracker
+
+
+def _has_key() -> bool:
+    import wandb
+    from wandb.sdk.lib.wbauth import read_netrc_auth
+
+    try:
+        return bool(os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=wandb.Settings().base_url))
+    except ValueError:  # a setting in the environment that W&B does not take; it is told when a run is begun
+        return False

@@ -90,11 +90,11 @@ class Trainer:
         self.steps = min(train.steps, config.train.max_steps or train.steps)
         self.precision = Precision(config.train.precision, world.device)
         self.agreement = Agreement(world, flags=2)
+        if config.train.sync_batchnorm and world.size > 1:
+            model = convert(model)
         model = model.to(world.device)
         if config.train.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
-        if config.train.sync_batchnorm and world.size > 1:
-            model = convert(model)
         self.forward = self._wrap(model)
         self.state = TrainingState(
             model=model,
@@ -118,6 +118,8 @@ class Trainer:
                 return None
             train = self.state.counters.summed(self.world).result()
             trained = time.perf_counter() - began
+            progress.seconds = trained
+            self.record.save(self.state, is_best=False)  # who loses patience during the evaluation loses no epoch
             result = self.evaluate()
             seconds = time.perf_counter() - began
             self.end_epoch(train, result, trained, seconds)
@@ -151,6 +153,8 @@ class Trainer:
                 self.report_steps(pending)
             minutes = (time.monotonic() - saved_at) / 60
             overdue = self.world.is_main and 0 < config.checkpoint.every_minutes <= minutes
+            if overdue:
+                saved_at = time.monotonic()  # asked for once, though it is heard a step later
             leave, save = self.agreement.exchange(self.notice.given is not None, overdue)
             every = config.checkpoint.every_steps
             due = save or (every and progress.global_step % every == 0)
@@ -158,7 +162,6 @@ class Trainer:
                 self.report_steps(pending)
                 progress.seconds = time.perf_counter() - began
                 self.record.save(self.state, is_best=False)
-                saved_at = time.monotonic()
             if leave:
                 self.agreement.settle()
                 return False
@@ -172,9 +175,9 @@ class Trainer:
         """
         state, config = self.state, self.config
         set_learning_rate(state.optimizer, rate)
-        parts = list(
-            zip(batch.images.chunk(config.train.accumulate), batch.labels.chunk(config.train.accumulate), strict=True)
-        )
+        # As many parts on every rank, since parts may talk across ranks, and no part of a single sample.
+        count = max(1, min(config.train.accumulate, batch.global_size // self.world.size // 2))
+        parts = list(zip(batch.images.tensor_split(count), batch.labels.tensor_split(count), strict=True))
         total = torch.zeros((), device=self.world.device)
         for index, (images, labels) in enumerate(parts):
             with self.gradients_stay_here() if index < len(parts) - 1 else nullcontext():
@@ -232,7 +235,8 @@ class Trainer:
         # Rank zero decides, for all ranks alike.
         state.stopping.update(self.world.share(watched))
         is_best = val.top1 > progress.best_accuracy
-        progress.best_accuracy = max(progress.best_accuracy, val.top1)
+        if is_best:
+            progress.best_accuracy, progress.best_step = val.top1, progress.global_step
         progress.epoch += 1
         lr = learning_rate(
             progress.global_step - self.steps,

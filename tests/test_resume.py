@@ -5,7 +5,10 @@ import random
 import signal
 
 import pytest
+from conftest import convert_synthetic
 from programs import kill_group, result, rows, run, start, state, trainer, wait_until
+
+from regnet.checkpoint import Checkpoints, load
 
 # Everything that a checkpoint must carry: accumulation, a moving average, momentum, checkpoints within epochs.
 FLAGS = ("--checkpoint.every_steps", "3", "--optim.ema_decay", "0.9", "--train.accumulate", "2", "--train.epochs", "3")
@@ -167,3 +170,63 @@ def test_a_preempted_run_of_three_ranks_continues_on_one(shards, tmp_path):
     done = run(trainer(tmp_path, shards, *flags))
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == list(range(1, 34))
+
+
+def test_a_run_is_not_continued_on_other_images_or_another_curve(shards, tmp_path):
+    other = convert_synthetic(tmp_path / "other", 8, 2)
+    assert run(trainer(tmp_path, shards, "--train.max_steps", "2")).returncode == 0
+    done = run(trainer(tmp_path, other, "--train.max_steps", "2"))
+    assert (done.returncode, "holds a run on other images" in done.stderr) == (2, True), done.stderr
+    done = run(trainer(tmp_path, shards, "--train.max_steps", "2", "--train.epochs", "3"))
+    assert (done.returncode, "train.epochs" in done.stderr) == (2, True), done.stderr
+
+
+def test_the_same_images_in_other_shards_continue_a_run(shards, tmp_path):
+    other = convert_synthetic(tmp_path / "other", 10, 1)
+    flags = ("--schedule.name", "reference", "--train.epochs")
+    assert run(trainer(tmp_path, shards, *flags, "1")).returncode == 0
+    assert run(trainer(tmp_path, other, *flags, "2")).returncode == 0
+    assert run(trainer(tmp_path / "whole", shards, *flags, "2")).returncode == 0
+    assert rows(tmp_path / "tiny", "step") == rows(tmp_path / "whole" / "tiny", "step")
+
+
+def test_a_damaged_checkpoint_ahead_never_costs_a_whole_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    checkpoints.save(90, {"step": 90}, is_best=False)
+    (tmp_path / "step-000000100.pt").write_bytes(b"cut short")
+    told = []
+    assert checkpoints.newest(told.append)[1] == {"step": 90}
+    assert "step-000000100.pt" in told[0]
+    (tmp_path / "step-000000099.pt").write_bytes(b"cut short too")
+    checkpoints.save(95, {"step": 95}, is_best=True)
+    assert checkpoints.newest(told.append)[1] == {"step": 95}
+    assert load(tmp_path / "best.pt") == {"step": 95}
+
+
+def test_a_killed_evaluation_costs_no_epoch(shards, tmp_path):
+    """The last step of an epoch is saved before the evaluation begins."""
+    process = start(trainer(tmp_path, shards, *SLOW))
+    first = tmp_path / "tiny" / "checkpoints" / "step-000000011.pt"
+    wait_until(first.exists)
+    kill_group(process)
+    saved = load(first)["progress"]
+    assert (saved["global_step"], saved["step"] + 11 * saved["epoch"]) == (11, 11)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_checkpoints_by_the_clock_come_within_an_epoch(shards, tmp_path, processes):
+    flags = ("--checkpoint.every_minutes", "0.000001", "--checkpoint.keep_last", "99", "--train.epochs", "2")
+    assert run(trainer(tmp_path, shards, *flags, processes=processes)).returncode == 0
+    steps = sorted(int(path.stem[5:]) for path in (tmp_path / "tiny" / "checkpoints").glob("step-*.pt"))
+    assert {11, 22} <= set(steps)
+    assert len(steps) > 10
+
+
+def test_a_full_disk_ends_a_run_with_one_line_on_every_rank(shards, tmp_path):
+    """A file where the directory of checkpoints should be: rank zero alone notices."""
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "checkpoints").write_text("in the way")
+    done = run(trainer(tmp_path, shards, processes=2))
+    assert done.returncode == 1
+    assert "failed (rank 0)" in done.stderr
+    assert done.stderr.count("Traceback") == 1, "torchrun's own"

@@ -214,3 +214,10 @@ def test_the_metrics_are_plain_json(single):
     _, folder = single
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line)["kind"] in ("step", "epoch")
+
+
+def test_parts_of_a_batch_are_as_many_on_every_rank(shards, tmp_path):
+    """17 samples over two ranks are 8 and 9; cut into eight parts each, ranks would wait for different sums."""
+    flags = ("--train.batch_size", "983", "--train.accumulate", "8", "--train.sync_batchnorm", "true")
+    train(tmp_path, shards, *flags, "--schedule.warmup_epochs", "0", "--train.epochs", "1", processes=2)
+    assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == [1, 2]
