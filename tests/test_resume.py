@@ -230,3 +230,14 @@ def test_a_full_disk_ends_a_run_with_one_line_on_every_rank(shards, tmp_path):
     assert done.returncode == 1
     assert "failed (rank 0)" in done.stderr
     assert done.stderr.count("Traceback") == 1, "torchrun's own"
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+def test_torchrun_asked_to_leave_lets_its_ranks_save(shards, tmp_path, signal_name):
+    process = start(trainer(tmp_path, shards, *SLOW, processes=2))
+    wait_until(lambda: rows(tmp_path / "tiny", "step"))
+    process.send_signal(getattr(signal, signal_name))
+    process.communicate(timeout=60)
+    told = state(tmp_path / "tiny")
+    assert told["state"] == "preempted"
+    assert (tmp_path / "tiny" / "checkpoints" / f"step-{told['step']:09d}.pt").exists()
