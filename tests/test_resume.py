@@ -25,8 +25,10 @@ def outcome(folder):
     )
 
 
-def kill_at(step, folder, command):
+def kill_at(step, folder, command, attempt=1):
+    """Kills the run's so-many-th attempt when that many steps are on record, from it or from those before."""
     process = start(command)
+    wait_until(lambda: (folder / "state.json").exists() and state(folder)["attempt"] == attempt)
     wait_until(lambda: len(rows(folder, "step")) >= step)
     assert process.poll() is None, "it was to be killed at work"
     kill_group(process)
@@ -39,8 +41,8 @@ def test_a_killed_and_resumed_run_equals_one_never_killed(shards, tmp_path, prec
     assert whole.returncode == 0, whole.stderr
     killed = tmp_path / "killed" / "tiny"
     kills = sorted(random.Random(precision).sample(range(4, 33), 3))
-    for step in kills:
-        kill_at(step, killed, trainer(tmp_path / "killed", shards, *flags, "--tracking.log_every", "1"))
+    for attempt, step in enumerate(kills, start=1):
+        kill_at(step, killed, trainer(tmp_path / "killed", shards, *flags, "--tracking.log_every", "1"), attempt)
     resumed = run(trainer(tmp_path / "killed", shards, *flags))
     assert resumed.returncode == 0, resumed.stderr
     assert "continuing from" in resumed.stdout
