@@ -89,7 +89,7 @@ class Checkpoints:
         found = self.directory.glob("step-*.pt")
         return sorted(path for path in found if _NAME.fullmatch(path.name))
 
-    def save(self, step: int, state: dict[str, Any], is_best: bool) -> Path:
+    def save(self, step: int, state: dict[str, Any], is_best: bool) -> None:
         """Writes the checkpoint of global step `step`, marks it as the best if it is, removes what is too old."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step-{step:09d}.pt"
@@ -99,7 +99,6 @@ class Checkpoints:
         upto = [other for other in self.paths() if other <= path]
         for old in upto[: -self.keep_last]:
             old.unlink()
-        return path
 
     def save_best(self, state: dict[str, Any]) -> None:
         save(self.directory / BEST, state)
