@@ -8,18 +8,24 @@ import os
 import sys
 from pathlib import Path
 
+from regnet.preemption import Notice
+
+NOTICE = Notice()
+if __name__ == "__main__":
+    NOTICE.listen()  # before torch is imported: that takes seconds, in which a signal may come
+
 from data.errors import DataError, LoaderError
 from data.loader import LoaderOptions, Place, open_loaders
 from data.shards import Manifest, Verify, read_manifest, verify
 from regnet.config import Config
 from regnet.distributed import Elsewhere, World, join
-from regnet.errors import UsageError
+from regnet.errors import Diverged, UsageError
+from regnet.lifeline import PeerLost
 from regnet.model import Model, count_parameters
 from regnet.options import parse_config
 from regnet.precision import prepare_torch
-from regnet.preemption import Notice
 from regnet.record import Record
-from regnet.trainer import Diverged, Trainer
+from regnet.trainer import Trainer
 
 DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: queue me again
 
@@ -29,19 +35,19 @@ def main(argv: list[str]) -> int:
     rank = os.environ.get("RANK", "0")
     try:
         config = parse_config(argv)
-        with Notice() as notice, join(config.train.device, config.distributed.timeout) as world:
-            return train(config, world, notice)
+        with join(config.train.device, config.distributed) as world:
+            return train(config, world)
     except (UsageError, DataError) as error:
         print(f"error (rank {rank}): {error}", file=sys.stderr)
         return USAGE
-    except Elsewhere:
-        return USAGE
-    except (Diverged, LoaderError, OSError) as error:
+    except Elsewhere as other:
+        return other.exit_status
+    except (Diverged, LoaderError, PeerLost, OSError) as error:
         print(f"failed (rank {rank}): {error}", file=sys.stderr)
         return FAILED
 
 
-def train(config: Config, world: World, notice: Notice) -> int:
+def train(config: Config, world: World) -> int:
     """Builds the parts, continues where the run stood, trains."""
     prepare_torch(config.seed, config.train)
     manifest = open_shards(config, world)
@@ -51,7 +57,7 @@ def train(config: Config, world: World, notice: Notice) -> int:
         place = Place(world.rank, world.size, world.device)
         train_batches, val_batches = open_loaders(Path(config.data.shards), manifest, loader_options(config), place)
         model = Model(config.model.design(), len(manifest.classes))
-        trainer = Trainer(config, world, model, train_batches, val_batches, record, notice)
+        trainer = Trainer(config, world, model, train_batches, val_batches, record, NOTICE)
         record.begin(trainer.state)
         record.say(
             f"{config.name}: {count_parameters(model):,} parameters, {world.size} x {world.device.type}, "
@@ -60,7 +66,7 @@ def train(config: Config, world: World, notice: Notice) -> int:
         )
         result = trainer.fit()
         if result is None:
-            record.preempted(f"asked to leave by {notice.given or 'another rank'}")
+            record.preempted(f"asked to leave by {NOTICE.given or 'another rank'}")
             return DONE if "TORCHELASTIC_RUN_ID" in os.environ else PREEMPTED
         record.finished(result, trainer.state, trainer.why_done())
         return DONE

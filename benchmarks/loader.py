@@ -316,7 +316,7 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     try:
         config = configure(args)
-        with join(config.train.device, config.distributed.timeout) as world:
+        with join(config.train.device, config.distributed) as world:
             report = measure(args, config, world.device)
     except (UsageError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)

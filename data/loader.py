@@ -1,6 +1,7 @@
 """Batches on the device: the order of the epoch, FFCV's bytes, the augmentation."""
 
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class TrainingLoader:
     Args:
         batch_size: samples of a global step, over all ranks.
         drop_last: leave out the epoch's last batch if it is smaller.
-        reader: opened for at least `rank_batch_size(batch_size, place)` samples a batch.
+        reader: opened for at least `largest_part(batch_size, place)` samples a batch.
 
     Raises:
         DataError: the last batch has too few samples to give every rank two, which BatchNorm needs.
@@ -87,16 +88,21 @@ class EvaluationLoader:
 
     Args:
         batch_size: samples of a step, over all ranks.
+
+    Attributes:
+        steps: the most batches that any rank has.
     """
 
     def __init__(self, reader: ShardReader, augment: Augment, samples: int, batch_size: int, place: Place) -> None:
         self.reader, self.augment = reader, augment
         self.samples = samples
         own = torch.arange(samples)[share(samples, place.rank, place.world)]
-        self._parts = list(own.split(rank_batch_size(batch_size, place))) if len(own) else []
+        size = largest_part(batch_size, place)
+        self.steps = math.ceil(largest_part(samples, place) / size)
+        self._parts = list(own.split(size)) if len(own) else []
         self._copy = DeviceCopy(place.device)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         with closing(self.reader.read("val", self._parts)) as batches:
             for batch in batches:
                 images, labels, _ = self._copy(*batch)
@@ -123,10 +129,9 @@ class DeviceCopy:
         return copies[0], copies[1], copies[2]
 
 
-def rank_batch_size(batch_size: int, place: Place) -> int:
-    """The most samples that this rank gets of a global batch."""
-    part = share(batch_size, place.rank, place.world)
-    return max(1, part.stop - part.start)
+def largest_part(samples: int, place: Place) -> int:
+    """The most samples that any rank gets of so many."""
+    return math.ceil(samples / place.world)
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ def open_loaders(
         options.seed,
         place.device,
     )
-    size = rank_batch_size(options.batch_size, place)
+    size = largest_part(options.batch_size, place)
     reader = ShardReader(directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout)
     return (
         TrainingLoader(reader, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),

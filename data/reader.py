@@ -5,11 +5,13 @@ when a loop is left early, and re-uses buffers under the consumer's hands. This 
 decoders and compiled pipeline, and closes those holes.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import numba
 import numpy as np
@@ -44,10 +46,13 @@ class _MappedShards:
     def __init__(self, directory: Path, manifest: Manifest, split: str) -> None:
         metadata, pointers, sizes = [], [], []
         self.maps = []  # the mappings live as long as the addresses into them
+        self._files: list[tuple[Path, BinaryIO, int]] = []
         for shard in manifest.splits[split]:
             path = directory / shard.name
             reader = Reader(str(path))
-            mapped = np.memmap(path, "uint8", mode="r")
+            file = open(path, "rb")  # noqa: SIM115  # open as long as it is mapped
+            mapped = np.memmap(file, "uint8", mode="r")
+            self._files.append((path, file, mapped.size))
             base = np.uint64(mapped.ctypes.data)
             rows = reader.metadata.copy()
             _check_rows(path, rows, shard.first_id, shard.samples, manifest)
@@ -67,10 +72,17 @@ class _MappedShards:
         """What the compiled pipeline gets: addresses, ascending, and the bytes that each holds."""
         return self._tables
 
-    # FFCV opens its storage for each epoch and tells it of each batch; the mappings outlive both.
-    def __enter__(self) -> None: ...
+    def start_batch(self, batch: int) -> None:
+        """FFCV tells of each batch before it reads it. A mapped file that shrinks would end the process by SIGBUS."""
+        for path, file, size in self._files:
+            now = os.fstat(file.fileno())
+            if now.st_nlink == 0:
+                raise LoaderError(f"{path} was deleted or replaced while it was in use")
+            if now.st_size != size:
+                raise LoaderError(f"{path} has {now.st_size} bytes instead of {size}: it changed while it was in use")
 
-    def start_batch(self, batch: int) -> None: ...
+    # FFCV opens its storage for each epoch; the mappings outlive that.
+    def __enter__(self) -> None: ...
 
     def __exit__(self, *exception: object) -> None: ...
 

@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 FORMAT = "regnet-shards"
-VERSION = 1
+_SEAL = "sha256"  # a manifest is believed like its shards: by a digest
+VERSION = 2
 
 
 class Verify(StrEnum):
@@ -75,7 +76,8 @@ class Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Writes the manifest whole or not at all."""
-    text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(manifest)}, indent=1)
+    record = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
+    text = json.dumps({**record, _SEAL: _seal(record)}, indent=1)
     temporary = directory / f".{MANIFEST}.tmp"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text + "\n")
@@ -102,11 +104,20 @@ def read_manifest(directory: Path) -> Manifest:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"{path}: not a manifest of converted shards")
     if record.get("version") != VERSION:
-        raise DataError(f"{path}: format version {record.get('version')}, this program reads {VERSION}: convert again")
+        versions = f"format version {record.get('version')}, this program reads {VERSION}"
+        raise DataError(f"{path}: {versions}: convert again, with --overwrite")
     try:
-        return _parse(record)
+        manifest = _parse(record)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: damaged manifest ({type(error).__name__}: {str(error)[:200]})") from error
+    if record.pop(_SEAL, None) != _seal(record):
+        raise DataError(f"{path}: altered since it was written (its SHA-256 differs)")
+    return manifest
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """The digest of a manifest's content, in whatever way it is laid out."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _parse(record: dict[str, Any]) -> Manifest:

@@ -113,6 +113,7 @@ class TrainConfig:
         detect_anomaly: name the operation whose gradient is not finite; slow.
         device: auto (CUDA where there is a GPU), cpu or cuda.
         max_steps: stop each epoch after this many steps, for trying things out; 0 for whole epochs.
+        max_minutes: save and leave, to be continued by the same command, after so long; 0 for never.
     """
 
     epochs: PositiveInt = 40
@@ -126,6 +127,7 @@ class TrainConfig:
     detect_anomaly: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_steps: NonNegativeInt = 0
+    max_minutes: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,12 @@ class DistributedConfig:
     """Several processes.
 
     Args:
-        timeout: seconds after which a process that waits for another gives up.
+        timeout: seconds after which a process that waits for another in an exchange gives up.
+        heartbeat_timeout: seconds without a sign of life after which a process counts as gone, and all end.
     """
 
     timeout: PositiveFloat = 600.0
+    heartbeat_timeout: PositiveFloat = 20.0
 
 
 @dataclass(frozen=True)

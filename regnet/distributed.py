@@ -12,13 +12,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from regnet.config import DistributedConfig
 from regnet.errors import UsageError
+from regnet.lifeline import Lifeline, PeerLost
+from regnet.session import agree_on_session
 
 T = TypeVar("T")
 
 
 class Elsewhere(Exception):
-    """Another rank could not go on, and has told why."""
+    """Another rank could not go on, and tells why; its exit status is this rank's too."""
+
+    def __init__(self, rank: int, exit_status: int) -> None:
+        super().__init__(f"rank {rank} could not go on")
+        self.exit_status = exit_status
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class World:
         local_rank: of this process on its machine.
         device: that this process computes on.
         control: processes talk about decisions through this group, on the host, beside the device's traffic.
+        lifeline: by which each knows that the others live.
     """
 
     rank: int
@@ -37,6 +45,7 @@ class World:
     local_rank: int
     device: torch.device
     control: dist.ProcessGroup | None
+    lifeline: Lifeline | None
 
     @property
     def is_main(self) -> bool:
@@ -81,16 +90,35 @@ class World:
             result = action() if action is not None else None
         except Exception as raised:  # noqa: BLE001  # raised again as soon as the other ranks know
             error = raised
-        failed = self.gather(error is not None)
+        failures = self.gather(None if error is None else getattr(error, "exit_status", 1))
         if error is not None:
             raise error
-        if any(failed):
-            raise Elsewhere(f"rank {failed.index(True)} failed")
+        for rank, status in enumerate(failures):
+            if status is not None:
+                raise Elsewhere(rank, status)
         return result
+
+    def explain(self, error: Exception) -> Exception:
+        """What ended this process: `error`, or PeerLost, which names the rank that is gone. All ranks are told."""
+        return error if self.lifeline is None else self.lifeline.explain(error)
 
     def on_main(self, action: Callable[[], T]) -> T | None:
         """`together`, on rank zero alone."""
         return self.together(action if self.is_main else None)
+
+
+def average_in_rank_order(world: World, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """DDP's gradient exchange with one order of summation, wherever in a bucket a gradient lies."""
+    own = bucket.buffer()
+    parts = [torch.empty_like(own) for _ in range(world.size)]
+    work = dist.all_gather(parts, own, async_op=True)
+
+    def average(_: torch.futures.Future[list[Tensor]]) -> Tensor:
+        for part in parts[1:]:
+            parts[0] += part
+        return parts[0].div_(world.size)
+
+    return work.get_future().then(average)
 
 
 class Agreement:
@@ -122,28 +150,43 @@ class Agreement:
 
 
 @contextmanager
-def join(device: str, timeout: float) -> Iterator[World]:
+def join(device: str, options: DistributedConfig) -> Iterator[World]:
     """Joins the processes that torchrun started, if it did.
 
     Args:
         device: "auto", "cpu" or "cuda".
-        timeout: seconds after which a collective that lacks a rank fails.
 
     Raises:
         UsageError: CUDA was asked for and there is no GPU for this process.
+        PeerLost: another rank is gone; raised in place of what its absence made fail.
     """
     size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
     place = _choose_device(device, local_rank)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if size == 1:
-        yield World(0, 1, 0, place, None)
+        yield World(0, 1, 0, place, None, None)
         return
-    wait = timedelta(seconds=timeout)
+    wait = timedelta(seconds=options.timeout)
     backend = "nccl" if place.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=wait)
-    yield World(rank, size, local_rank, place, dist.new_group(backend="gloo", timeout=wait))
-    # Not after an exception: taking a group down waits for ranks that may be waiting for this one.
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=wait))
+        store = dist.PrefixStore(agree_on_session(store, rank, size, wait), store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        control = dist.new_group(backend="gloo", timeout=wait)
+    except (RuntimeError, TimeoutError) as error:
+        raise PeerLost(f"the ranks could not be joined: {' '.join(str(error).split())[:500]}") from error
+    lifeline = Lifeline(store, rank, size, options.heartbeat_timeout)
+    world = World(rank, size, local_rank, place, control, lifeline)
+    try:
+        yield world
+    except Exception as error:
+        # The groups are left as they are: taking one down waits for ranks that may be waiting for this one.
+        cause = world.explain(error)
+        if cause is error:
+            raise
+        raise cause from error
+    lifeline.close()
     dist.destroy_process_group()
 
 

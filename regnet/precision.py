@@ -7,6 +7,8 @@ import torch
 
 from regnet.config import TrainConfig
 
+# After 30 halvings in a row; fairseq gives up here too.
+_SMALLEST_SCALE = 1e-4
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,6 +33,15 @@ class Precision:
         self._device = device.type
         self._dtype = _AUTOCAST[name]
         self.scaler = torch.amp.GradScaler(self._device, enabled=name == "fp16")
+
+    @property
+    def skips_overflow(self) -> bool:
+        """Whether a step with gradients that are not finite is left out instead of taken."""
+        return self.scaler.is_enabled()
+
+    def overflows(self) -> bool:
+        """Whether so many steps were left out that it is not the scale's fault. Waits for the device."""
+        return self.skips_overflow and self.scaler.get_scale() < _SMALLEST_SCALE
 
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None)

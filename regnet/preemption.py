@@ -1,36 +1,42 @@
-"""A signal that asks the run to leave becomes a flag, read at the next step boundary."""
+"""What asks the run to leave becomes a flag, read at the next step boundary.
 
+Imports nothing slow: signals are to be heard before torch is imported.
+"""
+
+import math
 import os
 import signal
-from types import FrameType, TracebackType
+import time
+from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Notice:
-    """While entered: SIGTERM, SIGUSR1 and Ctrl-C set `given` and nothing else; a second Ctrl-C ends the process.
-
-    Attributes:
-        given: the name of the first signal that came, or None.
-    """
+    """Once it listens, SIGTERM, SIGUSR1 and Ctrl-C set a flag and do nothing else; a second Ctrl-C ends the process."""
 
     def __init__(self) -> None:
-        self.given: str | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._signal: str | None = None
+        self._deadline = math.inf
 
-    def __enter__(self) -> "Notice":
+    def listen(self) -> None:
+        """From here on, and in the main thread alone."""
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._take)
-        return self
+            signal.signal(number, self._take)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+    @property
+    def given(self) -> str | None:
+        """What has asked the run to leave, in words, or None."""
+        if self._signal is None and time.monotonic() > self._deadline:
+            return "the time limit (train.max_minutes)"
+        return self._signal
+
+    def start_clock(self, minutes: float) -> None:
+        """Asks the run to leave after so many minutes from now; 0 for never."""
+        self._deadline = time.monotonic() + 60 * minutes if minutes else math.inf
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.given == "SIGINT":
+        if number == signal.SIGINT and self._signal == "SIGINT":
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
-        self.given = self.given or signal.Signals(number).name
+        self._signal = self._signal or signal.Signals(number).name

@@ -6,13 +6,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from regnet.background import Background
 from regnet.checkpoint import Checkpoints
 from regnet.config import Config
 from regnet.distributed import World
 from regnet.metrics import Result
 from regnet.model import fingerprint
 from regnet.run import RunDirectory, Status
-from regnet.state import Progress, TrainingState
+from regnet.state import Progress, TrainingState, on_cpu
 from regnet.tracking import ConsoleTracker, EpochReport, MetricsLog, StepReport, Tracker, open_wandb, print_result
 
 
@@ -30,6 +31,7 @@ class Record(AbstractContextManager["Record"]):
         self.checkpoints: Checkpoints | None = None
         if self.directory is not None:
             self.checkpoints = Checkpoints(self.directory.checkpoints, config.checkpoint.keep_last)
+        self._writer = Background()
         self._status, self._reason = Status.failed, ""
         self._at = (0, 0)  # epochs and steps done
 
@@ -59,6 +61,8 @@ class Record(AbstractContextManager["Record"]):
         assert self.checkpoints is not None
         self.directory.begin(self.config)
         self.directory.write_state(Status.running, *self._at)
+        if self.world.lifeline is not None:
+            self.world.lifeline.last_words = self._failed
         self.metrics = MetricsLog(self.directory.metrics, progress.global_step)
         self.trackers += [ConsoleTracker(self.config.train.batch_size), self.metrics]
         if found is not None:
@@ -87,24 +91,42 @@ class Record(AbstractContextManager["Record"]):
             tracker.epoch(report)
 
     def save(self, state: TrainingState, is_best: bool) -> None:
-        """Writes a checkpoint; all ranks call it together."""
+        """Copies the state, and writes it as a checkpoint beside the training; all ranks call it together.
+
+        Raises:
+            OSError: on rank zero, if the checkpoint before this one could not be written.
+        """
         state.sync_buffers(self.world)
         saved = state.state_dict(self.world)
-        self._at = (state.progress.epoch, state.progress.global_step)
-        self.world.on_main(lambda: self._write(state.progress, saved, is_best))
+        at = (state.progress.epoch, state.progress.global_step)
+        self.world.on_main(lambda: self._start_writing(at, on_cpu(saved), is_best))
 
-    def _write(self, progress: Progress, saved: dict[str, Any], is_best: bool) -> None:
+    def _start_writing(self, at: tuple[int, int], saved: dict[str, Any], is_best: bool) -> None:
+        self._writer.start(lambda: self._write(at, saved, is_best))
+
+    def _write(self, at: tuple[int, int], saved: dict[str, Any], is_best: bool) -> None:
         assert self.directory is not None
         assert self.checkpoints is not None
         self.metrics.sync()  # a resume counts on the lines up to its checkpoint
-        self.checkpoints.save(progress.global_step, saved, is_best)
-        self.directory.write_state(Status.running, *self._at)
+        self.checkpoints.save(at[1], saved, is_best)
+        self._at = at
+        self.directory.write_state(Status.running, *at)
+
+    def settle(self) -> None:
+        """Returns when all checkpoints are on disk; all ranks call it together. Raises what `save` does."""
+        self.world.on_main(self._writer.settle)
+
+    def last_checkpoint(self) -> str:
+        """What can be continued from, in words, the same on all ranks."""
+        self.settle()
+        saved = self.checkpoints.paths() if self.checkpoints is not None else []
+        return self.world.share(f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet")
 
     def preempted(self, reason: str) -> None:
         """The run leaves before its end, and can be continued."""
         self._status, self._reason = Status.preempted, reason
         if self.directory is not None:
-            self.say(f"{reason}: saved at step {self._at[1]}; the same command continues")
+            self.say(f"{reason} after step {self._at[1]}; the same command continues")
 
     def finished(self, result: Result, state: TrainingState, reason: str) -> None:
         """The run is done; `result` is of its last weights."""
@@ -136,8 +158,18 @@ class Record(AbstractContextManager["Record"]):
         if self.directory is None or not self.trackers:
             return
         try:
-            reason = self._reason if error is None else f"{type(error).__name__}: {error}"
-            self.directory.write_state(self._status if error is None else Status.failed, *self._at, reason)
+            self._writer.settle()
+        except OSError as unsaved:
+            self.say(f"the last checkpoint was not saved: {unsaved}")
+        try:
+            if isinstance(error, Exception):
+                self._failed(str(self.world.explain(error)))
+            else:
+                self.directory.write_state(self._status, *self._at, self._reason)
         finally:
             for tracker in self.trackers:
                 tracker.close(failed=error is not None)
+
+    def _failed(self, why: str) -> None:
+        assert self.directory is not None
+        self.directory.write_state(Status.failed, *self._at, why)

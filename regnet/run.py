@@ -17,7 +17,7 @@ from regnet.options import parse_config
 _FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
     "data": ("shards", "verify", "workers", "batches_ahead", "loader_timeout"),
-    "train": ("epochs", "device", "detect_anomaly"),
+    "train": ("epochs", "device", "detect_anomaly", "max_minutes"),
 }
 
 
@@ -76,6 +76,8 @@ class RunDirectory:
             raise UsageError(f"{self.path}: another process is training this run; choose another --name") from None
         except OSError as error:
             raise UsageError(f"{self.path}: its file system cannot lock files ({error.strerror})") from error
+        for torn in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+            torn.unlink()  # of an attempt that was killed while it wrote
         self._check_config(config)
         self.epochs, self.data = config.train.epochs, data
         before = self._read_state()

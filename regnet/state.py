@@ -60,6 +60,12 @@ class TrainingState:
         averaged = [] if self.ema is None else self.ema.module.buffers()
         world.broadcast_([*self.model.buffers(), *averaged])
 
+    def not_finite(self) -> str | None:
+        """The name of a weight or statistic that is no number, if there is one: such a state is not worth keeping."""
+        tensors = self.model.state_dict()
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+        return None if finite.all() else list(tensors)[int(finite.int().argmin())]
+
     def state_dict(self, world: World) -> dict[str, Any]:
         """What a checkpoint holds; all ranks call it together."""
         return {
@@ -67,7 +73,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
-            "counters": world.gather(to_cpu(self.counters.state_dict())),
+            "counters": world.gather(on_cpu(self.counters.state_dict())),
             "stopping": {"best": self.stopping.best, "stale": self.stopping.stale},
             "progress": asdict(self.progress),
             "random": world.gather(_random_states(world.device)),
@@ -92,8 +98,15 @@ class TrainingState:
             _set_random_states(state["random"][world.rank], world.device)
 
 
-def to_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
+def on_cpu(value: Any) -> Any:
+    """A copy of a nested state, with all its tensors on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: on_cpu(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(on_cpu(entry) for entry in value)
+    return value
 
 
 def _own_counters(of_ranks: list[dict[str, torch.Tensor]], world: World) -> dict[str, torch.Tensor]:

@@ -152,7 +152,7 @@ class MetricsLog(Tracker):
         self._write([{"kind": "epoch", **report.row()}])
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self.file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self.file.write("".join(json.dumps(_plain_json(row), allow_nan=False) + "\n" for row in rows))
         self.file.flush()
 
     def sync(self) -> None:
@@ -161,6 +161,11 @@ class MetricsLog(Tracker):
 
     def close(self, failed: bool) -> None:
         self.file.close()
+
+
+def _plain_json(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN or infinity: null."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
 def _is_before(line: str, step: int) -> bool:

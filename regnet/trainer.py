@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, Protocol
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import islice
+from typing import NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from regnet.config import Config
-from regnet.distributed import Agreement, World
+from regnet.distributed import Agreement, World, average_in_rank_order
 from regnet.early_stopping import EarlyStopping
+from regnet.errors import Diverged
 from regnet.metrics import Counters, Result
 from regnet.optim import build_ema, build_optimizer, set_learning_rate
 from regnet.precision import Precision
@@ -23,10 +25,6 @@ from regnet.schedule import learning_rate
 from regnet.state import Progress, TrainingState
 from regnet.sync_batchnorm import convert
 from regnet.tracking import EpochReport, StepReport
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer a number."""
 
 
 class Batch(Protocol):
@@ -47,13 +45,15 @@ class TrainingBatches(Protocol):
 
     steps: int
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]: ...
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]: ...
 
 
 class EvaluationBatches(Protocol):
-    """This rank's share of the test samples."""
+    """This rank's share of the test samples, in at most `steps` batches, a number that all ranks agree on."""
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    steps: int
+
+    def __iter__(self) -> Generator[Batch]: ...
 
 
 class StepLoss(NamedTuple):
@@ -110,6 +110,15 @@ class Trainer:
 
     def fit(self) -> Result | None:
         """Trains until the last epoch or early stopping; the last result, or None if asked to leave before."""
+        result = self._fit()
+        self.agreement.settle()
+        self.record.settle()
+        return result
+
+    def _fit(self) -> Result | None:
+        if any(self.world.gather(self.notice.given is not None)):
+            return None
+        self.notice.start_clock(self.config.train.max_minutes)
         result = None
         progress = self.state.progress
         while progress.epoch < self.config.train.epochs and not self.state.stopping.should_stop:
@@ -119,11 +128,13 @@ class Trainer:
             train = self.state.counters.summed(self.world).result()
             trained = time.perf_counter() - began
             progress.seconds = trained
-            self.record.save(self.state, is_best=False)  # who loses patience during the evaluation loses no epoch
+            self.save()  # before the evaluation, which may be left or killed
             result = self.evaluate()
+            if result is None:
+                return None
             seconds = time.perf_counter() - began
-            self.end_epoch(train, result, trained, seconds)
-        self.agreement.settle()
+            # Rank zero's numbers, so that whatever follows from them is decided once.
+            self.end_epoch(*self.world.share((train, result)), trained, seconds)
         return result if result is not None else self.evaluate()
 
     def why_done(self) -> str:
@@ -161,9 +172,8 @@ class Trainer:
             if leave or (due and progress.step < self.steps):  # the end of the epoch saves anyway
                 self.report_steps(pending)
                 progress.seconds = time.perf_counter() - began
-                self.record.save(self.state, is_best=False)
+                self.save()
             if leave:
-                self.agreement.settle()
                 return False
         return True
 
@@ -210,30 +220,56 @@ class Trainer:
         epoch = self.state.progress.epoch + 1
         reports = [StepReport(epoch, step.step, step.lr, loss) for step, loss in zip(pending, losses, strict=True)]
         pending.clear()
-        for report in reports:
-            if not math.isfinite(report.loss):
-                raise Diverged(f"the loss is {report.loss} at step {report.step} (learning rate {report.lr:.3g})")
         self.record.steps(reports)
+        for report in reports:
+            if not math.isfinite(report.loss) and not self.precision.skips_overflow:
+                self.diverged(f"the loss is {report.loss}", report.step, report.lr)
+        if self.precision.overflows():
+            self.diverged("gradients overflow at every loss scale", reports[-1].step, reports[-1].lr)
+
+    def diverged(self, what: str, step: int, rate: float) -> NoReturn:
+        last = self.record.last_checkpoint()
+        raise Diverged(f"{what} at step {step} (learning rate {rate:.3g}); {last}")
+
+    def save(self, is_best: bool = False) -> None:
+        """Keeps the state, unless it is one from which no run should continue.
+
+        Raises:
+            Diverged: on all ranks at once, for a weight that is not finite.
+        """
+        bad = next(filter(None, self.world.gather(self.state.not_finite())), None)
+        if bad is not None:
+            rate = self.state.optimizer.param_groups[0]["lr"]
+            self.diverged(f"{bad} is not finite", self.state.progress.global_step, float(rate))
+        self.record.save(self.state, is_best)
 
     @torch.inference_mode()
-    def evaluate(self) -> Result:
-        """Counts every test sample once over all ranks."""
+    def evaluate(self) -> Result | None:
+        """Counts every test sample once over all ranks; None if asked to leave before the end."""
         self.state.sync_buffers(self.world)
         network = self.state.evaluated.eval()
         counters = Counters(self.classes, self.world.device)
-        for batch in self.val_batches:
-            with self.precision.autocast():
-                logits = network(batch.images)
-            logits = logits.float()
-            counters.update(logits, batch.labels, F.cross_entropy(logits, batch.labels, reduction="sum"))
+        with closing(iter(self.val_batches)) as batches:
+            for _ in range(self.val_batches.steps):
+                batch = next(batches, None)  # shares differ by a sample, so one rank's may end earlier
+                if batch is not None:
+                    self.count(network, batch, counters)
+                leave, _ = self.agreement.exchange(self.notice.given is not None, False)
+                if leave:
+                    return None
         return counters.summed(self.world).result()
+
+    def count(self, network: nn.Module, batch: Batch, counters: Counters) -> None:
+        with self.precision.autocast():
+            logits = network(batch.images)
+        logits = logits.float()
+        counters.update(logits, batch.labels, F.cross_entropy(logits, batch.labels, reduction="sum"))
 
     def end_epoch(self, train: Result, val: Result, trained: float, seconds: float) -> None:
         """Counts the epoch as done, reports it and saves."""
         state, progress = self.state, self.state.progress
         watched = train.loss if self.config.early_stopping.monitor == "train_loss" else val.top1
-        # Rank zero decides, for all ranks alike.
-        state.stopping.update(self.world.share(watched))
+        state.stopping.update(watched)
         is_best = val.top1 > progress.best_accuracy
         if is_best:
             progress.best_accuracy, progress.best_step = val.top1, progress.global_step
@@ -249,7 +285,7 @@ class Trainer:
         progress.step, progress.seconds = 0, 0.0
         state.counters = Counters(self.classes, self.world.device)
         self.record.epoch(report)
-        self.record.save(state, is_best)
+        self.save(is_best)
 
     def gradients_stay_here(self) -> AbstractContextManager:
         """Inside it, backward adds to this rank's gradients and leaves the exchange to a later part."""
@@ -261,18 +297,20 @@ class Trainer:
         if self.world.size == 1:
             return forward
         # Rank zero's BatchNorm statistics are given to all ranks where they are read, not in every step.
-        return DistributedDataParallel(
+        wrapped = DistributedDataParallel(
             forward,
             device_ids=[self.world.device] if self.world.device.type == "cuda" else None,
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
         )
+        # After its first step DDP packs gradients anew, in the order in which they came, and a ring then adds
+        # those of three ranks or more in another order: a resumed run would part from one never killed.
+        if self.world.size > 2 and (self.config.train.deterministic or self.world.device.type == "cpu"):
+            wrapped.register_comm_hook(self.world, average_in_rank_order)
+        return wrapped
 
 
-def take(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+def take(batches: Generator[Batch], count: int) -> Iterator[Batch]:
     """The first `count` batches; the source is closed at once after them."""
-    try:
-        for _ in range(count):
-            yield next(batches)
-    finally:
-        batches.close()  # type: ignore[attr-defined]  # a generator
+    with closing(batches):
+        yield from islice(batches, count)

@@ -2,7 +2,9 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from programs import ROOT, run
 
 CIFAR100_ZIPS = ROOT.parent / "shared" / "cifar100"
@@ -38,4 +40,17 @@ def real_cifar100(tmp_path_factory):
     for archive in sorted(CIFAR100_ZIPS.glob("*.zip")):
         with zipfile.ZipFile(archive) as images:
             images.extractall(folder)
+    return folder
+
+
+def tree(folder, side=32, classes=("ant", "bee", "cat"), train=4, val=2):
+    """A tree of class folders with images of noise."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", val)):
+        for name in classes:
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{index}.png")
     return folder

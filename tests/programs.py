@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -21,11 +24,23 @@ def environment(**extra: str) -> dict[str, str]:
     return {**clean, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
 
 
-def trainer(run_dir: Path, shards: Path, *flags: str, processes: int = 0, launcher: tuple[str, ...] = ()) -> list[str]:
+def trainer(
+    run_dir: Path,
+    shards: Path,
+    *flags: str,
+    processes: int = 0,
+    launcher: tuple[str, ...] = (),
+    script: tuple[str, ...] = ("train_ddp.py",),
+) -> list[str]:
     """The command for a run named tiny in run_dir; torchrun if `processes` is given."""
     start = [sys.executable] if not processes else [*TORCHRUN, *launcher, f"--nproc_per_node={processes}"]
     options = ["--config", str(TINY), "--runs_dir", str(run_dir), "--data.shards", str(shards)]
-    return [*start, "train_ddp.py", *options, *flags]
+    return [*start, *script, *options, *flags]
+
+
+def skewed(run_dir: Path, shards: Path, what: str, *flags: str, **how: Any) -> list[str]:
+    """`trainer`, with one rank or the disk made to differ: see tests/skewed.py."""
+    return trainer(run_dir, shards, *flags, script=("tests/skewed.py", what), **how)
 
 
 def run(command: list[str], timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
@@ -48,6 +63,20 @@ def start(command: list[str], **env: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that torchrun has started, by rank."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
@@ -77,3 +106,22 @@ def result(run_dir: Path) -> dict:
 
 def state(run_dir: Path) -> dict:
     return json.loads((run_dir / "state.json").read_text())
+
+
+def outcome(run_dir: Path) -> tuple[Any, ...]:
+    """Everything that must be equal to the bit when two runs are."""
+    told = result(run_dir)
+    return rows(run_dir, "step"), rows(run_dir, "epoch"), told["weights_sha256"], told["class_accuracy"]
+
+
+@contextlib.contextmanager
+def mounted(place: Path, *options: str) -> Iterator[Path]:
+    """A file system of its own, in memory."""
+    place.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, timeout=20).returncode != 0:
+        pytest.skip("mounting a small file system takes root, and a container that may")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True, timeout=20)

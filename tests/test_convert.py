@@ -1,24 +1,25 @@
 """python -m data.convert as its users call it, and what can be read back from what it wrote."""
 
 import hashlib
-import json
 import os
 import pickle
 import shutil
 import signal
 import sys
 import tarfile
+from dataclasses import replace as replace_field
 
 import numpy as np
 import pytest
 import torch
+from conftest import tree
 from PIL import Image
-from programs import kill_group, run, start, wait_until
+from programs import kill_group, mounted, run, start, trainer, wait_until
 
 from data.errors import DataError
 from data.order import epoch_order
 from data.reader import ShardReader
-from data.shards import Verify, read_manifest, verify
+from data.shards import Verify, read_manifest, verify, write_manifest
 from data.sources import Kind, open_source
 
 
@@ -32,19 +33,6 @@ def refused(done, *words, status=2):
     assert len(lines) == 1, done.stderr
     for word in words:
         assert str(word) in lines[0]
-
-
-def tree(folder, side=32, classes=("ant", "bee", "cat"), train=4, val=2):
-    """A tree of class folders with images of noise."""
-    random = np.random.default_rng(0)
-    for split, count in (("train", train), ("test", val)):
-        for name in classes:
-            place = folder / split / name
-            place.mkdir(parents=True)
-            for index in range(count):
-                pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(place / f"{index}.png")
-    return folder
 
 
 def read_all(out, split, batch=7):
@@ -236,9 +224,8 @@ def test_labels_outside_the_classes_are_refused_at_both_ends(tmp_path):
         load_pixels(wrong, "train", 42, Encoding(32, "raw", 90, False, False))
     out = tmp_path / "out"
     assert convert("--source", "synthetic", "--per-class", 1, "--out", out, "--shards", 1).returncode == 0
-    record = json.loads((out / "manifest.json").read_text())
-    record["classes"] = record["classes"][:50]
-    (out / "manifest.json").write_text(json.dumps(record))
+    manifest = read_manifest(out)
+    write_manifest(out, replace_field(manifest, classes=manifest.classes[:50]))
     with pytest.raises(DataError, match="label outside 0 to 49"):
         ShardReader(out, read_manifest(out), 10, workers=1, batches_ahead=1, timeout=10)
 
@@ -250,16 +237,10 @@ def test_a_killed_conversion_leaves_no_manifest_and_is_safely_repeated(tmp_path)
     os.kill(process.pid, signal.SIGKILL)
     kill_group(process)
     assert not (tmp_path / "out" / "manifest.json").exists()
-    refused(run_trainer_on(tmp_path / "out", tmp_path), "manifest.json")
+    refused(run(trainer(tmp_path, tmp_path / "out")), "manifest.json")
     assert convert(*command, "--out", tmp_path / "out").returncode == 0
     assert not list((tmp_path / "out").glob(".*"))
     verify(tmp_path / "out", read_manifest(tmp_path / "out"), Verify.always)
-
-
-def run_trainer_on(shards, folder):
-    from programs import trainer
-
-    return run(trainer(folder, shards))
 
 
 def writers_of(process):
@@ -286,3 +267,20 @@ def test_a_writer_that_hangs_is_killed(tmp_path):
     os.mkfifo(path)  # reading it waits for a writer that never comes
     done = convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 2, "--timeout", 2)
     refused(done, "no progress for 2 s", status=1)
+
+
+def test_a_disk_that_fills_up_ends_the_conversion_with_one_line(tmp_path):
+    command = ("--source", "synthetic", "--per-class", 10, "--shards", 2)
+    with mounted(tmp_path / "disk", "size=2500k") as disk:
+        refused(convert(*command, "--out", disk / "out"), "No space left on device", status=1)
+        left = sorted(path.name for path in (disk / "out").iterdir())
+        assert not [name for name in left if name.startswith(".") or name == "manifest.json"], left
+        done = convert(*command, "--per-class", 5, "--out", disk / "out")
+        assert done.returncode == 0, done.stderr
+        verify(disk / "out", read_manifest(disk / "out"), Verify.always)
+
+
+def test_a_place_that_cannot_be_written_to_is_told_in_one_line(tmp_path):
+    with mounted(tmp_path / "disk", "ro") as disk:
+        options = ("--source", "synthetic", "--per-class", 5, "--out", disk / "out")
+        refused(convert(*options), "Read-only file system", status=1)

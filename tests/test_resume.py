@@ -1,28 +1,18 @@
-"""A run that is killed or asked to leave goes on as if nothing had happened."""
+"""A run that is killed goes on as if nothing had happened."""
 
 import os
 import random
-import signal
 
 import pytest
 from conftest import convert_synthetic
-from programs import kill_group, result, rows, run, start, state, trainer, wait_until
+from programs import kill_group, outcome, result, rows, run, start, state, trainer, wait_until
 
 from regnet.checkpoint import Checkpoints, load
 
 # Everything that a checkpoint must carry: accumulation, a moving average, momentum, checkpoints within epochs.
-FLAGS = ("--checkpoint.every_steps", "3", "--optim.ema_decay", "0.9", "--train.accumulate", "2", "--train.epochs", "3")
+FLAGS = ("--checkpoint.every_steps", "3", "--optim.ema_decay", "0.9", "--train.accumulate", "2", "--train.epochs", "5")
 PRECISIONS = {"fp32": (), "bf16": ("--train.precision", "bf16"), "fp16": ("--train.precision", "fp16")}
 SLOW = ("--train.epochs", "400")
-
-
-def outcome(folder):
-    return (
-        rows(folder, "step"),
-        rows(folder, "epoch"),
-        result(folder)["weights_sha256"],
-        result(folder)["class_accuracy"],
-    )
 
 
 def kill_at(step, folder, command, attempt=1):
@@ -40,7 +30,7 @@ def test_a_killed_and_resumed_run_equals_one_never_killed(shards, tmp_path, prec
     whole = run(trainer(tmp_path / "whole", shards, *flags))
     assert whole.returncode == 0, whole.stderr
     killed = tmp_path / "killed" / "tiny"
-    kills = sorted(random.Random(precision).sample(range(4, 33), 3))
+    kills = sorted(random.Random(precision).sample(range(4, 46), 10))
     for attempt, step in enumerate(kills, start=1):
         kill_at(step, killed, trainer(tmp_path / "killed", shards, *flags, "--tracking.log_every", "1"), attempt)
     resumed = run(trainer(tmp_path / "killed", shards, *flags))
@@ -58,52 +48,6 @@ def test_ranks_that_are_killed_resume_to_the_same_bits(shards, tmp_path):
     kill_at(16, killed, trainer(tmp_path / "killed", shards, *flags, processes=2))
     assert run(trainer(tmp_path / "killed", shards, *flags, processes=2)).returncode == 0
     assert outcome(killed) == outcome(tmp_path / "whole" / "tiny")
-
-
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_a_single_process_asked_to_leave_saves_and_exits_75(shards, tmp_path, signal_name):
-    process = start(trainer(tmp_path, shards, *SLOW))
-    wait_until(lambda: rows(tmp_path / "tiny", "step"))
-    process.send_signal(getattr(signal, signal_name))
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 75, out + err
-    told = state(tmp_path / "tiny")
-    assert told["state"] == "preempted"
-    assert signal_name in told["reason"]
-    assert "the same command continues" in out
-    assert (tmp_path / "tiny" / "checkpoints" / f"step-{told['step']:09d}.pt").exists()
-
-
-def ranks_of(process):
-    children = os.path.join("/proc", str(process.pid), "task", str(process.pid), "children")
-    with open(children) as file:
-        return [int(pid) for pid in file.read().split()]
-
-
-def test_one_rank_asked_to_leave_takes_all_ranks_along_at_the_same_step(shards, tmp_path):
-    process = start(trainer(tmp_path, shards, *SLOW, "--schedule.name", "reference", processes=3))
-    wait_until(lambda: rows(tmp_path / "tiny", "step"))
-    os.kill(ranks_of(process)[2], signal.SIGUSR1)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, out + err
-    told = state(tmp_path / "tiny")
-    assert told["state"] == "preempted"
-    more = ("--schedule.name", "reference", "--train.epochs", str(told["epoch"] + 1))
-    again = run(trainer(tmp_path, shards, *more, processes=3))
-    assert again.returncode == 0, again.stderr
-    steps = [row["step"] for row in rows(tmp_path / "tiny", "step")]
-    assert steps == list(range(1, len(steps) + 1))
-
-
-def test_a_second_interrupt_ends_at_once(shards, tmp_path):
-    process = start(trainer(tmp_path, shards, *SLOW))
-    wait_until(lambda: rows(tmp_path / "tiny", "step"))
-    os.kill(process.pid, signal.SIGSTOP)  # both are pending before either is handled
-    process.send_signal(signal.SIGINT)
-    os.kill(process.pid, signal.SIGCONT)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode in (75, -signal.SIGINT)
 
 
 def damage_cut(path):
@@ -160,18 +104,6 @@ def test_two_runs_at_once_in_one_directory_are_refused(shards, tmp_path):
         assert "another process is training this run" in second.stderr
     finally:
         kill_group(first)
-
-
-def test_a_preempted_run_of_three_ranks_continues_on_one(shards, tmp_path):
-    flags = ("--train.sync_batchnorm", "true", "--train.epochs", "3")
-    process = start(trainer(tmp_path, shards, *flags, "--tracking.log_every", "1", processes=3))
-    wait_until(lambda: len(rows(tmp_path / "tiny", "step")) >= 13)
-    os.kill(ranks_of(process)[1], signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert state(tmp_path / "tiny")["state"] == "preempted"
-    done = run(trainer(tmp_path, shards, *flags))
-    assert done.returncode == 0, done.stderr
-    assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == list(range(1, 34))
 
 
 def test_a_run_is_not_continued_on_other_images_or_another_curve(shards, tmp_path):
@@ -234,12 +166,41 @@ def test_a_full_disk_ends_a_run_with_one_line_on_every_rank(shards, tmp_path):
     assert done.stderr.count("Traceback") == 1, "torchrun's own"
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
-def test_torchrun_asked_to_leave_lets_its_ranks_save(shards, tmp_path, signal_name):
-    process = start(trainer(tmp_path, shards, *SLOW, processes=2))
-    wait_until(lambda: rows(tmp_path / "tiny", "step"))
-    process.send_signal(getattr(signal, signal_name))
-    process.communicate(timeout=60)
-    told = state(tmp_path / "tiny")
-    assert told["state"] == "preempted"
-    assert (tmp_path / "tiny" / "checkpoints" / f"step-{told['step']:09d}.pt").exists()
+PLAIN_SGD = ("--optim.name", "sgd", "--optim.momentum", "0", "--optim.lr", "0.02", "--schedule.start_lr", "0.02")
+
+
+def test_a_run_of_four_ranks_continues_on_two_and_on_one_with_the_same_batches(shards, tmp_path):
+    """The float tolerance: losses agree to one part in a thousand, for only the order of sums differs.
+
+    Plain SGD, whose descent does not blow up a last bit as Adam's does.
+    """
+    flags = (*PLAIN_SGD, "--train.sync_batchnorm", "true", "--schedule.warmup_epochs", "0", "--train.epochs", "1")
+    whole = run(trainer(tmp_path / "whole", shards, *flags, processes=4))
+    assert whole.returncode == 0, whole.stderr
+    for processes in (4, 2):
+        done = run(trainer(tmp_path, shards, *flags, "--train.max_minutes", "1e-9", processes=processes))
+        assert done.returncode == 0, done.stderr
+        assert state(tmp_path / "tiny")["state"] == "preempted"
+    assert state(tmp_path / "tiny")["step"] == 4, "two steps on four ranks, two on two"
+    done = run(trainer(tmp_path, shards, *flags))
+    assert "0 epochs and 4 steps are done" in done.stdout, done.stderr
+    moved, unmoved = (rows(folder / "tiny", "step") for folder in (tmp_path, tmp_path / "whole"))
+    assert [row["step"] for row in moved] == list(range(1, 12))
+    assert [row["loss"] for row in moved] == pytest.approx([row["loss"] for row in unmoved], rel=1e-3)
+    (epoch,), (other) = (rows(folder / "tiny", "epoch") for folder in (tmp_path, tmp_path / "whole"))
+    assert epoch["train_loss"] == pytest.approx(other[0]["train_loss"], rel=1e-3), "the epoch's counters moved too"
+
+
+def test_a_better_checkpoint_is_not_overwritten_by_a_worse_one_after_a_restart(shards, tmp_path):
+    """The first epoch's accuracy is made one that no later epoch reaches."""
+    flags = ("--schedule.name", "reference", "--train.epochs")
+    assert run(trainer(tmp_path, shards, *flags, "1")).returncode == 0
+    checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    saved = load(checkpoints.path(11))
+    saved["progress"]["best_accuracy"] = 0.99
+    checkpoints.save(11, saved, is_best=True)
+    best = (checkpoints.directory / "best.pt").read_bytes()
+    assert run(trainer(tmp_path, shards, *flags, "3")).returncode == 0
+    assert [row["epoch"] for row in rows(tmp_path / "tiny", "epoch")] == [1, 2, 3]
+    assert (checkpoints.directory / "best.pt").read_bytes() == best
+    assert result(tmp_path / "tiny")["best_top1"] == 0.99

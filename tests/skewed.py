@@ -1,0 +1,186 @@
+"""The trainer with one rank, or the disk, made to differ from what it should be:
+
+    python tests/skewed.py WHAT[:RANK[:STEP]] --config F ...
+
+Everything else is real: processes, collectives, files. STEP counts this process's training steps from 1.
+"""
+
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+class Skew:
+    """What is made to differ, and where."""
+
+    def __init__(self, text: str) -> None:
+        what, rank, step = [*text.split(":"), "", ""][:3]
+        self.what, self.step = what, int(step or 1)  # 0 for every step
+        self.here = not rank or int(rank) == int(os.environ.get("RANK", "0"))
+        self.steps = 0
+
+    def apply(self) -> None:
+        if self.here:
+            getattr(self, self.what)()
+
+    def at_step(self, action) -> None:
+        """Calls `action` in each training step, told whether it is the one."""
+        from regnet.trainer import Trainer
+
+        original = Trainer.step
+
+        def step(trainer, batch, rate):
+            self.steps += 1
+            return action(self.step in (0, self.steps), lambda: original(trainer, batch, rate))
+
+        Trainer.step = step
+
+    def nan_loss(self) -> None:
+        self.at_step(lambda now, step: step() * float("nan") if now else step())
+
+    def inf_gradient(self) -> None:
+        """An overflow in this rank's backward pass of that one step, as fp16 has them."""
+        import torch
+        from torch.nn import functional as F
+
+        original = F.cross_entropy
+
+        def step(now, step):
+            F.cross_entropy = (lambda *a, **k: original(*a, **k) * torch.inf) if now else original
+            return step()
+
+        self.at_step(step)
+
+    def dies(self) -> None:
+        self.at_step(lambda now, step: os.kill(os.getpid(), signal.SIGKILL) if now else step())
+
+    def raises(self) -> None:
+        def step(now, step):
+            if now:
+                raise RuntimeError("a defect on this rank alone")
+            return step()
+
+        self.at_step(step)
+
+    def slow_step(self) -> None:
+        self.at_step(lambda now, step: (step(), time.sleep(60 if now else 0))[0])
+
+    def slow_evaluation(self) -> None:
+        from regnet.trainer import Trainer
+
+        original = Trainer.count
+
+        def count(*args):
+            time.sleep(1)
+            original(*args)
+
+        Trainer.count = count
+
+    def slow_disk(self) -> None:
+        """Every fsync takes a second."""
+        original = os.fsync
+
+        def fsync(file) -> None:
+            time.sleep(1)
+            original(file)
+
+        os.fsync = fsync
+
+    def accuracy(self) -> None:
+        """This rank believes that each evaluation was better than the one before."""
+        from dataclasses import replace
+
+        from regnet.metrics import Counters
+
+        original = Counters.result
+        seen = []
+
+        def result(counters):
+            seen.append(1)
+            return replace(original(counters), top1=len(seen) / 1000, loss=1 / len(seen))
+
+        Counters.result = result
+
+    def clock(self) -> None:
+        """This rank's clock runs an hour ahead with every look at it."""
+        import regnet.preemption
+
+        looks = []
+        ahead = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * (looks.append(1) or len(looks)))
+        regnet.preemption.time = ahead
+
+    def witness(self) -> None:
+        """Writes what the BatchNorm statistics were: of this rank before each exchange, as evaluated, as saved."""
+        import hashlib
+
+        from regnet.state import TrainingState
+
+        path = Path(os.environ["WITNESS"]) / f"rank-{os.environ.get('RANK', '0')}"
+
+        def note(kind, network) -> None:
+            digest = hashlib.sha256(b"".join(b.numpy().tobytes() for b in network.buffers())).hexdigest()
+            with open(path, "a") as file:
+                file.write(f"{kind} {digest}\n")
+
+        sync, state_dict, evaluated = TrainingState.sync_buffers, TrainingState.state_dict, TrainingState.evaluated
+
+        def sync_buffers(state, world):
+            note("own", state.model)
+            sync(state, world)
+
+        def saved(state, world):
+            note("saved", state.model)
+            return state_dict(state, world)
+
+        def used(state):
+            network = evaluated.fget(state)
+            note("evaluated", network)
+            return network
+
+        TrainingState.sync_buffers, TrainingState.state_dict = sync_buffers, saved
+        TrainingState.evaluated = property(used)
+
+    def broken_loader(self) -> None:
+        """This rank's loader thread raises when it decodes that batch."""
+        from data.reader import _Epoch
+
+        original = _Epoch.run_pipeline
+
+        def run_pipeline(epoch, index, *rest):
+            if index == self.step:
+                raise ValueError("no such pixel")
+            return original(epoch, index, *rest)
+
+        _Epoch.run_pipeline = run_pipeline
+
+    def stalled_loader(self) -> None:
+        """This rank's loader thread never delivers that batch."""
+        from data.reader import _Epoch
+
+        original = _Epoch.run_pipeline
+
+        def run_pipeline(epoch, index, *rest):
+            time.sleep(60 if index == self.step else 0)
+            return original(epoch, index, *rest)
+
+        _Epoch.run_pipeline = run_pipeline
+
+    def cut_writing(self) -> None:
+        """The kernel kills this process in the middle of the write that reaches byte STEP of any file."""
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.step, self.step))
+
+
+if __name__ == "__main__":
+    skew = Skew(sys.argv.pop(1))
+    skew.apply()
+    runpy.run_path(str(ROOT / "train_ddp.py"), run_name="__main__")

@@ -1,0 +1,192 @@
+"""Checkpoint files, whenever the power goes and whatever has become of them."""
+
+import hashlib
+import io
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import subprocess
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from programs import mounted, rows, run, skewed, state, trainer
+
+from regnet.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint, load, pack, save
+
+LONGER = ("--schedule.name", "reference", "--train.epochs")
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory):
+    """A run of one epoch, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert run(trainer(folder, shards, *LONGER, "1")).returncode == 0
+    return folder
+
+
+def copy_of(trained, tmp_path):
+    shutil.copytree(trained / "tiny", tmp_path / "tiny")
+    return Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+
+
+def test_writing_that_is_cut_at_any_byte_leaves_the_one_before(trained, shards, tmp_path):
+    """The kernel ends the writer at 50 offsets, by a limit on the size of a file."""
+    checkpoints = copy_of(trained, tmp_path)
+    saved = load(checkpoints.path(11))
+    size = len(pack(saved))
+    offsets = [0, 1, size - 1, size - 44, size - 32, *random.Random(1).sample(range(size), 45)]
+    for offset in offsets:
+        pid = os.fork()
+        if pid == 0:
+            cut_off(offset)
+            checkpoints.save(22, saved, is_best=False)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        assert os.WTERMSIG(status) == signal.SIGXFSZ, offset
+        assert checkpoints.paths() == [checkpoints.path(11)]
+    left = list(checkpoints.directory.glob(".*.tmp"))
+    assert len(left) == len(offsets), "each writer got so far"
+    done = run(trainer(tmp_path, shards, *LONGER, "2"))
+    assert done.returncode == 0, done.stderr
+    assert f"continuing from {checkpoints.path(11)}" in done.stdout
+    assert not list(checkpoints.directory.glob(".*"))
+
+
+def cut_off(offset):
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (offset, offset))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.99])
+def test_a_trainer_that_is_cut_off_while_it_writes_resumes(trained, shards, tmp_path, share):
+    checkpoints = copy_of(trained, tmp_path)
+    offset = int(share * checkpoints.path(11).stat().st_size)
+    cut = run(skewed(tmp_path, shards, f"cut_writing::{offset}", *LONGER, "2", "--checkpoint.every_steps", "4"))
+    assert cut.returncode == -signal.SIGXFSZ, cut.stderr
+    assert checkpoints.paths() == [checkpoints.path(11)]
+    assert run(trainer(tmp_path, shards, *LONGER, "2")).returncode == 0
+    assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == list(range(1, 23))
+
+
+def one_line(done, *words, status=1):
+    assert done.returncode == status, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_resume_goes_on(shards, tmp_path):
+    flags = (*LONGER, "2", "--checkpoint.every_steps", "2", "--checkpoint.keep_last", "99")
+    with mounted(tmp_path / "disk", "size=1200k") as disk:
+        full = run(trainer(disk, shards, *flags))
+        one_line(full, "failed (rank 0)", "No space left on device")
+        assert state(disk / "tiny")["state"] == "failed"
+        checkpoints = Checkpoints(disk / "tiny" / "checkpoints", 9)
+        assert not list(checkpoints.directory.glob(".*"))
+        newest = checkpoints.paths()[-1]
+        assert load(newest)["progress"]["global_step"] == state(disk / "tiny")["step"]
+        for old in checkpoints.paths()[:-1]:
+            old.unlink()
+        resumed = run(trainer(disk, shards, *flags, "--checkpoint.keep_last", "1"))
+        assert resumed.returncode == 0, resumed.stderr
+        assert f"continuing from {newest}" in resumed.stdout
+        assert [row["step"] for row in rows(disk / "tiny", "step")] == list(range(1, 23))
+
+
+def test_a_read_only_directory_is_told_in_one_line(trained, shards, tmp_path):
+    with mounted(tmp_path / "disk", "size=10m") as disk:
+        shutil.copytree(trained / "tiny", disk / "tiny")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=20)
+        done = run(trainer(disk, shards, *LONGER, "2"))
+        one_line(done, str(disk / "tiny"), "Read-only file system", status=2)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True, timeout=20)
+        assert run(trainer(disk, shards, *LONGER, "2")).returncode == 0
+
+
+def other_version(path):
+    content = path.read_bytes()
+    marked = content[:-36] + (9).to_bytes(4, "little")
+    path.write_bytes(marked + hashlib.sha256(marked).digest())
+
+
+def other_network(path):
+    saved = load(path)
+    name = next(name for name in saved["model"] if saved["model"][name].dim() == 4)
+    saved["model"][name] = torch.zeros(3, *saved["model"][name].shape[1:])
+    save(path, pack(saved))
+
+
+def lacking(path):
+    saved = load(path)
+    del saved["model"][list(saved["model"])[-2]]
+    save(path, pack(saved))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (other_version, "checkpoint format 9, this program reads 1"),
+        (other_network, "the checkpoint is of another network: "),
+        (lacking, "the checkpoint is of another network: it lacks "),
+    ],
+)
+def test_a_whole_checkpoint_that_cannot_be_used_is_refused_and_left_alone(trained, shards, tmp_path, change, words):
+    checkpoints = copy_of(trained, tmp_path)
+    change(checkpoints.path(11))
+    before = checkpoints.path(11).read_bytes()
+    one_line(run(trainer(tmp_path, shards, *LONGER, "2")), words, status=2)
+    assert checkpoints.path(11).read_bytes() == before
+
+
+class Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_loading_runs_no_code_from_the_file(tmp_path):
+    """Not even from one whose digest is right."""
+    for name, written in (("torch", torch.save), ("pickle", pickle.dump)):
+        buffer = io.BytesIO()
+        written({"model": Attack(str(tmp_path / "attacked"))}, buffer)
+        marked = buffer.getvalue() + pack({})[-44:-32]
+        path = tmp_path / f"{name}.pt"
+        path.write_bytes(marked + hashlib.sha256(marked).digest())
+        with pytest.raises(CheckpointError, match=name):
+            load(path)
+    assert not (tmp_path / "attacked").exists()
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_happens_to_the_bytes_is_noticed(tmp_path, data):
+    whole = pack({"weights": torch.arange(300.0), "step": 7})
+    path = tmp_path / "some.pt"
+    content = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        kind = data.draw(st.sampled_from(["cut", "byte", "insert", "more", "zeros"]))
+        place = data.draw(st.integers(0, max(0, len(content) - 1)))
+        if kind == "cut":
+            del content[place:]
+        elif kind == "byte" and content:
+            content[place] = data.draw(st.integers(0, 255))
+        elif kind == "insert":
+            content[place:place] = data.draw(st.binary(min_size=1, max_size=9))
+        elif kind == "more":
+            content += data.draw(st.binary(min_size=1, max_size=50))
+        else:
+            content[place : place + 64] = bytes(len(content[place : place + 64]))
+    path.write_bytes(content)
+    if bytes(content) == whole:
+        assert load(path)["step"] == 7
+    else:
+        with pytest.raises(DamagedCheckpoint, match=r"some\.pt"):
+            load(path)

@@ -1,0 +1,154 @@
+"""A rank that dies, hangs or fails ends all the others, soon, and is named."""
+
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from programs import gone, kill_group, outcome, ranks_of, rows, run, skewed, start, state, trainer, wait_until
+
+SLOW = ("--train.epochs", "400")
+WITHIN = 30  # seconds from a death until every process is gone
+
+
+def at_work(folder, command):
+    """The started command once its run has done some steps, and its ranks' processes."""
+    process = start(command)
+    wait_until(lambda: len(rows(folder / "tiny", "step")) >= 8)
+    return process, ranks_of(process)
+
+
+def ended(process, timeout=WITHIN):
+    try:
+        return process.communicate(timeout=timeout)
+    finally:
+        kill_group(process)
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_killed_rank_ends_the_job_and_is_named(shards, tmp_path, victim):
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *SLOW, processes=3))
+    os.kill(ranks[victim], signal.SIGKILL)
+    _, err = ended(process)
+    assert process.returncode != 0
+    assert all(map(gone, ranks))
+    for survivor in {0, 1, 2} - {victim}:
+        assert f"failed (rank {survivor}): rank {victim} is gone" in err
+    last = err[err.rindex("Root Cause") :]
+    assert f"rank      : {victim} " in last
+    assert "SIGKILL" in last
+    if victim != 0:
+        assert state(tmp_path / "tiny")["state"] == "failed"
+        assert f"rank {victim} is gone" in state(tmp_path / "tiny")["reason"]
+
+
+def test_a_rank_that_hangs_counts_as_gone_after_the_configured_time(shards, tmp_path):
+    flags = (*SLOW, "--distributed.heartbeat_timeout", "3")
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=3))
+    os.kill(ranks[1], signal.SIGSTOP)
+    wait_until(lambda: gone(ranks[0]) and gone(ranks[2]), WITHIN)
+    os.kill(ranks[1], signal.SIGKILL)  # as torchrun does after another 30 s
+    _, err = ended(process)
+    assert process.returncode != 0
+    assert all(map(gone, ranks))
+    assert "rank 1 is gone: no sign of life for 3 s" in err
+    assert state(tmp_path / "tiny")["reason"] == "rank 1 is gone: no sign of life for 3 s"
+
+
+def test_a_job_that_was_suspended_as_a_whole_accuses_nobody(shards, tmp_path):
+    flags = (*SLOW, "--distributed.heartbeat_timeout", "2")
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=2))
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    threading.Event().wait(5)
+    for rank in ranks:
+        os.kill(rank, signal.SIGCONT)
+    seen = len(rows(tmp_path / "tiny", "step"))
+    wait_until(lambda: len(rows(tmp_path / "tiny", "step")) >= seen + 8)
+    process.send_signal(signal.SIGTERM)
+    ended(process)
+    assert state(tmp_path / "tiny")["state"] == "preempted"
+
+
+def test_torchrun_starts_the_group_again_and_it_resumes(shards, tmp_path):
+    flags = ("--train.epochs", "12", "--checkpoint.every_steps", "3", "--tracking.log_every", "1")
+    process, ranks = at_work(
+        tmp_path, trainer(tmp_path, shards, *flags, processes=3, launcher=("--max-restarts=1", "--monitor-interval=1"))
+    )
+    os.kill(ranks[1], signal.SIGKILL)
+    out, err = ended(process, 120)
+    assert process.returncode == 0, err
+    assert "continuing from" in out
+    assert state(tmp_path / "tiny")["attempt"] == 2
+    assert run(trainer(tmp_path / "whole", shards, *flags, processes=3)).returncode == 0
+    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "whole" / "tiny")
+
+
+def test_ranks_do_not_outlive_their_launcher(shards, tmp_path):
+    """torchrun gives its ranks a session of their own, so what kills it does not reach them."""
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *SLOW, processes=2))
+    kill_group(process)
+    wait_until(lambda: all(map(gone, ranks)), WITHIN)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("raises:1:5", "rank 1 failed: a defect on this rank alone"),
+        ("broken_loader:1:5", "rank 1 failed: the loader failed: ValueError: no such pixel"),
+        ("stalled_loader:1:5", "rank 1 failed: the loader's thread stalled: no batch for 2 s"),
+    ],
+)
+def test_what_fails_on_one_rank_ends_all_and_is_told_by_all(shards, tmp_path, what, words):
+    flags = (*SLOW, "--data.loader_timeout", "2")
+    done = run(skewed(tmp_path, shards, what, *flags, processes=3), timeout=60)
+    assert done.returncode != 0
+    for rank in (0, 2):
+        assert f"failed (rank {rank}): {words}" in done.stderr
+    assert state(tmp_path / "tiny")["state"] == "failed"
+    assert state(tmp_path / "tiny")["reason"] == words
+
+
+def cut(shard: Path) -> None:
+    os.truncate(shard, shard.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(("damage", "words"), [(Path.unlink, "was deleted"), (cut, "it changed while it was in use")])
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_shard_that_is_taken_away_from_a_running_job_is_named(shards, tmp_path, damage, words, processes):
+    own = tmp_path / "shards"
+    shutil.copytree(shards, own)
+    process = start(trainer(tmp_path, own, *SLOW, processes=processes))
+    wait_until(lambda: len(rows(tmp_path / "tiny", "step")) >= 8)
+    shard = sorted(own.glob("train-*.beton"))[1]
+    damage(shard)
+    _, err = ended(process)
+    assert process.returncode == 1
+    for rank in range(processes or 1):
+        assert f"failed (rank {rank}): " in err
+    assert str(shard) in err
+    assert words in err
+    assert state(tmp_path / "tiny")["state"] == "failed"
+
+
+def levels(pid):
+    """Threads, open files, resident memory in MB of a process."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["Threads"]), len(os.listdir(f"/proc/{pid}/fd")), int(status["VmRSS"].split()[0]) / 1024
+
+
+def test_threads_files_and_memory_stay_level_over_20_epochs_left_early(shards, tmp_path):
+    process = start(trainer(tmp_path, shards, "--train.epochs", "26", "--train.max_steps", "3"))
+    seen = []
+    for epoch in range(1, 26):
+        wait_until(lambda epoch=epoch: len(rows(tmp_path / "tiny", "epoch")) >= epoch)
+        seen.append(levels(process.pid))
+    ended(process)
+    assert process.returncode == 0
+    early, late = ([max(level) for level in zip(*part, strict=True)] for part in (seen[2:7], seen[-5:]))
+    print(f"threads, files, MB in epochs 3 to 7 {early}, in the last five {late}")
+    assert late[0] <= early[0] + 1, "a loader or a writer may be at work"
+    assert late[1] <= early[1] + 2
+    assert late[2] <= early[2] + 10
