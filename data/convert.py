@@ -113,7 +113,7 @@ def convert(
         WriterError: a writer failed, died, or made no progress for `timeout` seconds.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).unlink(missing_ok=True)
+    _clear(out)
     tasks, skipped = _plan(source, out, shards, encoding, skip_bad)
     written: dict[Path, Shard] = {}
     sums = ChannelSums()
@@ -145,6 +145,14 @@ def convert(
     manifest = Manifest(record, encoding.resolution, tuple(source.classes), mean, std, splits, tuple(skipped))
     write_manifest(out, manifest)
     return manifest
+
+
+def _clear(out: Path) -> None:
+    """Removes what was converted here before: without a manifest shards are worth nothing, and they take room."""
+    (out / MANIFEST).unlink(missing_ok=True)
+    for split in ("train", "val"):
+        for shard in out.glob(f"{split}-*-of-*.beton"):
+            shard.unlink()
 
 
 def _plan(source: Source, out: Path, shards: int, encoding: Encoding, skip_bad: bool) -> tuple[list[Task], list[str]]:

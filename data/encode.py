@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import DataError
-from data.ffcv_parts import DatasetWriter, IntField, MemoryAllocator, RGBImageField
+from data.ffcv_parts import MAX_PAGE_SIZE, MIN_PAGE_SIZE, DatasetWriter, IntField, MemoryAllocator, RGBImageField
 from data.shards import Shard, sha256
 from data.sources import Source
 
@@ -116,13 +116,22 @@ class _Rows:
         return pixels, label, self.first_id + row
 
 
+def _page_size(resolution: int) -> int:
+    """Bytes that FFCV writes at a time: the least it takes, or room for some images (a JPEG is no larger than they).
+
+    A file begins with a whole page and ends with one, which its own 8 MiB would make most of a small data set.
+    """
+    images = 8 * 3 * resolution**2
+    return min(max(MIN_PAGE_SIZE, 1 << (images - 1).bit_length()), MAX_PAGE_SIZE // 2)
+
+
 class _InlineWriter(DatasetWriter):
     """FFCV's writer without its worker processes, whose death or exception it would wait out for ever."""
 
     def __init__(self, path: Path, encoding: Encoding, done: Synchronized) -> None:
         image = RGBImageField(write_mode=encoding.mode, jpeg_quality=encoding.quality)
         fields = {"image": image, "label": IntField(), "id": IntField()}
-        super().__init__(str(path), fields, num_workers=1)
+        super().__init__(str(path), fields, page_size=_page_size(encoding.resolution), num_workers=1)
         self.done = done
 
     def _write_common(

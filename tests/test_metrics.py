@@ -14,7 +14,7 @@ from regnet.model import Model
 from regnet.optim import build_optimizer, parameter_groups
 
 CPU = torch.device("cpu")
-ALONE = World(rank=0, size=1, local_rank=0, device=CPU, control=None)
+ALONE = World(rank=0, size=1, local_rank=0, device=CPU, control=None, lifeline=None)
 
 
 @st.composite
