@@ -20,10 +20,9 @@ steps up to ten times slower, by chance, and ratios mean nothing.
 """
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
 from itertools import count
@@ -31,23 +30,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.timing import Spread, alternate, environment, rate, ratio
+from benchmarks import command
+from benchmarks.timing import Spread, alternate, environment, rate, ratio, spreads
 from benchmarks.torch_loader import CROP_PADDING, RandomBatches, StoredImages, Transformed
-from data.errors import DataError, LoaderError
 from data.loader import Batch, Place, TrainingLoader, open_loaders
 from data.shards import Verify, read_manifest, verify
 from regnet.config import Config
-from regnet.distributed import join
-from regnet.errors import UsageError
+from regnet.distributed import World
 from regnet.model import Model
 from regnet.optim import build_optimizer
-from regnet.options import parse_config
 from regnet.precision import Precision
 from train_ddp import loader_options, prepare_torch
 
@@ -145,10 +140,6 @@ def compare_steps(loader: TrainingLoader, step: Step, rounds: int, seconds: floa
     return {**spreads(rates), "step_ratio": ratio(rates, "step_loaded", "step_resident")}
 
 
-def spreads(rates: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
-    return {name: Spread.of(values) for name, values in rates.items()}
-
-
 def affordable_batch(step: Step, config: Config, seconds: float, device: torch.device) -> int:
     """The configured batch size, halved until four steps fit into so many seconds."""
     size, side = config.train.batch_size, config.data.resolution
@@ -167,8 +158,9 @@ def affordable_batch(step: Step, config: Config, seconds: float, device: torch.d
     return size
 
 
-def measure(args: argparse.Namespace, config: Config, device: torch.device) -> dict[str, Any]:
+def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str, Any]:
     """Both comparisons, as they go into the JSON file."""
+    device = world.device
     where = environment(device)
     directory = Path(config.data.shards)
     manifest = read_manifest(directory)
@@ -208,10 +200,7 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
 def show(report: dict[str, Any]) -> None:
     """The report as a table, under a few lines of what was measured where."""
     threads, resolution = report["threads"], report["resolution"]
-    print(
-        f"{report['date']}  {report['device']}, {report['cores']} cores, load {report['load']:.1f}, "
-        f"torch {report['torch']}"
-    )
+    command.print_place(report)
     print(
         f"{report['shards']}: {report['images']:,} images of {resolution['stored']}x{resolution['stored']} "
         f"to {resolution['trained']}x{resolution['trained']}, batches of {report['batch_size']}"
@@ -223,16 +212,7 @@ def show(report: dict[str, Any]) -> None:
         + (f" (OMP_WAIT_POLICY={threads['omp_wait_policy']})" if threads["omp_wait_policy"] else "")
     )
     print(f"rounds: {report['rounds']}, of {report['seconds']:g} s for each side; warm-up and compilation left out")
-    table = Table()
-    table.add_column("images/s")
-    for heading in ("median", "min..max"):
-        table.add_column(heading, justify="right")
-    for name, label in ROWS.items():
-        spread = report["results"][name]
-        digits = ".3f" if name.endswith("ratio") else ",.0f" if spread["lowest"] >= 100 else ".2f"
-        low, high = format(spread["lowest"], digits), format(spread["highest"], digits)
-        table.add_row(label, format(spread["median"], digits), f"{low}..{high}", end_section=name == "loader_ratio")
-    Console().print(table)
+    command.print_table(ROWS, report["results"], sections=("loader_ratio",))
 
 
 ROWS = {
@@ -245,90 +225,31 @@ ROWS = {
 }
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loader",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--shards", default="shards/cifar100", metavar="DIR", help="what python -m data.convert wrote (%(default)s)")
-    add(
-        "--config",
-        type=Path,
-        default=Path("configs/seed.yaml"),
-        metavar="FILE",
-        help="network, optimiser, precision and device (%(default)s)",
-    )
-    add(
-        "--resolution",
-        type=positive,
-        default=32,
-        metavar="N",
-        help="side of the images that come out, pixels (%(default)s)",
-    )
-    add("--batch-size", type=positive, default=500, metavar="N", help="images (%(default)s)")
-    add(
+    parser = command.parser("benchmarks.loader", __doc__)
+    parser.add_argument(
         "--workers",
-        type=positive,
+        type=command.positive,
         default=2,
         metavar="N",
         help="DataLoader processes, torch threads beside FFCV (%(default)s)",
     )
-    add("--rounds", type=positive, default=3, metavar="N", help="how often each side is measured (%(default)s)")
-    add("--seconds", type=float, default=5.0, metavar="S", help="for each side in each round, about (%(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write all figures, round by round, to this file too")
     return parser.parse_args(argv)
 
 
 def configure(args: argparse.Namespace) -> Config:
-    """The configuration file's network, with this program's loader.
-
-    Raises:
-        UsageError: an impossible combination, or a report that could not be written in the end.
-    """
-    if args.json and not args.json.parent.is_dir():
-        raise UsageError(f"--json {args.json}: no such directory")
-    options = {
-        "config": args.config,
-        "data.shards": args.shards,
-        "data.resolution": args.resolution,
-        "data.workers": 1,  # decoding is never what takes the time
-        "train.batch_size": args.batch_size,
-        "train.accumulate": 1,
-        "augment.flip": "true",
-        "augment.crop_padding": CROP_PADDING,
-        "augment.cutout": 0,
-    }
-    return parse_config([text for name, value in options.items() for text in (f"--{name}", str(value))])
-
-
-def main(argv: list[str]) -> int:
-    """Exit status 0 done, 1 the loader broke, 2 wrong usage or input."""
-    args = parse(argv)
-    try:
-        config = configure(args)
-        with join(config.train.device, config.distributed) as world:
-            report = measure(args, config, world.device)
-    except (UsageError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except LoaderError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    show(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+    """The configuration file's network, with this program's loader."""
+    return command.configure(
+        args,
+        {
+            "data.workers": 1,  # decoding is never what takes the time
+            "train.accumulate": 1,
+            "augment.flip": "true",
+            "augment.crop_padding": CROP_PADDING,
+            "augment.cutout": 0,
+        },
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command.run(parse(sys.argv[1:]), configure, measure, show))

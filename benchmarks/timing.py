@@ -67,6 +67,10 @@ def ratio(rates: Mapping[str, Sequence[float]], over: str, under: str) -> Spread
     return Spread.of([a / b for a, b in zip(rates[over], rates[under], strict=True)])
 
 
+def spreads(rates: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    return {name: Spread.of(values) for name, values in rates.items()}
+
+
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from regnet.checkpoint import Checkpoints, load
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -109,9 +112,20 @@ def state(run_dir: Path) -> dict:
 
 
 def outcome(run_dir: Path) -> tuple[Any, ...]:
-    """Everything that must be equal to the bit when two runs are."""
+    """Everything that must be equal to the bit when two runs are: what was reported, and what would go on."""
     told = result(run_dir)
-    return rows(run_dir, "step"), rows(run_dir, "epoch"), told["weights_sha256"], told["class_accuracy"]
+    reported = rows(run_dir, "step"), rows(run_dir, "epoch"), told["weights_sha256"], told["class_accuracy"]
+    newest = Checkpoints(run_dir / "checkpoints", 1).paths()[-1]
+    return *reported, newest.name, bits(load(newest))
+
+
+def bits(value: Any) -> Any:
+    """A checkpoint's content, its tensors as lists, which compare as a whole; without what depends on the clock."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), value.tolist()
+    if isinstance(value, dict):
+        return {key: bits(entry) for key, entry in value.items() if key != "seconds"}
+    return [bits(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 @contextlib.contextmanager

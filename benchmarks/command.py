@@ -1,0 +1,119 @@
+"""What the benchmarks' command lines share: options, exit status, tables."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data.errors import DataError, LoaderError
+from regnet.config import Config
+from regnet.distributed import World, join
+from regnet.errors import UsageError
+from regnet.options import parse_config
+
+Report = dict[str, Any]  # as it goes into the JSON file; "results" holds a Spread of each side and ratio, as a mapping
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """With the options that all benchmarks of the trainer have."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--shards", default="shards/cifar100", metavar="DIR", help="what python -m data.convert wrote (%(default)s)")
+    add(
+        "--config",
+        type=Path,
+        default=Path("configs/seed.yaml"),
+        metavar="FILE",
+        help="network, optimiser, precision and device (%(default)s)",
+    )
+    add(
+        "--resolution",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="side of the images that the network sees, pixels (%(default)s)",
+    )
+    add("--batch-size", type=positive, default=500, metavar="N", help="images (%(default)s)")
+    add("--rounds", type=positive, default=3, metavar="N", help="how often each side is measured (%(default)s)")
+    add("--seconds", type=float, default=5.0, metavar="S", help="for each side in each round, about (%(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write all figures, round by round, to this file too")
+    return made
+
+
+def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
+    """The configuration file as the shared options, and `more`, change it.
+
+    Raises:
+        UsageError: an impossible combination, or a report that could not be written in the end.
+    """
+    if args.json and not args.json.parent.is_dir():
+        raise UsageError(f"--json {args.json}: no such directory")
+    options = {
+        "config": args.config,
+        "data.shards": args.shards,
+        "data.resolution": args.resolution,
+        "train.batch_size": args.batch_size,
+        **more,
+    }
+    return parse_config([text for name, value in options.items() for text in (f"--{name}", str(value))])
+
+
+def run(
+    args: argparse.Namespace,
+    configure: Callable[[argparse.Namespace], Config],
+    measure: Callable[[argparse.Namespace, Config, World], Report],
+    show: Callable[[Report], None],
+) -> int:
+    """Exit status 0 done, 1 the loader broke, 2 wrong usage or input."""
+    try:
+        config = configure(args)
+        with join(config.train.device, config.distributed) as world:
+            report = measure(args, config, world)
+    except (UsageError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except LoaderError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    show(report)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def print_place(report: Report) -> None:
+    print(
+        f"{report['date']}  {report['device']}, {report['cores']} cores, load {report['load']:.1f}, "
+        f"torch {report['torch']}"
+    )
+
+
+def print_table(labels: Mapping[str, str], results: Mapping[str, Any], sections: tuple[str, ...] = ()) -> None:
+    """Rates and ratios, named by `labels`; a line follows each of the `sections`."""
+    table = Table()
+    table.add_column("images/s")
+    for heading in ("median", "min..max"):
+        table.add_column(heading, justify="right")
+    for name, label in labels.items():
+        spread = results[name]
+        digits = ".3f" if name.endswith("ratio") else ",.0f" if spread["lowest"] >= 100 else ".2f"
+        low, high = format(spread["lowest"], digits), format(spread["highest"], digits)
+        table.add_row(label, format(spread["median"], digits), f"{low}..{high}", end_section=name in sections)
+    Console().print(table)

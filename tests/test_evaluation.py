@@ -1,0 +1,42 @@
+"""Every test sample counts once, however many processes share the work."""
+
+import shutil
+import sys
+
+import pytest
+from conftest import tree
+from programs import result, run, trainer
+
+CLASSES = tuple(f"class_{letter}" for letter in "abcdefghijk")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Shards of 66 training and 55 test images, a number that no size below divides, and a network of one epoch."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    source = tree(folder / "images", classes=CLASSES, train=6, val=5)
+    options = ("--source", "folder", "--root", str(source), "--out", str(folder / "shards"), "--shards", "2")
+    assert run([sys.executable, "-m", "data.convert", *options]).returncode == 0
+    done = run(trainer(folder, folder / "shards", *FLAGS))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+FLAGS = ("--train.epochs", "1", "--train.batch_size", "22", "--schedule.name", "reference")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
+def test_counts_are_the_same_on_any_number_of_processes(trained, tmp_path, processes):
+    """The run lacks nothing but its last evaluation, which is all that is done here."""
+    shutil.copytree(trained / "tiny", tmp_path / "tiny")
+    (tmp_path / "tiny" / "state.json").unlink()
+    (tmp_path / "tiny" / "result.json").unlink()
+    done = run(trainer(tmp_path, trained / "shards", *FLAGS, processes=processes))
+    assert done.returncode == 0, done.stderr
+    expected, found = result(trained / "tiny"), result(tmp_path / "tiny")
+    assert found["weights_sha256"] == expected["weights_sha256"]
+    assert (found["samples"], found["result"]["class_samples"]) == (55, [5] * len(CLASSES))
+    for counted in ("top1", "top5", "class_accuracy"):
+        assert found[counted] == expected[counted]
+    assert found["result"]["class_correct"] == expected["result"]["class_correct"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6), "a mean of samples, not of batches or ranks"
