@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ def at_work(folder, command):
 
 
 def ended(process, timeout=WITHIN):
+    began = time.monotonic()
     try:
         return process.communicate(timeout=timeout)
     finally:
+        print(f"everything gone after {time.monotonic() - began:.1f} s")
         kill_group(process)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def test_a_single_process_asked_to_leave_saves_and_exits_75(shards, tmp_path, si
     process = start(trainer(tmp_path, shards, *SLOW))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))
     process.send_signal(getattr(signal, signal_name))
+    began = time.monotonic()
     out, err = process.communicate(timeout=30)
+    print(f"saved and gone after {time.monotonic() - began:.1f} s")
     assert process.returncode == 75, out + err
     told = state(tmp_path / "tiny")
     assert told["state"] == "preempted"

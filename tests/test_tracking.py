@@ -74,25 +74,46 @@ def test_online_the_server_gets_every_row(shards, tmp_path):
     assert any("UpsertBucket" in line.get("query", "") for line in sent)
 
 
-@pytest.mark.parametrize("behaviour", ["refusing", "failing", "silent", "dying"])
-def test_a_server_that_fails_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_path, behaviour):
+KILLED = {
+    "killed at work": lambda folder: rows(folder, "step"),
+    "killed at the end": lambda folder: (folder / "result.json").exists(),
+}
+
+
+@pytest.fixture(scope="module")
+def without(shards, tmp_path_factory):
+    """The steps of a run without Weights & Biases, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("without")
     began = time.monotonic()
-    assert run(trainer(tmp_path / "without", shards, *QUICK)).returncode == 0
-    alone = time.monotonic() - began
-    with server(behaviour) as (_, url):
+    assert run(trainer(folder, shards, *QUICK)).returncode == 0
+    return rows(folder / "tiny", "step"), time.monotonic() - began
+
+
+@pytest.mark.parametrize("behaviour", ["absent", "refusing", "failing", "silent", "dying", *KILLED])
+def test_a_server_that_fails_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_path, without, behaviour):
+    steps, alone = without
+    folder = tmp_path / "tiny"
+    with server("well" if behaviour in KILLED else behaviour) as (process, url):
+        if behaviour == "absent":
+            process.kill()
         began = time.monotonic()
         flags = (*QUICK, "--tracking.wandb", "online", "--tracking.wandb_timeout", "3")
-        done = run(
-            trainer(tmp_path / "with", shards, *flags), timeout=alone + 90, WANDB_API_KEY=KEY, WANDB_BASE_URL=url
-        )
+        training = start(trainer(tmp_path, shards, *flags), WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
+        try:
+            if behaviour in KILLED:
+                wait_until(lambda: KILLED[behaviour](folder))
+                process.kill()
+            out, err = training.communicate(timeout=alone + 90)
+        finally:
+            kill_group(training)
         delay = time.monotonic() - began - alone
     print(f"{behaviour}: a delay of {delay:.1f} s")
-    assert done.returncode == 0, done.stderr
-    assert rows(tmp_path / "with" / "tiny", "step") == rows(tmp_path / "without" / "tiny", "step")
-    assert state(tmp_path / "with" / "tiny")["state"] == "finished"
-    if behaviour != "dying":
-        assert "cannot be used online" in done.stdout
-        assert len(read_run(offline_file(tmp_path / "with" / "tiny"))["rows"]) >= 8
+    assert training.returncode == 0, err
+    assert rows(folder, "step") == steps
+    assert state(folder)["state"] == "finished"
+    if behaviour not in ("dying", *KILLED):
+        assert "cannot be used online" in out
+        assert len(read_run(offline_file(folder))["rows"]) >= 8
 
 
 def test_a_resumed_run_stays_the_same_run_and_the_key_is_written_nowhere(shards, tmp_path):
