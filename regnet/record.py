@@ -63,7 +63,7 @@ class Record(AbstractContextManager["Record"]):
         self.directory.write_state(Status.running, *self._at)
         if self.world.lifeline is not None:
             self.world.lifeline.last_words = self._failed
-        self.metrics = MetricsLog(self.directory.metrics, progress.global_step)
+        self.metrics = MetricsLog(self.directory.metrics, progress.epoch, progress.global_step)
         self.trackers += [ConsoleTracker(self.config.train.batch_size), self.metrics]
         if found is not None:
             path, saved = found

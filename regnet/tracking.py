@@ -136,13 +136,13 @@ class MetricsLog(Tracker):
     """metrics.jsonl: a line for every step and epoch, flushed, in the order of steps.
 
     Args:
-        resumed_step: lines of later steps are dropped: those steps are about to be run again.
+        epochs, steps: done by the run so far; lines of later ones are dropped, for they are about to come again.
     """
 
-    def __init__(self, path: Path, resumed_step: int) -> None:
+    def __init__(self, path: Path, epochs: int, steps: int) -> None:
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if _is_before(line, resumed_step)))
+            write_text(path, "".join(line for line in lines if _is_of(line, epochs, steps)))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
     def steps(self, reports: list[StepReport]) -> None:
@@ -168,11 +168,13 @@ def _plain_json(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
-def _is_before(line: str, step: int) -> bool:
+def _is_of(line: str, epochs: int, steps: int) -> bool:
+    """Whether a line is of what is done. All steps of an epoch may be, and its evaluation not."""
     try:
-        return line.endswith("\n") and json.loads(line)["step"] <= step
+        row = json.loads(line)
     except ValueError:  # the torn last line of a killed run
         return False
+    return line.endswith("\n") and (row["epoch"] <= epochs if row["kind"] == "epoch" else row["step"] <= steps)
 
 
 class WandbTracker(Tracker):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 from conftest import convert_synthetic
-from programs import kill_group, outcome, result, rows, run, start, state, trainer, wait_until
+from programs import kill_group, outcome, result, rows, run, skewed, start, state, trainer, wait_until
 
 from regnet.checkpoint import Checkpoints, load
 
@@ -145,6 +145,18 @@ def test_a_killed_evaluation_costs_no_epoch(shards, tmp_path):
     kill_group(process)
     saved = load(first)["progress"]
     assert (saved["global_step"], saved["step"] + 11 * saved["epoch"]) == (11, 11)
+
+
+def test_a_run_killed_between_an_epochs_report_and_its_checkpoint_reports_it_once(shards, tmp_path):
+    """The checkpoint at hand is then the one before the evaluation, of the same step."""
+    folder = tmp_path / "tiny"
+    process = start(skewed(tmp_path, shards, "slow_disk"))
+    wait_until(lambda: rows(folder, "epoch") and (folder / "checkpoints" / "step-000000011.pt").exists())
+    kill_group(process)
+    assert load(folder / "checkpoints" / "step-000000011.pt")["progress"]["epoch"] == 0
+    assert run(trainer(tmp_path, shards)).returncode == 0
+    assert run(trainer(tmp_path / "whole", shards)).returncode == 0
+    assert outcome(folder) == outcome(tmp_path / "whole" / "tiny")
 
 
 @pytest.mark.parametrize("processes", [0, 2])
