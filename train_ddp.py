@@ -25,6 +25,7 @@ from regnet.model import Model, count_parameters
 from regnet.options import parse_config
 from regnet.precision import prepare_torch
 from regnet.record import Record
+from regnet.session import AskedToLeave
 from regnet.trainer import Trainer
 
 DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: queue me again
@@ -35,13 +36,16 @@ def main(argv: list[str]) -> int:
     rank = os.environ.get("RANK", "0")
     try:
         config = parse_config(argv)
-        with join(config.train.device, config.distributed) as world:
+        with join(config.train.device, config.distributed, NOTICE) as world:
             return train(config, world)
     except (UsageError, DataError) as error:
         print(f"error (rank {rank}): {error}", file=sys.stderr)
         return USAGE
     except Elsewhere as other:
         return other.exit_status
+    except AskedToLeave as left:
+        print(f"{left} (rank {rank})", flush=True)
+        return leaving()
     except (Diverged, LoaderError, PeerLost, OSError) as error:
         print(f"failed (rank {rank}): {error}", file=sys.stderr)
         return FAILED
@@ -67,9 +71,14 @@ def train(config: Config, world: World) -> int:
         result = trainer.fit()
         if result is None:
             record.preempted(f"asked to leave by {NOTICE.given or 'another rank'}")
-            return DONE if "TORCHELASTIC_RUN_ID" in os.environ else PREEMPTED
+            return leaving()
         record.finished(result, trainer.state, trainer.why_done())
         return DONE
+
+
+def leaving() -> int:
+    """The exit status of a process that can be continued; torchrun takes any but 0 for a failure."""
+    return DONE if "TORCHELASTIC_RUN_ID" in os.environ else PREEMPTED
 
 
 def open_shards(config: Config, world: World) -> Manifest:

@@ -15,6 +15,7 @@ from regnet.config import Config
 from regnet.distributed import World, join
 from regnet.errors import UsageError
 from regnet.options import parse_config
+from regnet.preemption import Notice
 
 Report = dict[str, Any]  # as it goes into the JSON file; "results" holds a Spread of each side and ratio, as a mapping
 
@@ -84,7 +85,7 @@ def run(
     """Exit status 0 done, 1 the loader broke, 2 wrong usage or input."""
     try:
         config = configure(args)
-        with join(config.train.device, config.distributed) as world:
+        with join(config.train.device, config.distributed, Notice()) as world:
             report = measure(args, config, world)
     except (UsageError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """One shard: images and labels in, an FFCV file out, in a process of its own that may be killed."""
 
 import errno
+import hashlib
 import os
 import queue
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from PIL import Image
 
 from data.errors import DataError
 from data.ffcv_parts import MAX_PAGE_SIZE, MIN_PAGE_SIZE, DatasetWriter, IntField, MemoryAllocator, RGBImageField
-from data.shards import Shard, sha256
+from data.shards import CONTENTS, Shard, sha256
 from data.sources import Source
 
 
@@ -106,6 +107,7 @@ class _Rows:
         self.source, self.split, self.encoding = source, split, encoding
         self.indices, self.first_id = indices, first_id
         self.sums = ChannelSums()
+        self.content = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -113,7 +115,12 @@ class _Rows:
     def __getitem__(self, row: int) -> tuple[np.ndarray, int, int]:
         pixels, label = load_pixels(self.source, self.split, self.indices[row], self.encoding)
         self.sums.add(pixels)
+        self.content = (self.content + self._digest(pixels, label, self.first_id + row)) % CONTENTS
         return pixels, label, self.first_id + row
+
+    def _digest(self, pixels: np.ndarray, label: int, sample: int) -> int:
+        how = f"jpg {self.encoding.quality}" if self.encoding.mode == "jpg" else "raw"
+        return int(hashlib.sha256(f"{sample} {label} {how} ".encode() + pixels.tobytes()).hexdigest(), 16)
 
 
 def _page_size(resolution: int) -> int:
@@ -186,4 +193,4 @@ def write_shard(
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Shard(path.name, first_id, len(indices), size, digest), rows.sums
+    return Shard(path.name, first_id, len(indices), size, digest, f"{rows.content:064x}"), rows.sums

@@ -97,7 +97,7 @@ class EvaluationLoader:
         self.reader, self.augment = reader, augment
         self.samples = samples
         own = torch.arange(samples)[share(samples, place.rank, place.world)]
-        size = largest_part(batch_size, place)
+        size = largest_part(min(batch_size, samples), place)
         self.steps = math.ceil(largest_part(samples, place) / size)
         self._parts = list(own.split(size)) if len(own) else []
         self._copy = DeviceCopy(place.device)
@@ -164,7 +164,9 @@ def open_loaders(
         options.seed,
         place.device,
     )
-    size = largest_part(options.batch_size, place)
+    # A larger batch than there are samples asks for no more memory than they take.
+    most = max(manifest.samples(split) for split in manifest.splits)
+    size = largest_part(min(options.batch_size, most), place)
     reader = ShardReader(directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout)
     return (
         TrainingLoader(reader, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),

@@ -163,13 +163,16 @@ class ShardReader:
         timeout: seconds to wait for a batch before the loader counts as stalled.
 
     Raises:
-        DataError: the shards do not hold what the manifest says.
+        DataError: the shards do not hold what the manifest says, or there are fewer cores than workers.
     """
 
     def __init__(
         self, directory: Path, manifest: Manifest, batch_size: int, workers: int, batches_ahead: int, timeout: float
     ) -> None:
         self.timeout = timeout
+        threads = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # made when numba is imported
+        if workers > threads:
+            raise DataError(f"data.workers is {workers}, more than the {threads} threads that this process may use")
         splits = {split: _MappedShards(directory, manifest, split) for split in manifest.splits}
         graph, code = _compile(splits["train"], workers)  # which serves the other split as well
         # The part of FFCV's Loader that its iterator uses.

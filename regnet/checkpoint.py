@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, checked before they are believed.
+"""Checkpoints: checked before they are believed.
 
 A file is what torch.save writes (torch.load reads it too) and a trailer: magic, format version, SHA-256 of all
 that precedes it.
@@ -6,7 +6,6 @@ that precedes it.
 
 import hashlib
 import io
-import os
 import pickle
 import re
 import struct
@@ -17,13 +16,13 @@ from typing import Any
 import torch
 
 from regnet.errors import UsageError
+from regnet.files import Workshop, make_directory
 
 MAGIC = b"RGNTCKPT"
-VERSION = 1
+VERSION = 2
 _MARK = struct.Struct("<8sI")  # magic and version
 _DIGEST = 32  # bytes
 _NAME = re.compile(r"step-(\d{9})\.pt")
-BEST = "best.pt"
 
 
 class CheckpointError(UsageError):
@@ -41,20 +40,6 @@ def pack(state: dict[str, Any]) -> bytes:
     buffer.write(_MARK.pack(MAGIC, VERSION))
     buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     return buffer.getvalue()
-
-
-def save(path: Path, packed: bytes) -> None:
-    """Writes a checkpoint so that, whenever the power goes, `path` is whole or as it was before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -87,7 +72,7 @@ class Checkpoints:
     """The checkpoints of one run: the last K by step, and the best.
 
     Args:
-        directory: made if it is not there.
+        directory: where they are.
         keep_last: K.
     """
 
@@ -98,39 +83,53 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self.directory / f"step-{step:09d}.pt"
 
+    @property
+    def best(self) -> Path:
+        return self.directory / "best.pt"
+
     def paths(self) -> list[Path]:
         """All numbered checkpoints, oldest first; the best is not among them."""
         found = self.directory.glob("step-*.pt")
         return sorted(path for path in found if _NAME.fullmatch(path.name))
 
-    def save(self, step: int, state: dict[str, Any], is_best: bool) -> None:
+    def save(self, workshop: Workshop, step: int, state: dict[str, Any], is_best: bool) -> None:
         """Writes the checkpoint of global step `step`, marks it as the best if it is, removes what is too old."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         path, packed = self.path(step), pack(state)
-        save(path, packed)
+        workshop.write(path, packed)
         if is_best:
-            save(self.directory / BEST, packed)
+            workshop.write(self.best, packed)
         upto = [other for other in self.paths() if other <= path]
         for old in upto[: -self.keep_last]:
             old.unlink()
 
-    def save_best(self, state: dict[str, Any]) -> None:
-        save(self.directory / BEST, pack(state))
-
     def newest(self, passed_over: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint; `passed_over` is told of each damaged one on the way, which is set aside."""
-        for path in reversed(self.paths()):
-            try:
-                return path, load(path)
-            except DamagedCheckpoint as error:
-                passed_over(str(error))
-                path.rename(path.with_suffix(".damaged"))
-        return None
+        """The newest whole checkpoint; `passed_over` is told of each damaged one on the way, which is set aside.
 
+        Raises:
+            CheckpointError: there are checkpoints, but none that is whole: nobody asked to begin again.
+        """
+        numbered = (self._whole(path, passed_over) for path in reversed(self.paths()))
+        best = self._whole(self.best, passed_over) if self.best.exists() else None
+        found = [checkpoint for checkpoint in (next(filter(None, numbered), None), best) if checkpoint is not None]
+        if not found and any(self.directory.glob("*.damaged")):
+            raise CheckpointError(
+                f"{self.directory}: none of the checkpoints is whole; begin again with another --name"
+            )
+        return max(found, key=lambda checkpoint: checkpoint[1]["progress"]["global_step"], default=None)
 
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def best_is_of(self, step: int) -> bool:
+        """Whether the best checkpoint is whole, and of this global step."""
+        try:
+            return self.best.exists() and load(self.best)["progress"]["global_step"] == step
+        except CheckpointError:
+            return False
+
+    @staticmethod
+    def _whole(path: Path, passed_over: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+        try:
+            return path, load(path)
+        except DamagedCheckpoint as error:
+            passed_over(str(error))
+            path.rename(path.with_suffix(".damaged"))
+            return None

@@ -5,29 +5,44 @@ regnet.options reads them from files and flags.
 
 import math
 import re
+import unicodedata
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+from jsonargparse.typing import restricted_number_type
 
 from regnet.design import Design, Form, check_resolution, generate_design
 from regnet.errors import UsageError
 
 if TYPE_CHECKING:
-    Fraction = float
     PositiveFloat = float
     NonNegativeFloat = float
+    Fraction = float
+    Seconds = float
+    Minutes = float
+    PositiveInt = int
+    NonNegativeInt = int
+    Side = int
+    Pixels = int
+    Few = int
     Seed = int
-else:  # finite all of them, unlike jsonargparse's own
+else:  # finite all of them, and no larger than what libraries below can take
 
-    def _float(name: str, *bounds: tuple[str, float]) -> type:
-        return restricted_number_type(name, float, [*bounds, ("<", math.inf)])
+    def _number(name: str, kind: type, *bounds: tuple[str, float]) -> type:
+        return restricted_number_type(name, kind, list(bounds))
 
-    PositiveFloat = _float("FinitePositive", (">", 0))
-    NonNegativeFloat = _float("FiniteNonNegative", (">=", 0))
-    Fraction = _float("Fraction", (">=", 0), ("<", 1))
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
+    PositiveFloat = _number("FinitePositive", float, (">", 0), ("<", math.inf))
+    NonNegativeFloat = _number("FiniteNonNegative", float, (">=", 0), ("<", math.inf))
+    Fraction = _number("Fraction", float, (">=", 0), ("<", 1))
+    Seconds = _number("Seconds", float, (">", 0), ("<=", 1e6))
+    Minutes = _number("Minutes", float, (">=", 0), ("<=", 1e6))
+    PositiveInt = _number("Positive", int, (">", 0), ("<", 2**31))
+    NonNegativeInt = _number("NonNegative", int, (">=", 0), ("<", 2**31))
+    Side = _number("Side", int, (">", 0), ("<=", 4096))
+    Pixels = _number("Pixels", int, (">=", 0), ("<=", 1024))
+    Few = _number("Few", int, (">", 0), ("<=", 1000))
+    Seed = _number("Seed", int, (">=", 0), ("<", 2**63))
 
 
 @dataclass(frozen=True)
@@ -74,12 +89,12 @@ class DataConfig:
     """
 
     shards: str = "shards/cifar100"
-    resolution: PositiveInt = 56
+    resolution: Side = 56
     drop_last: bool = False
     verify: Literal["once", "always", "sizes"] = "once"
-    workers: PositiveInt = 1
-    batches_ahead: PositiveInt = 3
-    loader_timeout: PositiveFloat = 60.0
+    workers: Few = 1
+    batches_ahead: Few = 3
+    loader_timeout: Seconds = 60.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +108,8 @@ class AugmentConfig:
     """
 
     flip: bool = True
-    crop_padding: NonNegativeInt = 4
-    cutout: NonNegativeInt = 0
+    crop_padding: Pixels = 4
+    cutout: Pixels = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,7 @@ class TrainConfig:
     detect_anomaly: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_steps: NonNegativeInt = 0
-    max_minutes: NonNegativeFloat = 0.0
+    max_minutes: Minutes = 0.0
 
 
 @dataclass(frozen=True)
@@ -187,7 +202,7 @@ class CheckpointConfig:
 
     keep_last: PositiveInt = 2
     every_steps: NonNegativeInt = 0
-    every_minutes: NonNegativeFloat = 0.0
+    every_minutes: Minutes = 0.0
 
 
 @dataclass(frozen=True)
@@ -218,7 +233,7 @@ class TrackingConfig:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "regnet"
     group: str = ""
-    wandb_timeout: PositiveFloat = 5.0
+    wandb_timeout: Seconds = 5.0
     log_every: PositiveInt = 20
 
 
@@ -231,8 +246,8 @@ class DistributedConfig:
         heartbeat_timeout: seconds without a sign of life after which a process counts as gone, and all end.
     """
 
-    timeout: PositiveFloat = 600.0
-    heartbeat_timeout: PositiveFloat = 20.0
+    timeout: Seconds = 600.0
+    heartbeat_timeout: Seconds = 20.0
 
 
 @dataclass(frozen=True)
@@ -263,6 +278,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises UsageError for options that are possible each by itself but not together."""
+        _check_texts(asdict(self))
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UsageError(f"name is {self.name!r}: it must be letters and digits, and '.', '_', '-' after the first")
         check_resolution(self.model.design(), self.data.resolution)
@@ -277,6 +293,15 @@ class Config:
     def to_yaml(self) -> str:
         """The whole configuration, as a file that reads back to the same one."""
         return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
+
+
+def _check_texts(options: dict[str, Any]) -> None:
+    """Control characters and halves of surrogate pairs can be in no name of a file."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            _check_texts(value)
+        elif isinstance(value, str) and any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+            raise UsageError(f"{name} is {value!r}: a character in it can be in no name of a file")
 
 
 def plain(value: Any) -> Any:

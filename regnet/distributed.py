@@ -15,7 +15,8 @@ from torch import Tensor
 from regnet.config import DistributedConfig
 from regnet.errors import UsageError
 from regnet.lifeline import Lifeline, PeerLost
-from regnet.session import agree_on_session
+from regnet.preemption import Notice
+from regnet.session import Patience, agree_on_session, open_store
 
 T = TypeVar("T")
 
@@ -150,14 +151,16 @@ class Agreement:
 
 
 @contextmanager
-def join(device: str, options: DistributedConfig) -> Iterator[World]:
+def join(device: str, options: DistributedConfig, notice: Notice) -> Iterator[World]:
     """Joins the processes that torchrun started, if it did.
 
     Args:
         device: "auto", "cpu" or "cuda".
+        notice: what asks this process to leave, also before all have come.
 
     Raises:
         UsageError: CUDA was asked for and there is no GPU for this process.
+        AskedToLeave: before all had come.
         PeerLost: another rank is gone; raised in place of what its absence made fail.
     """
     size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
@@ -168,26 +171,34 @@ def join(device: str, options: DistributedConfig) -> Iterator[World]:
         yield World(0, 1, 0, place, None, None)
         return
     wait = timedelta(seconds=options.timeout)
-    backend = "nccl" if place.type == "cuda" else "gloo"
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=wait))
-        store = dist.PrefixStore(agree_on_session(store, rank, size, wait), store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
-        control = dist.new_group(backend="gloo", timeout=wait)
-    except (RuntimeError, TimeoutError) as error:
-        raise PeerLost(f"the ranks could not be joined: {' '.join(str(error).split())[:500]}") from error
-    lifeline = Lifeline(store, rank, size, options.heartbeat_timeout)
-    world = World(rank, size, local_rank, place, control, lifeline)
+        patience = Patience(options.timeout, notice)
+        store = open_store(rank, patience)
+        store.set_timeout(wait)
+        store = dist.PrefixStore(agree_on_session(store, rank, size, patience), store)
+        lifeline = Lifeline(store, rank, size, options.heartbeat_timeout)
+    except (dist.DistError, TimeoutError) as error:
+        raise _not_joined(error) from error
     try:
-        yield world
+        try:
+            backend = "nccl" if place.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+            control = dist.new_group(backend="gloo", timeout=wait)
+        except RuntimeError as error:
+            raise _not_joined(error) from error
+        yield World(rank, size, local_rank, place, control, lifeline)
     except Exception as error:
         # The groups are left as they are: taking one down waits for ranks that may be waiting for this one.
-        cause = world.explain(error)
+        cause = lifeline.explain(error)
         if cause is error:
             raise
         raise cause from error
     lifeline.close()
     dist.destroy_process_group()
+
+
+def _not_joined(error: Exception) -> PeerLost:
+    return PeerLost(f"the ranks could not be joined: {' '.join(str(error).split())[:500]}")
 
 
 _TORCHRUN = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))

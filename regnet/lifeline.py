@@ -51,10 +51,14 @@ class Lifeline:
         self._thread.start()
 
     def close(self) -> None:
-        """This rank is done; nobody need miss it."""
+        """This rank is done; nobody need miss it. Rank zero, which may keep the store, leaves last."""
         self._closed.set()
         self._thread.join()
         self._store.set(self._key(self.rank), _DONE)
+        deadline = time.monotonic() + self.timeout
+        keys = [self._key(rank) for rank in range(self.size)]
+        while self.rank == 0 and set(self._store.multi_get(keys)) != {_DONE.encode()} and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def explain(self, error: Exception) -> Exception:
         """What really ended this rank: `error`, or PeerLost if another rank ended first. Tells it to all.

@@ -46,13 +46,19 @@ class Counters:
         self.class_correct = torch.zeros(classes, dtype=torch.int64, device=device)
         self.class_samples = torch.zeros(classes, dtype=torch.int64, device=device)
 
-    def update(self, logits: Tensor, labels: Tensor, loss_sum: Tensor) -> None:
-        """Adds a batch: logits (n, classes), labels int64 (n,), the sum of the n losses."""
+    def update(self, logits: Tensor, labels: Tensor, loss_sum: Tensor, counted: Tensor | None = None) -> None:
+        """Adds a batch: logits (n, classes), labels int64 (n,), the sum of the n losses.
+
+        `counted`, a bool () on the device, tells whether to do so at all; None for always.
+        """
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
+        once = torch.ones_like(labels)
+        if counted is not None:
+            best, once, loss_sum = best & counted, once * counted, loss_sum.where(counted, 0)
         self.loss += loss_sum
         self.top5 += best.sum()
         self.class_correct.index_add_(0, labels, best[:, 0].long())
-        self.class_samples.index_add_(0, labels, torch.ones_like(labels))
+        self.class_samples.index_add_(0, labels, once)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(vars(self))

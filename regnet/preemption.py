@@ -17,6 +17,8 @@ class Notice:
 
     def __init__(self) -> None:
         self._signal: str | None = None
+        self._interrupted = False
+        self._heard = math.inf  # when, on the clock that only runs forward
         self._deadline = math.inf
 
     def listen(self) -> None:
@@ -31,12 +33,19 @@ class Notice:
             return "the time limit (train.max_minutes)"
         return self._signal
 
+    @property
+    def age(self) -> float:
+        """Seconds since the first signal; negative if there was none."""
+        return time.monotonic() - self._heard
+
     def start_clock(self, minutes: float) -> None:
         """Asks the run to leave after so many minutes from now; 0 for never."""
         self._deadline = time.monotonic() + 60 * minutes if minutes else math.inf
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._signal == "SIGINT":
+        if number == signal.SIGINT and self._interrupted:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
-        self._signal = self._signal or signal.Signals(number).name
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        if self._signal is None:
+            self._signal, self._heard = signal.Signals(number).name, time.monotonic()

@@ -8,11 +8,11 @@ from typing import Any
 
 from regnet.background import Background
 from regnet.checkpoint import Checkpoints
-from regnet.config import Config
+from regnet.config import Config, plain
 from regnet.distributed import World
 from regnet.metrics import Result
 from regnet.model import fingerprint
-from regnet.run import RunDirectory, Status
+from regnet.run import RunDirectory, Status, place, write_down_death
 from regnet.state import Progress, TrainingState, on_cpu
 from regnet.tracking import ConsoleTracker, EpochReport, MetricsLog, StepReport, Tracker, open_wandb, print_result
 
@@ -25,15 +25,17 @@ class Record(AbstractContextManager["Record"]):
     """
 
     def __init__(self, config: Config, world: World, classes: tuple[str, ...], data: str) -> None:
-        self.config, self.world, self.classes = config, world, classes
+        self.config, self.world, self.classes, self.data = config, world, classes, data
         self.trackers: list[Tracker] = []
         self.directory = world.on_main(lambda: RunDirectory(config, data))
         self.checkpoints: Checkpoints | None = None
         if self.directory is not None:
             self.checkpoints = Checkpoints(self.directory.checkpoints, config.checkpoint.keep_last)
         self._writer = Background()
-        self._status, self._reason = Status.failed, ""
-        self._at = (0, 0)  # epochs and steps done
+        self._outcome: tuple[Status, str] | None = None  # known when the run leaves by itself
+        self._at = (0, 0) if self.directory is None else self.directory.at  # epochs and steps done
+        if world.lifeline is not None:
+            world.lifeline.last_words = self._failed
 
     def was_finished(self) -> bool:
         """True, after telling the result, if an earlier attempt has done all there is to do."""
@@ -53,23 +55,27 @@ class Record(AbstractContextManager["Record"]):
         self.world.on_main(lambda: self._open(state.progress, found))
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        assert self.directory is not None
         assert self.checkpoints is not None
-        return self.checkpoints.newest(lambda why: print(f"passed over: {why}", flush=True))
+        found = self.checkpoints.newest(lambda why: print(f"passed over: {why}", flush=True))
+        if found is not None:
+            self.directory.check_checkpoint(found[1])
+        return found
 
     def _open(self, progress: Progress, found: tuple[Path, dict[str, Any]] | None) -> None:
         assert self.directory is not None
         assert self.checkpoints is not None
-        self.directory.begin(self.config)
+        self.directory.begin()
         self.directory.write_state(Status.running, *self._at)
-        if self.world.lifeline is not None:
-            self.world.lifeline.last_words = self._failed
-        self.metrics = MetricsLog(self.directory.metrics, progress.epoch, progress.global_step)
+        self.metrics = MetricsLog(self.directory.workshop, self.directory.metrics, progress.epoch, progress.global_step)
         self.trackers += [ConsoleTracker(self.config.train.batch_size), self.metrics]
         if found is not None:
             path, saved = found
             self.say(f"continuing from {path}: {progress.epoch} epochs and {progress.step} steps are done")
-            if progress.best_step == progress.global_step:
-                self.checkpoints.save_best(saved)  # its writer may have been killed before it got there
+            best = progress.best_step
+            if best == progress.global_step and not self.checkpoints.best_is_of(best):
+                # Its writer was killed before it got there.
+                self.checkpoints.save(self.directory.workshop, best, saved, is_best=True)
         wandb = open_wandb(self.config, self.directory, self.say)
         if wandb is not None:
             self.trackers.append(wandb)
@@ -94,10 +100,15 @@ class Record(AbstractContextManager["Record"]):
         """Copies the state, and writes it as a checkpoint beside the training; all ranks call it together.
 
         Raises:
-            OSError: on rank zero, if the checkpoint before this one could not be written.
+            OSError: on rank zero, if the checkpoint before this one could not be written, twice.
         """
         state.sync_buffers(self.world)
-        saved = state.state_dict(self.world)
+        saved = {
+            **state.state_dict(self.world),
+            "config": plain(asdict(self.config)),
+            "data": self.data,
+            "classes": list(self.classes),
+        }
         at = (state.progress.epoch, state.progress.global_step)
         self.world.on_main(lambda: self._start_writing(at, on_cpu(saved), is_best))
 
@@ -108,7 +119,7 @@ class Record(AbstractContextManager["Record"]):
         assert self.directory is not None
         assert self.checkpoints is not None
         self.metrics.sync()  # a resume counts on the lines up to its checkpoint
-        self.checkpoints.save(at[1], saved, is_best)
+        self.checkpoints.save(self.directory.workshop, at[1], saved, is_best)
         self._at = at
         self.directory.write_state(Status.running, *at)
 
@@ -124,13 +135,13 @@ class Record(AbstractContextManager["Record"]):
 
     def preempted(self, reason: str) -> None:
         """The run leaves before its end, and can be continued."""
-        self._status, self._reason = Status.preempted, reason
+        self._outcome = Status.preempted, reason
         if self.directory is not None:
             self.say(f"{reason} after step {self._at[1]}; the same command continues")
 
     def finished(self, result: Result, state: TrainingState, reason: str) -> None:
         """The run is done; `result` is of its last weights."""
-        self._status, self._reason = Status.finished, reason
+        self._outcome = Status.finished, reason
         self._at = (state.progress.epoch, state.progress.global_step)
         if self.directory is None:
             return
@@ -155,21 +166,27 @@ class Record(AbstractContextManager["Record"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.directory is None or not self.trackers:
-            return
+        # First of all, for other ranks wait to hear it, and what follows may wait for a disk.
+        why = str(self.world.explain(error)) if isinstance(error, Exception) else "ended by force" if error else ""
         try:
-            self._writer.settle()
+            if self.directory is not None:
+                self._writer.settle()
         except OSError as unsaved:
-            self.say(f"the last checkpoint was not saved: {unsaved}")
+            why = f"{why}; the last checkpoint was not saved: {unsaved}" if why else str(unsaved)
         try:
-            if isinstance(error, Exception):
-                self._failed(str(self.world.explain(error)))
-            else:
-                self.directory.write_state(self._status, *self._at, self._reason)
+            if why:
+                self._failed(why)
+            elif self.directory is not None and self._outcome is not None:
+                self.directory.write_state(self._outcome[0], *self._at, self._outcome[1])
         finally:
             for tracker in self.trackers:
                 tracker.close(failed=error is not None)
+            if self.directory is not None:
+                self.directory.close()
 
     def _failed(self, why: str) -> None:
-        assert self.directory is not None
-        self.directory.write_state(Status.failed, *self._at, why)
+        """Every rank tries to write this down; rank zero may be the one that is gone."""
+        if self.directory is not None:
+            self.directory.write_state(Status.failed, *self._at, why)
+        else:
+            write_down_death(place(self.config), why)

@@ -2,15 +2,16 @@
 
 import fcntl
 import json
-import os
+import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from regnet.config import Config, plain
 from regnet.errors import UsageError
+from regnet.files import TakenOver, Workshop, make_directory
 from regnet.options import parse_config
 
 # What may change between the attempts of one run: nothing that its numbers depend on.
@@ -61,31 +62,39 @@ class RunDirectory:
     Raises:
         UsageError: another process is at work in it, it holds a run of another configuration, or it holds
             results and `resume: never` was asked for.
+
+    Attributes:
+        at: epochs and steps that the attempts before this one have done.
     """
 
     def __init__(self, config: Config, data: str) -> None:
-        self.path = Path(config.runs_dir) / config.name
+        self.path = place(config)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path)
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  # held until the process ends
+            self._wait_for_lock()
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be used as the run's directory ({error.strerror})") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{self.path}: another process is training this run; choose another --name") from None
-        except OSError as error:
-            raise UsageError(f"{self.path}: its file system cannot lock files ({error.strerror})") from error
-        for torn in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
-            torn.unlink()  # of an attempt that was killed while it wrote
-        self._check_config(config)
-        self.epochs, self.data = config.train.epochs, data
-        before = self._read_state()
+        if config.resume == "never" and any((self.path / name).exists() for name in _TRACES):
+            raise UsageError(f"{self.path}: holds a run already; choose another --name, or --resume auto")
+        self.config, self.data = config, data
+        self._check_kept_config()
+        before = read_state(self.path)
         if before is not None:
-            self._check_same_task(config, before)
-        self.finished = before is not None and before.state is Status.finished and before.epochs >= config.train.epochs
+            self._check_same_task(before.data, before.epochs)
+        self.finished = self._is_finished(before)
+        self.at = (0, 0) if before is None else (before.epoch, before.step)
         self.attempt = 1 if before is None else before.attempt + 1
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
+        self.workshop = Workshop(self.path)
+
+    def _wait_for_lock(self) -> None:
+        """The ranks of an attempt whose launcher was killed need some seconds to notice."""
+        deadline = time.monotonic() + _PATIENCE
+        while not _lock(self._lock):
+            if time.monotonic() > deadline:
+                raise UsageError(f"{self.path}: another process is training this run; choose another --name")
+            time.sleep(0.2)
 
     @property
     def checkpoints(self) -> Path:
@@ -95,64 +104,137 @@ class RunDirectory:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def begin(self, config: Config) -> None:
+    def begin(self) -> None:
         """Keeps the resolved configuration of this attempt."""
-        write_text(self.path / "config.yaml", config.to_yaml())
+        self._write("config.yaml", self.config.to_yaml())
 
     def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
-        record = RunState(state, epoch, step, self.attempt, self.epochs, self.data, reason, self.wandb_id)
-        write_text(self.path / "state.json", json.dumps(asdict(record), indent=1) + "\n")
+        epochs = self.config.train.epochs
+        record = RunState(state, epoch, step, self.attempt, epochs, self.data, reason, self.wandb_id)
+        try:
+            self._write(_STATE, _as_json(asdict(record)))
+        except TakenOver:
+            raise
+        except OSError:
+            if state is not Status.failed:
+                raise
+            # A full disk has room where the old one lies, and launchers must not be told that the run goes on.
+            (self.path / _STATE).write_text(_as_json(asdict(record)), encoding="utf-8")
 
     def write_result(self, result: dict[str, Any]) -> None:
-        write_text(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+        self._write(_RESULT, _as_json(result))
 
     def read_result(self) -> dict[str, Any]:
-        path = self.path / "result.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: not readable ({error}), though the run is finished") from error
+        return json.loads((self.path / _RESULT).read_text(encoding="utf-8"))
 
-    def _read_state(self) -> RunState | None:
-        path = self.path / "state.json"
-        if not path.exists():
-            return None
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            return RunState(**{**record, "state": Status(record["state"])})
-        except (ValueError, TypeError, KeyError) as error:
-            print(f"{path}: damaged ({error}): attempts are counted anew", flush=True)
-            return None
+    def close(self) -> None:
+        self.workshop.close()
+        self._lock.close()
 
-    def _check_same_task(self, config: Config, before: RunState) -> None:
-        if before.data != self.data:
+    def _write(self, name: str, text: str) -> None:
+        self.workshop.write(self.path / name, text.encode())
+
+    def _is_finished(self, before: RunState | None) -> bool:
+        if before is None or before.state is not Status.finished or before.epochs < self.config.train.epochs:
+            return False
+        try:
+            return "result" in self.read_result()
+        except (OSError, ValueError):
+            return False  # it is evaluated again
+
+    def check_checkpoint(self, saved: dict[str, Any]) -> None:
+        """Raises UsageError for a checkpoint of another task, though nothing else in the directory tells."""
+        self._check_same_numbers(saved["config"])
+        self._check_same_task(saved["data"], saved["config"]["train"]["epochs"])
+
+    def _check_same_task(self, data: str, epochs: int) -> None:
+        if data != self.data:
             raise UsageError(f"{self.path}: holds a run on other images; choose another --name")
-        if config.schedule.name != "reference" and before.epochs != self.epochs:
+        schedule = self.config.schedule.name
+        if schedule != "reference" and epochs != self.config.train.epochs:
             raise UsageError(
-                f"{self.path}: holds a run of {before.epochs} epochs; schedule.name {config.schedule.name} depends on "
+                f"{self.path}: holds a run of {epochs} epochs; schedule.name {schedule} depends on "
                 "train.epochs, so another number of them is another run: choose another --name"
             )
 
-    def _check_config(self, config: Config) -> None:
+    def _check_kept_config(self) -> None:
         path = self.path / "config.yaml"
         if not path.exists():
             return
-        if config.resume == "never":
-            raise UsageError(f"{self.path}: holds a run already; choose another --name, or --resume auto")
         try:
-            before = _numbers_depend_on(parse_config(["--config", str(path)]))
+            kept = parse_config(["--config", str(path)])
         except UsageError as error:
             raise UsageError(f"{path}: {error}; choose another --name") from error
-        now = _numbers_depend_on(config)
-        changed = [f"{key} ({before[key]} there, {now[key]} now)" for key in now if before[key] != now[key]]
+        self._check_same_numbers(plain(asdict(kept)))
+
+    def _check_same_numbers(self, kept: dict[str, Any]) -> None:
+        before, now = _numbers_depend_on(kept), _numbers_depend_on(plain(asdict(self.config)))
+        changed = [
+            f"{key} ({before.get(key)} there, {now.get(key)} now)"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
         if changed:
             raise UsageError(f"{self.path}: holds another configuration: {'; '.join(changed)}; choose another --name")
 
 
-def _numbers_depend_on(config: Config) -> dict[str, Any]:
-    """Dotted options and values, without those that may change."""
+_STATE, _RESULT = "state.json", "result.json"
+_TRACES = (_STATE, _RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
+_PATIENCE = 15.0  # seconds
+
+
+def place(config: Config) -> Path:
+    """The run's directory."""
+    return Path(config.runs_dir) / config.name
+
+
+def read_state(directory: Path) -> RunState | None:
+    """What state.json says; None if it is not there, or damaged, which is told."""
+    path = directory / _STATE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return RunState(**{**record, "state": Status(record["state"])})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        print(f"{path}: damaged ({error}): attempts are counted anew", flush=True)
+        return None
+
+
+def write_down_death(directory: Path, why: str) -> None:
+    """Says in state.json that the run has failed, for a rank zero that is gone and cannot.
+
+    Does nothing where rank zero lives or a newer attempt is at work: both hold the lock.
+    """
+    try:
+        with open(directory / ".lock", "r+", encoding="utf-8") as lock:
+            state = read_state(directory) if _lock(lock) else None
+            if state is not None and state.state is Status.running:
+                workshop = Workshop(directory)
+                dead = replace(state, state=Status.failed, reason=why)
+                workshop.write(directory / _STATE, _as_json(asdict(dead)).encode())
+                workshop.close()
+    except OSError as error:
+        print(f"{directory / _STATE} still says running ({error.strerror})", flush=True)
+
+
+def _lock(file: TextIO) -> bool:
+    """Takes the lock, if nobody has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _as_json(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=1) + "\n"
+
+
+def _numbers_depend_on(config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted options and values of a plain configuration, without those that may change."""
     flat = {}
-    for section, value in plain(asdict(config)).items():
+    for section, value in config.items():
         if section in _FREE:
             continue
         if isinstance(value, dict):
@@ -161,13 +243,3 @@ def _numbers_depend_on(config: Config) -> dict[str, Any]:
         else:
             flat[section] = value
     return flat
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a small file whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from regnet.config import Config, plain
+from regnet.files import Workshop
 from regnet.metrics import Result
-from regnet.run import RunDirectory, write_text
+from regnet.run import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,10 @@ class MetricsLog(Tracker):
         epochs, steps: done by the run so far; lines of later ones are dropped, for they are about to come again.
     """
 
-    def __init__(self, path: Path, epochs: int, steps: int) -> None:
+    def __init__(self, workshop: Workshop, path: Path, epochs: int, steps: int) -> None:
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if _is_of(line, epochs, steps)))
+            lines = path.read_bytes().splitlines(keepends=True)
+            workshop.write(path, b"".join(line for line in lines if _is_of(line, epochs, steps)))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
     def steps(self, reports: list[StepReport]) -> None:
@@ -168,13 +169,14 @@ def _plain_json(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
-def _is_of(line: str, epochs: int, steps: int) -> bool:
-    """Whether a line is of what is done. All steps of an epoch may be, and its evaluation not."""
+def _is_of(line: bytes, epochs: int, steps: int) -> bool:
+    """Whether a line is whole and of what is done. All steps of an epoch may be, and its evaluation not."""
     try:
         row = json.loads(line)
-    except ValueError:  # the torn last line of a killed run
+        done = row["epoch"] <= epochs if row["kind"] == "epoch" else row["step"] <= steps
+    except (ValueError, TypeError, KeyError):  # the torn last line of a killed run, or one that the disk has damaged
         return False
-    return line.endswith("\n") and (row["epoch"] <= epochs if row["kind"] == "epoch" else row["step"] <= steps)
+    return done and line.endswith(b"\n")
 
 
 class WandbTracker(Tracker):

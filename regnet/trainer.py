@@ -196,7 +196,9 @@ class Trainer:
                 loss = F.cross_entropy(logits.float(), labels, reduction="sum")
                 # DDP averages gradients over ranks; the factor makes that a sum.
                 state.scaler.scale(loss * (self.world.size / batch.global_size)).backward()
-            state.counters.update(logits.detach(), labels, loss.detach())
+            # A part that the scaler is about to skip must not spoil the epoch's mean.
+            counted = loss.isfinite() if self.precision.skips_overflow else None
+            state.counters.update(logits.detach(), labels, loss.detach(), counted)
             total += loss.detach() / batch.global_size
         if config.optim.clip_norm:
             state.scaler.unscale_(state.optimizer)
@@ -216,7 +218,8 @@ class Trainer:
         """
         if not pending:
             return
-        losses = self.world.sum_(torch.stack([step.loss for step in pending])).tolist()
+        # In float64 the parts add to the same sum in any order, in whatever company a step is reported.
+        losses = self.world.sum_(torch.stack([step.loss for step in pending]).double()).tolist()
         epoch = self.state.progress.epoch + 1
         reports = [StepReport(epoch, step.step, step.lr, loss) for step, loss in zip(pending, losses, strict=True)]
         pending.clear()

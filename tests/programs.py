@@ -96,7 +96,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
 
 
 def rows(run_dir: Path, kind: str) -> list[dict]:
-    """The lines of one kind in a run's metrics.jsonl, without what depends on the clock."""
+    """The lines of one kind in a run's metrics.jsonl, without what may differ."""
     path = run_dir / "metrics.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     clock = ("seconds", "images_per_second")
@@ -120,11 +120,11 @@ def outcome(run_dir: Path) -> tuple[Any, ...]:
 
 
 def bits(value: Any) -> Any:
-    """A checkpoint's content, its tensors as lists, which compare as a whole; without what depends on the clock."""
+    """A checkpoint's content, its tensors as lists, which compare as a whole; without what may differ."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype), value.tolist()
     if isinstance(value, dict):
-        return {key: bits(entry) for key, entry in value.items() if key != "seconds"}
+        return {key: bits(entry) for key, entry in value.items() if key not in ("seconds", "config")}
     return [bits(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 

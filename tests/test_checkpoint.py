@@ -14,9 +14,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import mounted, rows, run, skewed, state, trainer
+from programs import mounted, rows, run, skewed, start, state, trainer, wait_until
 
-from regnet.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint, load, pack, save
+from regnet.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint, load, pack
+from regnet.files import TakenOver, Workshop
 
 LONGER = ("--schedule.name", "reference", "--train.epochs")
 
@@ -36,7 +37,7 @@ def copy_of(trained, tmp_path):
 
 def test_writing_that_is_cut_at_any_byte_leaves_the_one_before(trained, shards, tmp_path):
     """The kernel ends the writer at 50 offsets, by a limit on the size of a file."""
-    checkpoints = copy_of(trained, tmp_path)
+    checkpoints, run_dir = copy_of(trained, tmp_path), tmp_path / "tiny"
     saved = load(checkpoints.path(11))
     size = len(pack(saved))
     offsets = [0, 1, size - 1, size - 44, size - 32, *random.Random(1).sample(range(size), 45)]
@@ -44,17 +45,17 @@ def test_writing_that_is_cut_at_any_byte_leaves_the_one_before(trained, shards, 
         pid = os.fork()
         if pid == 0:
             cut_off(offset)
-            checkpoints.save(22, saved, is_best=False)
+            checkpoints.save(Workshop(run_dir), 22, saved, is_best=False)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         assert os.WTERMSIG(status) == signal.SIGXFSZ, offset
+        (torn,) = run_dir.glob(".attempt-*/*")
+        assert torn.stat().st_size == offset, "the writer got so far"
         assert checkpoints.paths() == [checkpoints.path(11)]
-    left = list(checkpoints.directory.glob(".*.tmp"))
-    assert len(left) == len(offsets), "each writer got so far"
     done = run(trainer(tmp_path, shards, *LONGER, "2"))
     assert done.returncode == 0, done.stderr
     assert f"continuing from {checkpoints.path(11)}" in done.stdout
-    assert not list(checkpoints.directory.glob(".*"))
+    assert not list(run_dir.glob(".attempt-*"))
 
 
 def cut_off(offset):
@@ -88,7 +89,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_resume_goes_on(sh
         one_line(full, "failed (rank 0)", "No space left on device")
         assert state(disk / "tiny")["state"] == "failed"
         checkpoints = Checkpoints(disk / "tiny" / "checkpoints", 9)
-        assert not list(checkpoints.directory.glob(".*"))
+        assert not list((disk / "tiny").glob(".attempt-*"))
         newest = checkpoints.paths()[-1]
         assert load(newest)["progress"]["global_step"] == state(disk / "tiny")["step"]
         for old in checkpoints.paths()[:-1]:
@@ -109,6 +110,33 @@ def test_a_read_only_directory_is_told_in_one_line(trained, shards, tmp_path):
         assert run(trainer(disk, shards, *LONGER, "2")).returncode == 0
 
 
+def test_an_attempt_that_was_taken_over_can_write_nothing_more(trained, tmp_path):
+    """It may live on, on a machine that was cut off; not even a file that it has almost done gets to its place."""
+    checkpoints, run_dir = copy_of(trained, tmp_path), tmp_path / "tiny"
+    saved = load(checkpoints.path(11))
+    old = Workshop(run_dir)
+    checkpoints.save(old, 22, saved, is_best=True)
+    before = {path: path.read_bytes() for path in checkpoints.directory.iterdir()}
+    Workshop(run_dir)
+    saved["progress"]["global_step"] = 33
+    for step in (22, 33):
+        with pytest.raises(TakenOver, match="a newer attempt has taken this run over"):
+            checkpoints.save(old, step, saved, is_best=True)
+    assert {path: path.read_bytes() for path in checkpoints.directory.iterdir()} == before
+
+
+def test_a_trainer_that_was_taken_over_ends_and_says_so(shards, tmp_path):
+    """As if the locks of its file system reached no other machine."""
+    process = start(trainer(tmp_path, shards, "--train.epochs", "400"))
+    wait_until(lambda: rows(tmp_path / "tiny", "epoch"))
+    Workshop(tmp_path / "tiny")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, out
+    assert "a newer attempt has taken this run over" in err
+    assert "Traceback" not in err
+    assert state(tmp_path / "tiny")["state"] == "running", "which is the newer one's to say"
+
+
 def other_version(path):
     content = path.read_bytes()
     marked = content[:-36] + (9).to_bytes(4, "little")
@@ -119,26 +147,41 @@ def other_network(path):
     saved = load(path)
     name = next(name for name in saved["model"] if saved["model"][name].dim() == 4)
     saved["model"][name] = torch.zeros(3, *saved["model"][name].shape[1:])
-    save(path, pack(saved))
+    path.write_bytes(pack(saved))
+
+
+def foreign_data(path):
+    path.write_bytes(pack({**load(path), "data": "0123456789abcdef"}))
+
+
+def other_seed(path):
+    saved = load(path)
+    saved["config"]["seed"] = 9
+    path.write_bytes(pack(saved))
 
 
 def lacking(path):
     saved = load(path)
     del saved["model"][list(saved["model"])[-2]]
-    save(path, pack(saved))
+    path.write_bytes(pack(saved))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_version, "checkpoint format 9, this program reads 1"),
+        (other_version, "checkpoint format 9, this program reads 2"),
         (other_network, "the checkpoint is of another network: "),
         (lacking, "the checkpoint is of another network: it lacks "),
+        (foreign_data, "holds a run on other images"),
+        (other_seed, "holds another configuration: seed (9 there, 3 now)"),
     ],
 )
 def test_a_whole_checkpoint_that_cannot_be_used_is_refused_and_left_alone(trained, shards, tmp_path, change, words):
     checkpoints = copy_of(trained, tmp_path)
     change(checkpoints.path(11))
+    checkpoints.best.unlink()
+    for told in ("config.yaml", "state.json"):
+        (tmp_path / "tiny" / told).unlink()
     before = checkpoints.path(11).read_bytes()
     one_line(run(trainer(tmp_path, shards, *LONGER, "2")), words, status=2)
     assert checkpoints.path(11).read_bytes() == before

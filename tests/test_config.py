@@ -89,7 +89,7 @@ configs = st.builds(
         decay_norm_and_bias=st.booleans(),
     ),
     early_stopping=st.builds(EarlyStoppingConfig, patience=st.integers(0, 10**6)),
-    tracking=st.builds(TrackingConfig, project=texts, group=texts, wandb_timeout=st.floats(1e-9, 1e9)),
+    tracking=st.builds(TrackingConfig, project=texts, group=texts, wandb_timeout=st.floats(1e-9, 1e6)),
 )
 
 
@@ -179,6 +179,13 @@ WRONG = [
     ("data.verify", "bogus"),
     ("data.loader_timeout", "0"),
     ("data.loader_timeout", ".inf"),
+    ("data.loader_timeout", "1.0e+300"),
+    ("data.resolution", "100000"),
+    ("data.batches_ahead", "100000000000"),
+    ("augment.cutout", "100000000000000000000"),
+    ("augment.crop_padding", "1000000000"),
+    ("train.batch_size", "1000000000000000000000"),
+    ("tracking.wandb_timeout", "1.0e+300"),
     ("augment.crop_padding", "-1"),
     ("augment.flip", "maybe"),
     ("train.epochs", "0"),
@@ -202,6 +209,7 @@ WRONG = [
     ("tracking.log_every", "0"),
     ("distributed.timeout", "-1"),
     ("distributed.timeout", ".inf"),
+    ("distributed.heartbeat_timeout", "1.0e+300"),
 ]
 
 
@@ -273,6 +281,11 @@ def test_incomplete_or_stray_arguments_are_refused(flags):
 
 
 @pytest.mark.timeout(10)
+@pytest.mark.parametrize("text", ['"a\\0b"', '"\\ud800x"', '"a\\nb"'])
+def test_a_text_that_can_be_in_no_file_name_is_refused(text):
+    assert "runs_dir" in refusal(f"runs_dir: {text}")
+
+
 def test_a_network_deeper_than_any_machine_holds_is_refused_at_once():
     assert "model.depth" in refusal("model: {depth: 1000000000}")
 

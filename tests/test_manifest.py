@@ -25,7 +25,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 def shard(name, first_id, samples):
     content = CONTENTS[name]
-    return Shard(name, first_id, samples, len(content), hashlib.sha256(content).hexdigest())
+    return Shard(name, first_id, samples, len(content), hashlib.sha256(content).hexdigest(), "0" * 64)
 
 
 VALID = Manifest(

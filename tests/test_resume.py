@@ -1,18 +1,22 @@
 """A run that is killed goes on as if nothing had happened."""
 
+import json
 import os
 import random
+import shutil
 
 import pytest
 from conftest import convert_synthetic
-from programs import kill_group, outcome, result, rows, run, skewed, start, state, trainer, wait_until
+from programs import bits, kill_group, outcome, result, rows, run, skewed, start, state, trainer, wait_until
 
 from regnet.checkpoint import Checkpoints, load
+from regnet.files import Workshop
 
 # Everything that a checkpoint must carry: accumulation, a moving average, momentum, checkpoints within epochs.
 FLAGS = ("--checkpoint.every_steps", "3", "--optim.ema_decay", "0.9", "--train.accumulate", "2", "--train.epochs", "5")
 PRECISIONS = {"fp32": (), "bf16": ("--train.precision", "bf16"), "fp16": ("--train.precision", "fp16")}
 SLOW = ("--train.epochs", "400")
+LONGER = ("--schedule.name", "reference", "--train.epochs")
 
 
 def kill_at(step, folder, command, attempt=1):
@@ -124,17 +128,76 @@ def test_the_same_images_in_other_shards_continue_a_run(shards, tmp_path):
     assert rows(tmp_path / "tiny", "step") == rows(tmp_path / "whole" / "tiny", "step")
 
 
+def at(step):
+    return {"progress": {"global_step": step}}
+
+
 def test_a_damaged_checkpoint_ahead_never_costs_a_whole_one(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep_last=1)
-    checkpoints.save(90, {"step": 90}, is_best=False)
-    (tmp_path / "step-000000100.pt").write_bytes(b"cut short")
+    checkpoints, workshop = Checkpoints(tmp_path / "checkpoints", keep_last=1), Workshop(tmp_path)
+    checkpoints.save(workshop, 90, at(90), is_best=False)
+    checkpoints.path(100).write_bytes(b"cut short")
     told = []
-    assert checkpoints.newest(told.append)[1] == {"step": 90}
+    assert checkpoints.newest(told.append) == (checkpoints.path(90), at(90))
     assert "step-000000100.pt" in told[0]
-    (tmp_path / "step-000000099.pt").write_bytes(b"cut short too")
-    checkpoints.save(95, {"step": 95}, is_best=True)
-    assert checkpoints.newest(told.append)[1] == {"step": 95}
-    assert load(tmp_path / "best.pt") == {"step": 95}
+    checkpoints.path(99).write_bytes(b"cut short too")
+    checkpoints.save(workshop, 95, at(95), is_best=True)
+    assert checkpoints.newest(told.append) == (checkpoints.path(95), at(95))
+    assert load(checkpoints.best) == at(95)
+
+
+def test_the_best_checkpoint_serves_where_all_newer_ones_are_damaged(shards, tmp_path):
+    """And nothing that is better or newer is written over."""
+    assert run(skewed(tmp_path, shards, "accuracy:0", *LONGER, "2")).returncode == 0, "each epoch the best so far"
+    checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    best = checkpoints.best.read_bytes()
+    damage_cut(checkpoints.path(22))
+    done = run(trainer(tmp_path, shards, *LONGER, "3"))
+    assert f"continuing from {checkpoints.best}: 2 epochs" in done.stdout, done.stderr
+    assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == list(range(1, 34))
+    assert load(checkpoints.path(33))["progress"]["best_step"] != 11
+    assert best == checkpoints.best.read_bytes() or load(checkpoints.best)["progress"]["best_accuracy"] > 0.002
+
+
+def test_a_run_without_one_whole_checkpoint_is_not_begun_again(shards, tmp_path):
+    assert run(trainer(tmp_path, shards, *LONGER, "1")).returncode == 0
+    for path in (tmp_path / "tiny" / "checkpoints").iterdir():
+        damage_cut(path)
+    before = (tmp_path / "tiny" / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        done = run(trainer(tmp_path, shards, *LONGER, "2"))
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert "none of the checkpoints is whole" in done.stderr
+    assert (tmp_path / "tiny" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_best_checkpoint_whose_writer_was_killed_is_made_good(shards, tmp_path):
+    assert run(skewed(tmp_path, shards, "accuracy:0", *LONGER, "2")).returncode == 0
+    checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    best = bits(load(checkpoints.best))
+    shutil.copy(checkpoints.path(11), checkpoints.best)
+    assert run(trainer(tmp_path, shards, *LONGER, "3", "--train.max_minutes", "1e-9")).returncode == 75
+    assert bits(load(checkpoints.best)) == best
+
+
+def test_damaged_lines_of_the_log_are_left_out(shards, tmp_path):
+    assert run(trainer(tmp_path, shards, *LONGER, "1")).returncode == 0
+    log = tmp_path / "tiny" / "metrics.jsonl"
+    whole = log.read_bytes()
+    for damage in (b"\xff\xfe\n", b"null\n", b"{}\n", b'{"kind": "step", "st'):
+        log.write_bytes(whole + damage)
+        assert run(trainer(tmp_path, shards, *LONGER, "1", "--checkpoint.keep_last", "5")).returncode == 0
+    log.write_bytes(b"null\n\xff\n" + whole + b'{"kind": "epoch", "epoch": "x"}\n{"kind": "st')
+    assert run(trainer(tmp_path, shards, *LONGER, "2")).returncode == 0
+    assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == list(range(1, 23))
+
+
+def test_a_finished_run_whose_result_is_lost_is_evaluated_again(shards, tmp_path):
+    assert run(trainer(tmp_path, shards, *LONGER, "1")).returncode == 0
+    path = tmp_path / "tiny" / "result.json"
+    whole = json.loads(path.read_text())
+    path.write_text("{}")
+    assert run(trainer(tmp_path, shards, *LONGER, "1")).returncode == 0
+    assert json.loads(path.read_text()) == whole
 
 
 def test_a_killed_evaluation_costs_no_epoch(shards, tmp_path):
@@ -210,7 +273,7 @@ def test_a_better_checkpoint_is_not_overwritten_by_a_worse_one_after_a_restart(s
     checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
     saved = load(checkpoints.path(11))
     saved["progress"]["best_accuracy"] = 0.99
-    checkpoints.save(11, saved, is_best=True)
+    checkpoints.save(Workshop(tmp_path / "tiny"), 11, saved, is_best=True)
     best = (checkpoints.directory / "best.pt").read_bytes()
     assert run(trainer(tmp_path, shards, *flags, "3")).returncode == 0
     assert [row["epoch"] for row in rows(tmp_path / "tiny", "epoch")] == [1, 2, 3]

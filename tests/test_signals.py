@@ -102,13 +102,13 @@ def test_signals_that_come_twice_and_while_a_checkpoint_is_written_cost_nothing(
     flags = ("--checkpoint.every_steps", "4", "--tracking.log_every", "1")
     folder = tmp_path / "tiny"
     process = start(skewed(tmp_path, shards, "slow_disk", *flags))
-    wait_until(lambda: list((folder / "checkpoints").glob(".step-*.tmp")))
+    wait_until(lambda: list(folder.glob(".attempt-*/step-*")))
     process.send_signal(signal.SIGTERM)
     process.send_signal(getattr(signal, second))
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, out + err
     assert "asked to leave by SIG" in state(folder)["reason"]
-    assert not list((folder / "checkpoints").glob(".*"))
+    assert not list(folder.glob(".attempt-*"))
     assert load(folder / "checkpoints" / f"step-{state(folder)['step']:09d}.pt")
     assert run(trainer(tmp_path, shards, *flags)).returncode == 0
     assert run(trainer(tmp_path / "whole", shards, *flags)).returncode == 0
