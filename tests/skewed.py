@@ -5,6 +5,7 @@
 Everything else is real: processes, collectives, files. STEP counts this process's training steps from 1.
 """
 
+import errno
 import os
 import runpy
 import signal
@@ -92,6 +93,29 @@ class Skew:
             original(file)
 
         os.fsync = fsync
+
+    def failing_disk(self) -> None:
+        """That fsync, counted from 1, fails as a disk does that is about to be replaced."""
+        original = os.fsync
+
+        def fsync(file) -> None:
+            self.steps += 1
+            if self.steps == self.step:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            original(file)
+
+        os.fsync = fsync
+
+    def fails_over_a_stuck_disk(self) -> None:
+        """A defect in that step, while a checkpoint waits for a disk that has stopped to answer."""
+
+        def step(now, step):
+            os.fsync = lambda file: time.sleep(300)
+            if now:
+                raise RuntimeError("a defect on this rank alone")
+            return step()
+
+        self.at_step(step)
 
     def accuracy(self) -> None:
         """This rank believes that each evaluation was better than the one before."""

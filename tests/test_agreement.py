@@ -74,6 +74,7 @@ def test_under_fp16_an_overflow_on_one_rank_costs_one_step(shards, tmp_path):
     assert done.returncode == 0, done.stderr
     lost = [row["step"] for row in rows(tmp_path / "tiny", "step") if row["loss"] is None]
     assert lost == [3]
+    assert None not in [row["train_loss"] for row in rows(tmp_path / "tiny", "epoch")], "nor does it spoil the mean"
     assert state(tmp_path / "tiny")["state"] == "finished"
 
 

@@ -1,5 +1,6 @@
 """Checkpoint files, whenever the power goes and whatever has become of them."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -14,7 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import mounted, rows, run, skewed, start, state, trainer, wait_until
+from programs import mounted, outcome, rows, run, skewed, start, state, trainer, wait_until
 
 from regnet.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint, load, pack
 from regnet.files import TakenOver, Workshop
@@ -98,6 +99,31 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_resume_goes_on(sh
         assert resumed.returncode == 0, resumed.stderr
         assert f"continuing from {newest}" in resumed.stdout
         assert [row["step"] for row in rows(disk / "tiny", "step")] == list(range(1, 23))
+
+
+def test_a_log_that_fills_the_disk_ends_the_run_and_state_says_so(shards, tmp_path):
+    with mounted(tmp_path / "disk", "size=400k") as disk:
+        flags = ("--train.epochs", "400", "--tracking.log_every", "1", "--checkpoint.keep_last", "1")
+        process = start(trainer(disk, shards, *flags))
+        wait_until(lambda: rows(disk / "tiny", "epoch"))
+        filler = disk / "filler"
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 1, out
+        assert "No space left on device" in err
+        assert "Traceback" not in err
+        assert state(disk / "tiny")["state"] == "failed"
+
+
+@pytest.mark.parametrize("fsync", [9, 12])
+def test_a_disk_that_fails_once_costs_nothing(shards, tmp_path, fsync):
+    flags = ("--checkpoint.every_steps", "2")
+    done = run(skewed(tmp_path, shards, f"failing_disk::{fsync}", *flags))
+    assert done.returncode == 0, done.stderr
+    assert run(trainer(tmp_path / "whole", shards, *flags)).returncode == 0
+    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "whole" / "tiny")
 
 
 def test_a_read_only_directory_is_told_in_one_line(trained, shards, tmp_path):

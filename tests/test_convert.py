@@ -92,6 +92,22 @@ def test_the_same_images_give_the_same_bytes(tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
+def test_the_same_images_under_other_labels_are_another_data_set(tmp_path):
+    source = tree(tmp_path / "images")
+    options = ("--source", "folder", "--root", source)
+    for name, shards in (("one", 1), ("three", 3)):
+        assert convert(*options, "--out", tmp_path / name, "--shards", shards).returncode == 0
+    ants, bees = (source / "train" / name / "1.png" for name in ("ant", "bee"))
+    ant, bee = ants.read_bytes(), bees.read_bytes()
+    ants.write_bytes(bee)
+    bees.write_bytes(ant)
+    assert convert(*options, "--out", tmp_path / "other", "--shards", 1).returncode == 0
+    one, three, other = (read_manifest(tmp_path / name) for name in ("one", "three", "other"))
+    assert one.identity == three.identity
+    assert (one.mean, one.std) == (other.mean, other.std)
+    assert one.identity != other.identity
+
+
 def test_a_second_call_repeats_nothing_and_other_options_are_refused(tmp_path):
     options = ("--source", "synthetic", "--per-class", 5, "--out", tmp_path / "out")
     assert convert(*options).returncode == 0

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -42,9 +43,8 @@ def test_a_killed_rank_ends_the_job_and_is_named(shards, tmp_path, victim):
     last = err[err.rindex("Root Cause") :]
     assert f"rank      : {victim} " in last
     assert "SIGKILL" in last
-    if victim != 0:
-        assert state(tmp_path / "tiny")["state"] == "failed"
-        assert f"rank {victim} is gone" in state(tmp_path / "tiny")["reason"]
+    assert state(tmp_path / "tiny")["state"] == "failed", "whoever is left to say so"
+    assert f"rank {victim} is gone" in state(tmp_path / "tiny")["reason"]
 
 
 def test_a_rank_that_hangs_counts_as_gone_after_the_configured_time(shards, tmp_path):
@@ -85,15 +85,47 @@ def test_torchrun_starts_the_group_again_and_it_resumes(shards, tmp_path):
     assert process.returncode == 0, err
     assert "continuing from" in out
     assert state(tmp_path / "tiny")["attempt"] == 2
-    assert run(trainer(tmp_path / "whole", shards, *flags, processes=3)).returncode == 0
-    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "whole" / "tiny")
+    whole = run(trainer(tmp_path / "whole", shards, *flags, "--tracking.log_every", "5", processes=3))
+    assert whole.returncode == 0, whole.stderr
+    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "whole" / "tiny"), "however steps are reported"
 
 
-def test_ranks_do_not_outlive_their_launcher(shards, tmp_path):
+def test_ranks_do_not_outlive_their_launcher_and_the_next_attempt_waits_for_them(shards, tmp_path):
     """torchrun gives its ranks a session of their own, so what kills it does not reach them."""
-    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *SLOW, processes=2))
+    flags = ("--train.epochs", "40", "--checkpoint.every_steps", "5")
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=2))
     kill_group(process)
-    wait_until(lambda: all(map(gone, ranks)), WITHIN)
+    again = start(trainer(tmp_path, shards, *flags, "--train.max_minutes", "1e-9"))
+    try:
+        wait_until(lambda: all(map(gone, ranks)), WITHIN)
+        out, err = again.communicate(timeout=60)
+    finally:
+        kill_group(again)
+    assert again.returncode == 75, err
+    assert "continuing from" in out
+
+
+def test_a_rank_that_fails_over_a_stuck_disk_is_heard_at_once(shards, tmp_path):
+    """Rank zero itself may wait for the disk in vain; the others need not."""
+    flags = (*SLOW, "--checkpoint.every_steps", "2", "--distributed.heartbeat_timeout", "5")
+    process = start(skewed(tmp_path, shards, "fails_over_a_stuck_disk:0:3", *flags, processes=3))
+    _, err = ended(process, timeout=2 * WITHIN)
+    assert process.returncode != 0
+    for rank in (1, 2):
+        assert f"failed (rank {rank}): rank 0 failed: a defect on this rank alone" in err
+
+
+def test_ranks_that_srun_starts_need_no_torchrun(shards, tmp_path):
+    """Rank zero then keeps the store, and leaves last."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [start(trainer(tmp_path, shards), RANK=str(rank), LOCAL_RANK=str(rank), **places) for rank in (1, 0)]
+    for process in ranks:
+        _, err = ended(process, timeout=120)
+        assert (process.returncode, "Traceback" in err) == (0, False), err
+    assert run(trainer(tmp_path / "torchrun", shards, processes=2)).returncode == 0
+    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "torchrun" / "tiny")
 
 
 @pytest.mark.parametrize(

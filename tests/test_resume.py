@@ -115,6 +115,9 @@ def test_a_run_is_not_continued_on_other_images_or_another_curve(shards, tmp_pat
     assert run(trainer(tmp_path, shards, "--train.max_steps", "2")).returncode == 0
     done = run(trainer(tmp_path, other, "--train.max_steps", "2"))
     assert (done.returncode, "holds a run on other images" in done.stderr) == (2, True), done.stderr
+    (tmp_path / "tiny" / "config.yaml").unlink()
+    done = run(trainer(tmp_path, shards, "--train.max_steps", "2", "--resume", "never"))
+    assert (done.returncode, "holds a run already" in done.stderr) == (2, True), done.stderr
     done = run(trainer(tmp_path, shards, "--train.max_steps", "2", "--train.epochs", "3"))
     assert (done.returncode, "train.epochs" in done.stderr) == (2, True), done.stderr
 

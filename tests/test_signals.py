@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -132,12 +133,29 @@ def test_an_evaluation_is_left_at_once_and_done_again(shards, tmp_path, processe
     assert outcome(folder) == outcome(whole / "tiny")
 
 
-def test_a_second_interrupt_ends_at_once(shards, tmp_path):
-    """In the middle of a step that takes a minute."""
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_whose_peers_have_not_come_leaves_when_asked(shards, tmp_path, rank):
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": rank}
+    if rank == "0":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            places["MASTER_PORT"] = str(free.getsockname()[1])
+    process = start(trainer(tmp_path, shards), **places)
+    wait_until(lambda: listens(process))
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, out + err
+    assert "asked to leave by SIGTERM while" in out
+    assert len(out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+def test_a_second_interrupt_ends_at_once(shards, tmp_path, first):
+    """In the middle of a step that takes a minute; whatever came before the first."""
     process = start(skewed(tmp_path, shards, "slow_step::3", "--tracking.log_every", "1"))
     wait_until(lambda: len(rows(tmp_path / "tiny", "step")) == 2)
-    process.send_signal(signal.SIGINT)
-    wait_until(lambda: not pending(process, signal.SIGINT))
+    for asked in dict.fromkeys((first, "SIGINT")):
+        process.send_signal(getattr(signal, asked))
+        wait_until(lambda: not pending(process, signal.SIGINT) and not pending(process, signal.SIGTERM))
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)

@@ -1,0 +1,87 @@
+"""Whatever a configuration says, the trainer does it, or says in one line why not."""
+
+import io
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from programs import TINY
+
+from train_ddp import main
+
+HUGE = 2**31 - 1
+EXTREMES = {
+    "seed": [0, 2**63 - 1],
+    "data.resolution": [1, 31, 33, 64],
+    "data.drop_last": ["true"],
+    "data.verify": ["always", "sizes"],
+    "data.workers": [2, 1000],
+    "data.batches_ahead": [1, 50],
+    "data.loader_timeout": [1e6],
+    "augment.flip": ["false"],
+    "augment.crop_padding": [0, 64],
+    "augment.cutout": [1, 1024],
+    "train.batch_size": [1, 2, 999, 1000, HUGE],
+    "train.accumulate": [2, HUGE],
+    "train.precision": ["bf16", "fp16"],
+    "train.channels_last": ["false"],
+    "train.sync_batchnorm": ["true"],
+    "train.deterministic": ["true"],
+    "train.detect_anomaly": ["true"],
+    "train.device": ["auto", "cuda"],
+    "train.max_minutes": [1e-9, 1e6],
+    "optim.name": ["adamw", "sgd"],
+    "optim.lr": [1e-30, 1e38],
+    "optim.momentum": [0, 0.9999999],
+    "optim.beta2": [0, 0.9999999],
+    "optim.weight_decay": [1e-30, 1e30],
+    "optim.decay_norm_and_bias": ["true"],
+    "optim.clip_norm": [1e-30, 1e30],
+    "optim.ema_decay": [1e-9, 0.9999999],
+    "schedule.name": ["onecycle", "reference"],
+    "schedule.warmup_epochs": [0, HUGE],
+    "schedule.decay_epochs": [1, HUGE],
+    "schedule.start_lr": [0, 1e38],
+    "schedule.min_lr": [0, 1e38],
+    "checkpoint.keep_last": [1, HUGE],
+    "checkpoint.every_steps": [1, HUGE],
+    "checkpoint.every_minutes": [1e-9, 1e6],
+    "early_stopping.monitor": ["val_accuracy"],
+    "early_stopping.patience": [1, HUGE],
+    "tracking.log_every": [1, HUGE],
+    "distributed.timeout": [1e-9, 1e6],
+}
+settings_drawn = st.lists(
+    st.sampled_from([(name, value) for name, values in EXTREMES.items() for value in values]),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda setting: setting[0],
+)
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.autograd.set_detect_anomaly(False)
+
+
+@given(settings_drawn)
+@example([("optim.lr", 1e38), ("optim.name", "sgd")])
+@example([("train.batch_size", HUGE)])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_extremes_are_done_or_refused_in_one_line(shards, drawn):
+    error = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(error), redirect_stdout(io.StringIO()):
+        places = ["--config", str(TINY), "--runs_dir", folder, "--data.shards", str(shards), "--train.max_steps", "1"]
+        status = main(places + [f"--{name}={value}" for name, value in drawn])
+    told = error.getvalue()
+    assert "\n" not in told.strip()
+    if status == 1:
+        assert "is not finite" in told or "the loss is" in told or "overflow" in told, "it diverged"
+    else:
+        assert status in (0, 2, 75)
+        assert bool(told) == (status == 2)
