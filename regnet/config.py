@@ -3,7 +3,6 @@
 regnet.options reads them from files and flags.
 """
 
-import math
 import re
 import unicodedata
 from dataclasses import asdict, dataclass, field
@@ -16,11 +15,10 @@ from regnet.design import Design, Form, check_resolution, generate_design
 from regnet.errors import UsageError
 
 if TYPE_CHECKING:
-    PositiveFloat = float
-    NonNegativeFloat = float
+    PositiveReal = float
+    NonNegativeReal = float
+    Strength = float
     Fraction = float
-    Seconds = float
-    Minutes = float
     PositiveInt = int
     NonNegativeInt = int
     Side = int
@@ -32,13 +30,12 @@ else:  # finite all of them, and no larger than what libraries below can take
     def _number(name: str, kind: type, *bounds: tuple[str, float]) -> type:
         return restricted_number_type(name, kind, list(bounds))
 
-    PositiveFloat = _number("FinitePositive", float, (">", 0), ("<", math.inf))
-    NonNegativeFloat = _number("FiniteNonNegative", float, (">=", 0), ("<", math.inf))
+    PositiveReal = _number("PositiveReal", float, (">", 0), ("<=", 1e6))
+    NonNegativeReal = _number("NonNegativeReal", float, (">=", 0), ("<=", 1e6))
+    Strength = _number("Strength", float, (">=", 0), ("<=", 1e30))
     Fraction = _number("Fraction", float, (">=", 0), ("<", 1))
-    Seconds = _number("Seconds", float, (">", 0), ("<=", 1e6))
-    Minutes = _number("Minutes", float, (">=", 0), ("<=", 1e6))
-    PositiveInt = _number("Positive", int, (">", 0), ("<", 2**31))
-    NonNegativeInt = _number("NonNegative", int, (">=", 0), ("<", 2**31))
+    PositiveInt = _number("Count", int, (">", 0), ("<", 2**31))
+    NonNegativeInt = _number("CountOrNone", int, (">=", 0), ("<", 2**31))
     Side = _number("Side", int, (">", 0), ("<=", 4096))
     Pixels = _number("Pixels", int, (">=", 0), ("<=", 1024))
     Few = _number("Few", int, (">", 0), ("<=", 1000))
@@ -94,7 +91,7 @@ class DataConfig:
     verify: Literal["once", "always", "sizes"] = "once"
     workers: Few = 1
     batches_ahead: Few = 3
-    loader_timeout: Seconds = 60.0
+    loader_timeout: PositiveReal = 60.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class TrainConfig:
     detect_anomaly: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_steps: NonNegativeInt = 0
-    max_minutes: Minutes = 0.0
+    max_minutes: NonNegativeReal = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,12 +158,12 @@ class OptimConfig:
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: PositiveFloat = 0.001
+    lr: PositiveReal = 0.001
     momentum: Fraction = 0.9
     beta2: Fraction = 0.999
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: Strength = 0.0
     decay_norm_and_bias: bool = False
-    clip_norm: NonNegativeFloat = 0.0
+    clip_norm: Strength = 0.0
     ema_decay: Fraction = 0.0
 
 
@@ -186,8 +183,8 @@ class ScheduleConfig:
     name: Literal["cosine", "onecycle", "reference"] = "reference"
     warmup_epochs: NonNegativeInt = 5
     decay_epochs: PositiveInt = 14
-    start_lr: NonNegativeFloat = 0.00001
-    min_lr: NonNegativeFloat = 0.00001
+    start_lr: NonNegativeReal = 0.00001
+    min_lr: NonNegativeReal = 0.00001
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ class CheckpointConfig:
 
     keep_last: PositiveInt = 2
     every_steps: NonNegativeInt = 0
-    every_minutes: Minutes = 0.0
+    every_minutes: NonNegativeReal = 0.0
 
 
 @dataclass(frozen=True)
@@ -233,7 +230,7 @@ class TrackingConfig:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "regnet"
     group: str = ""
-    wandb_timeout: Seconds = 5.0
+    wandb_timeout: PositiveReal = 5.0
     log_every: PositiveInt = 20
 
 
@@ -246,8 +243,8 @@ class DistributedConfig:
         heartbeat_timeout: seconds without a sign of life after which a process counts as gone, and all end.
     """
 
-    timeout: Seconds = 600.0
-    heartbeat_timeout: Seconds = 20.0
+    timeout: PositiveReal = 600.0
+    heartbeat_timeout: PositiveReal = 20.0
 
 
 @dataclass(frozen=True)

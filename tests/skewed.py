@@ -46,6 +46,24 @@ class Skew:
     def nan_loss(self) -> None:
         self.at_step(lambda now, step: step() * float("nan") if now else step())
 
+    def inf_weight(self) -> None:
+        """This rank's first weight is no number any more after that step."""
+        import torch
+
+        from regnet.trainer import Trainer
+
+        original = Trainer.step
+
+        def step(trainer, batch, rate):
+            loss = original(trainer, batch, rate)
+            self.steps += 1
+            if self.steps == self.step:
+                with torch.no_grad():
+                    next(trainer.state.model.parameters())[0] = torch.inf
+            return loss
+
+        Trainer.step = step
+
     def inf_gradient(self) -> None:
         """An overflow in this rank's backward pass of that one step, as fp16 has them."""
         import torch

@@ -5,6 +5,8 @@ from collections import Counter
 import pytest
 from programs import rows, run, skewed, state, trainer
 
+from regnet.checkpoint import Checkpoints
+
 # Nothing is learnt, so the first epoch is never beaten: stop after three.
 STILL = ("--optim.lr", "1e-30", "--schedule.start_lr", "0", "--schedule.min_lr", "0", "--optim.name", "sgd")
 PATIENT = ("--early_stopping.monitor", "val_accuracy", "--early_stopping.patience", "2", "--train.epochs", "9")
@@ -58,14 +60,15 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_and_names_step_rate_and_
 
 
 def test_weights_that_are_no_numbers_are_not_saved(shards, tmp_path):
-    far = ("--optim.name", "sgd", "--optim.momentum", "0", "--optim.lr", "1e38", "--schedule.start_lr", "1e38")
-    flags = (*far, "--optim.weight_decay", "1e30", "--checkpoint.every_steps", "1", "--tracking.log_every", "9")
-    done = run(trainer(tmp_path, shards, *flags))
+    """On one rank of two, after a step whose loss was still one."""
+    flags = ("--checkpoint.every_steps", "1", "--tracking.log_every", "9")
+    done = run(skewed(tmp_path, shards, "inf_weight:1:3", *flags, processes=2))
     assert done.returncode == 1
-    assert "is not finite at step" in done.stderr
-    assert "(learning rate 1e+38)" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "tiny" / "checkpoints").glob("*")), "every one would be worthless"
+    checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    words = "stem.conv_3x3.weight is not finite at step 3 (learning rate 0.000955)"
+    for rank in (0, 1):
+        assert f"failed (rank {rank}): {words}; the last good checkpoint is {checkpoints.path(2)}" in done.stderr
+    assert checkpoints.paths() == [checkpoints.path(1), checkpoints.path(2)]
 
 
 def test_under_fp16_an_overflow_on_one_rank_costs_one_step(shards, tmp_path):
