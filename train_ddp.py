@@ -17,6 +17,7 @@ if __name__ == "__main__":
 from data.errors import DataError, LoaderError
 from data.loader import LoaderOptions, Place, open_loaders
 from data.shards import Manifest, Verify, read_manifest, verify
+from data.stage import stage, staged
 from regnet.config import Config
 from regnet.distributed import Elsewhere, World, join
 from regnet.errors import Diverged, UsageError
@@ -54,12 +55,12 @@ def main(argv: list[str]) -> int:
 def train(config: Config, world: World) -> int:
     """Builds the parts, continues where the run stood, trains."""
     prepare_torch(config.seed, config.train)
-    manifest = open_shards(config, world)
+    shards, manifest = open_shards(config, world)
     with Record(config, world, manifest.classes, manifest.identity) as record:
         if record.was_finished():
             return DONE
         place = Place(world.rank, world.size, world.device)
-        train_batches, val_batches = open_loaders(Path(config.data.shards), manifest, loader_options(config), place)
+        train_batches, val_batches = open_loaders(shards, manifest, loader_options(config), place)
         model = Model(config.model.design(), len(manifest.classes))
         trainer = Trainer(config, world, model, train_batches, val_batches, record, NOTICE)
         record.begin(trainer.state)
@@ -81,18 +82,22 @@ def leaving() -> int:
     return DONE if "TORCHELASTIC_RUN_ID" in os.environ else PREEMPTED
 
 
-def open_shards(config: Config, world: World) -> Manifest:
-    """The manifest, after one process of each machine has checked the shards there."""
-    directory = Path(config.data.shards)
+def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
+    """The shards to read and their manifest, after one process of each machine has checked, or copied, them there."""
+    source = Path(config.data.shards)
 
     def check() -> None:
-        verify(directory, read_manifest(directory), Verify(config.data.verify))
+        if config.data.stage:
+            stage(source, Path(config.data.stage))
+        else:
+            verify(source, read_manifest(source), Verify(config.data.verify))
 
     world.together(check if world.local_rank == 0 else None)
+    directory = staged(source, Path(config.data.stage)) if config.data.stage else source
     manifest = read_manifest(directory)
     if len(set(world.gather(manifest.identity))) > 1:
         raise DataError(f"{directory}: not the same images on every machine")
-    return manifest
+    return directory, manifest
 
 
 def loader_options(config: Config) -> LoaderOptions:

@@ -77,6 +77,8 @@ class DataConfig:
 
     Args:
         shards: directory that python -m data.convert wrote.
+        stage: directory on each machine's own disk into which one process there copies the shards first; empty to
+            read them where they are.
         resolution: side of the images that the network sees, pixels; stored images are enlarged to it.
         drop_last: leave out an epoch's last batch if it is smaller than the others.
         verify: SHA-256 of the shards: once on each machine, always, or sizes alone.
@@ -86,6 +88,7 @@ class DataConfig:
     """
 
     shards: str = "shards/cifar100"
+    stage: str = ""
     resolution: Side = 56
     drop_last: bool = False
     verify: Literal["once", "always", "sizes"] = "once"

@@ -65,7 +65,7 @@ class Record(AbstractContextManager["Record"]):
     def _open(self, progress: Progress, found: tuple[Path, dict[str, Any]] | None) -> None:
         assert self.directory is not None
         assert self.checkpoints is not None
-        self.directory.begin()
+        self.directory.begin(progress.global_step)
         self.directory.write_state(Status.running, *self._at)
         self.metrics = MetricsLog(self.directory.workshop, self.directory.metrics, progress.epoch, progress.global_step)
         self.trackers += [ConsoleTracker(self.config.train.batch_size), self.metrics]

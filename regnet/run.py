@@ -17,7 +17,7 @@ from regnet.options import parse_config
 # What may change between the attempts of one run: nothing that its numbers depend on.
 _FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
-    "data": ("shards", "verify", "workers", "batches_ahead", "loader_timeout"),
+    "data": ("shards", "stage", "verify", "workers", "batches_ahead", "loader_timeout"),
     "train": ("epochs", "device", "detect_anomaly", "max_minutes"),
 }
 
@@ -36,7 +36,9 @@ class RunState:
     Attributes:
         epoch: epochs done.
         step: optimiser steps done.
+        began: step that the latest attempt continued from.
         attempt: how often the run was started.
+        fruitless: attempts in a row, before the latest, that failed or died without getting any further.
         epochs: that it was to train in all.
         data: identity of the samples that it trains on.
         reason: why it stopped, or empty.
@@ -46,11 +48,20 @@ class RunState:
     state: Status
     epoch: int
     step: int
+    began: int
     attempt: int
+    fruitless: int
     epochs: int
     data: str
     reason: str
     wandb_id: str
+
+    @property
+    def setbacks(self) -> int:
+        """Attempts in a row, the latest among them, that failed or died without getting any further."""
+        if self.step > self.began or self.state in (Status.finished, Status.preempted):
+            return 0
+        return self.fruitless + 1
 
 
 class RunDirectory:
@@ -84,7 +95,9 @@ class RunDirectory:
             self._check_same_task(before.data, before.epochs)
         self.finished = self._is_finished(before)
         self.at = (0, 0) if before is None else (before.epoch, before.step)
+        self.began = self.at[1]
         self.attempt = 1 if before is None else before.attempt + 1
+        self.fruitless = 0 if before is None else before.setbacks
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
         self.workshop = Workshop(self.path)
 
@@ -104,13 +117,16 @@ class RunDirectory:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def begin(self) -> None:
-        """Keeps the resolved configuration of this attempt."""
+    def begin(self, step: int) -> None:
+        """Keeps the resolved configuration of this attempt, which continues from this step."""
+        self.began = step
         self._write("config.yaml", self.config.to_yaml())
 
     def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
         epochs = self.config.train.epochs
-        record = RunState(state, epoch, step, self.attempt, epochs, self.data, reason, self.wandb_id)
+        record = RunState(
+            state, epoch, step, self.began, self.attempt, self.fruitless, epochs, self.data, reason, self.wandb_id
+        )
         try:
             self._write(_STATE, _as_json(asdict(record)))
         except TakenOver:

@@ -1,0 +1,59 @@
+"""How a run's latest attempt ended, and what to do next.
+
+python -m regnet.aftermath --since SECONDS --limit N -- [the trainer's arguments]
+
+For launchers, which see no more than the exit status of srun or torchrun. It imports no torch, so that it answers
+at once. Its own exit status: 0 done, 1 failed for good, 2 wrong usage or input, 75 start the run again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from regnet.errors import UsageError
+from regnet.options import parse_config
+from regnet.run import RunState, Status, place, read_state
+
+DONE, FAILED, USAGE, AGAIN = 0, 1, 2, 75
+
+
+def judge(state: RunState | None, directory: Path, limit: int) -> tuple[int, str]:
+    """The exit status and a line for people.
+
+    Args:
+        state: what the attempt left, or None if it did not get as far as opening its run.
+        limit: attempts in a row without progress after which a run is not started again.
+    """
+    if state is None:
+        return USAGE, "the run was not begun, and would not be the next time: see the error above"
+    done = f"{state.epoch} epochs and {state.step} steps are done (attempt {state.attempt})"
+    if state.state is Status.finished:
+        return DONE, f"finished: {state.reason}; results: {directory}"
+    if state.state is Status.preempted:
+        return AGAIN, f"preempted: {state.reason}; {done}; to be started again"
+    why = state.reason or "died without a word"
+    if state.setbacks >= limit:
+        return FAILED, f"failed: {why}; {done}; {state.setbacks} attempts got no further, so it is not started again"
+    return AGAIN, f"failed: {why}; {done}; to be started again"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m regnet.aftermath", description=__doc__)
+    parser.add_argument("--since", type=float, required=True, help="when the attempt was started, seconds since 1970")
+    parser.add_argument("--limit", type=int, default=3, help="attempts without progress (%(default)s)")
+    parser.add_argument("arguments", nargs="*", help="the trainer's, after --")
+    args = parser.parse_args(argv)
+    try:
+        directory = place(parse_config(args.arguments))
+    except UsageError as error:
+        print(f"error: {error}", flush=True)
+        return USAGE
+    path = directory / "state.json"
+    begun = path.exists() and path.stat().st_mtime >= args.since
+    status, line = judge(read_state(directory) if begun else None, directory, args.limit)
+    print(line, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
