@@ -1,0 +1,13 @@
+#!/bin/bash
+# One rank, started by srun.
+set -euo pipefail
+trap '' USR1 # until Python listens
+# shellcheck source=slurm/site.env
+. slurm/site.env
+# shellcheck source=slurm/lib.sh
+. slurm/lib.sh
+setup
+choose_interface "$(node_address "$SLURMD_NODENAME")"
+export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+exec "${CONTAINER[@]}" python train_ddp.py "$@"
