@@ -78,7 +78,7 @@ class RunDirectory:
             raise UsageError(f"{self.path}: its file system cannot lock files ({error.strerror})") from error
         for torn in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
             torn.unlink()  # of an attempt that was killed while it wrote
-        self._check_config(config)
+        check_config(self.path, config)
         self.epochs, self.data = config.train.epochs, data
         before = self._read_state()
         if before is not None:
@@ -133,20 +133,22 @@ class RunDirectory:
                 "train.epochs, so another number of them is another run: choose another --name"
             )
 
-    def _check_config(self, config: Config) -> None:
-        path = self.path / "config.yaml"
-        if not path.exists():
-            return
-        if config.resume == "never":
-            raise UsageError(f"{self.path}: holds a run already; choose another --name, or --resume auto")
-        try:
-            before = _numbers_depend_on(parse_config(["--config", str(path)]))
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}; choose another --name") from error
-        now = _numbers_depend_on(config)
-        changed = [f"{key} ({before[key]} there, {now[key]} now)" for key in now if before[key] != now[key]]
-        if changed:
-            raise UsageError(f"{self.path}: holds another configuration: {'; '.join(changed)}; choose another --name")
+
+def check_config(directory: Path, config: Config) -> None:
+    """Raises UsageError if a run's directory holds a run of another configuration, or one and `resume: never`."""
+    path = directory / "config.yaml"
+    if not path.exists():
+        return
+    if config.resume == "never":
+        raise UsageError(f"{directory}: holds a run already; choose another --name, or --resume auto")
+    try:
+        before = _numbers_depend_on(parse_config(["--config", str(path)]))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; choose another --name") from error
+    now = _numbers_depend_on(config)
+    changed = [f"{key} ({before[key]} there, {now[key]} now)" for key in now if before[key] != now[key]]
+    if changed:
+        raise UsageError(f"{directory}: holds another configuration: {'; '.join(changed)}; choose another --name")
 
 
 def _numbers_depend_on(config: Config) -> dict[str, Any]:
