@@ -49,10 +49,8 @@ def main(argv: Sequence[str], began: float) -> int:
     except UsageError as error:
         print(f"error (rank {rank}): {error}", file=sys.stderr)
         return USAGE
-    findings = check_launch(os.environ)
-    if findings:
-        findings = look_alone(config) + findings
-    else:
+    wrong, findings = check_launch(os.environ), list[Finding]()
+    if not wrong:
         try:
             return look_together(config, findings, began, as_json)
         except RuntimeError as error:
@@ -61,10 +59,15 @@ def main(argv: Sequence[str], began: float) -> int:
             if rank != "0":
                 print(f"failed (rank {rank}): {error}", file=sys.stderr)
                 return STOPS
-            step = "start as many processes as WORLD_SIZE says; look at their logs, MASTER_ADDR and the network"
-            findings = (findings or look_alone(config)) + [stops("ranks", str(error), step)]
-    tell(findings, time.perf_counter() - began, as_json)
+            wrong = apart(str(error))
+    tell((findings or look_alone(config)) + wrong, time.perf_counter() - began, as_json)
     return STOPS
+
+
+def apart(why: str) -> list[Finding]:
+    """That the processes did not come or stay together."""
+    step = "start as many processes as WORLD_SIZE says; look at their logs, MASTER_ADDR and the network"
+    return [stops("ranks", why, step)]
 
 
 def look_alone(config: Config) -> list[Finding]:
@@ -89,6 +92,9 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
     options = replace(config.distributed, timeout=min(PATIENCE, config.distributed.timeout))
     # Over gloo, which needs no GPU: a machine that lacks its GPU is named then, and nobody waits for it.
     with join("cpu", options) as world:
+        patient = as_patient_as_a_run(world, config)
+        if world.is_main and world.lifeline is not None:  # which ends this process if another keeps it waiting
+            world.lifeline.last_words = lambda why: tell(findings + apart(why), time.perf_counter() - began, as_json)
         seats = world.gather(own_seat(config, world.rank))
         own = seats[world.rank]
         here = [seat for seat in seats if seat.host == own.host]
@@ -97,8 +103,9 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
             found = check_machine(config, len(here)) + found
             found += check_needs(config, world.size, len(here), own.local_rank)
         of_run = check_run(config) if world.is_main else []
-        of_hosts = as_patient_as_a_run(world, config).gather((own.host, found))
-        findings += merge(of_hosts) + of_run
+        findings += found + of_run
+        of_hosts = patient.gather((own.host, found))
+        findings[:] = merge(of_hosts) + of_run
         seated = check_seats(seats)
         on_gpu = not any_stops(seated) and all(seat.device == "cuda" for seat in seats)
         parameters = world.share(_parameters(config))

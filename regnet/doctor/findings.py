@@ -93,3 +93,7 @@ def in_seconds(seconds: float) -> str:
         if seconds * scale < 1000:
             return f"{seconds * scale:.3g} {unit}"
     return f"{seconds:.1f} s"
+
+
+def plural(count: int, one: str, more: str = "") -> str:
+    return f"{count:,} {one if count == 1 else more or one + 's'}"

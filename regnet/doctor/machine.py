@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from regnet.config import Config
 from regnet.distributed import choose_device
-from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, stops
+from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, plural, stops
 from regnet.errors import UsageError
 
 INSTALL = "run `make install` in the repository, and use its .venv/bin/python"
@@ -59,7 +59,7 @@ def check_device(config: Config, local_rank: int) -> list[Finding]:
 
 def _way_to_gpu(config: Config) -> str:
     if torch.version.cuda is None:
-        return f"{INSTALL} on a machine with a GPU: this PyTorch is built without CUDA; or --train.device cpu"
+        return "this PyTorch is built without CUDA: `make install` on a machine with a GPU, or --train.device cpu"
     if torch.cuda.device_count() == 0:
         return "ask for a GPU (SLURM: --gpus-per-node), look at CUDA_VISIBLE_DEVICES, or --train.device cpu"
     return "start no more processes on a machine than it has GPUs, and set LOCAL_RANK for each"
@@ -96,11 +96,11 @@ def driver() -> list[Finding]:
 def gpus(processes: int) -> list[Finding]:
     count = torch.cuda.device_count()
     if count == 0:
-        return [ok("GPUs", f"none; {_plural(processes, 'process', 'processes')} here", count=0)]
+        return [ok("GPUs", f"none; {plural(processes, 'process', 'processes')} here", count=0)]
     found = [torch.cuda.get_device_properties(index) for index in range(count)]
     kinds = [f"{gpu.name} {in_bytes(gpu.total_memory)}" for gpu in found]
     told = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
-    saw = f"{told}; {_plural(processes, 'process', 'processes')} here"
+    saw = f"{told}; {plural(processes, 'process', 'processes')} here"
     if processes < count and processes > 1:
         return [note("GPUs", saw, f"{count - processes} of them stay idle: --nproc_per_node={count}", count=count)]
     return [ok("GPUs", saw, count=count)]
@@ -118,7 +118,8 @@ def cores(config: Config, processes: int) -> list[Finding]:
     allowed = allowed_cores()
     threads = torch.get_num_threads()
     wanted = processes * threads
-    saw = f"{allowed:g} allowed of {os.cpu_count()}; {_plural(processes, 'process', 'processes')} of {threads} threads"
+    users = f"{plural(processes, 'process', 'processes')} of {plural(threads, 'thread')}"
+    saw = f"{allowed:g} allowed of {os.cpu_count()}; {users}"
     if config.data.workers > 1:
         saw += f" and {config.data.workers} for decoding"
     if wanted > allowed:
@@ -195,7 +196,3 @@ def _seconds_left(env: Mapping[str, str]) -> float | None:
         return float(env["SLURM_JOB_END_TIME"]) - time.time()
     except (KeyError, ValueError):  # older versions of SLURM do not tell
         return None
-
-
-def _plural(count: int, one: str, more: str) -> str:
-    return f"{count} {one if count == 1 else more}"

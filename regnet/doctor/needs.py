@@ -15,7 +15,7 @@ from data.order import trainable_steps
 from data.shards import Manifest, Verify, read_manifest, verify
 from regnet.config import Config
 from regnet.distributed import choose_device
-from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, stops
+from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, plural, stops
 from regnet.doctor.machine import cgroups
 from regnet.errors import UsageError
 from regnet.model import Model, count_parameters
@@ -82,7 +82,7 @@ def check_batches(config: Config, size: int) -> list[Finding]:
         return []
     samples, batch = manifest.samples("train"), config.train.batch_size
     steps = trainable_steps(samples, batch, config.data.drop_last, size)
-    saw = f"{steps:,} steps an epoch, {math.ceil(batch / size)} of {batch} images in each for a process"
+    saw = f"{plural(steps, 'step')} an epoch, {math.ceil(batch / size)} of {batch} images in each for a process"
     return [ok("batches", saw, steps=steps)]
 
 
@@ -98,12 +98,13 @@ def check_memory(config: Config, size: int, processes: int, local_rank: int) -> 
     else:
         free, place = free_memory(), "of memory"
         need *= processes
-    saw = f"a step needs about {in_bytes(need)} {place}, {in_bytes(free)} are free"
+    saw = f"a step needs at least {in_bytes(need)} {place}, {in_bytes(free)} are free"
     if need > free:
         step = "a smaller --train.batch_size, more --train.accumulate, or more processes elsewhere"
         return [stops("memory", saw, step, need=need, free=free)]
-    if need > 0.8 * free:
-        return [note("memory", saw, "close: --train.accumulate needs less", need=need, free=free)]
+    if need > 0.7 * free:
+        step = "close, for libraries add their own: more --train.accumulate"
+        return [note("memory", saw, step, need=need, free=free)]
     return [ok("memory", saw, need=need, free=free)]
 
 

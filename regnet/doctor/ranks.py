@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regnet.config import Config
 from regnet.distributed import World, choose_device
-from regnet.doctor.findings import Finding, in_bytes, in_seconds, ok, stops
+from regnet.doctor.findings import Finding, in_bytes, in_seconds, ok, plural, stops
 from regnet.errors import UsageError
 
 _TRIES_SMALL, _TRIES_LARGE = 20, 3
@@ -73,7 +73,7 @@ def check_seats(seats: Sequence[Seat]) -> list[Finding]:
     places = ", ".join(f"{count} on {host}" for host, count in list(by_host.items())[:8])
     if len(by_host) > 8:
         places += f" and {len(by_host) - 8} machines more"
-    saw = f"{len(seats)} of {len(seats)} came: {places}"
+    saw = f"{plural(len(seats), 'process came', 'processes came')}: {places}"
     kinds = {seat.device for seat in seats}
     if len(kinds - {""}) > 1:
         without = sorted({seat.host for seat in seats if seat.device == "cpu"})

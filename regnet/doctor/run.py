@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 import shutil
 import statistics
 import tempfile
@@ -50,8 +51,21 @@ def check_run(config: Config) -> list[Finding]:
 def check_no_other_run(config: Config, directory: Path) -> list[Finding]:
     if not (directory / "config.yaml").exists():
         return [ok("run", f"{directory}: a new run")]
+    holder = _holder(directory / ".lock")
+    if holder is not None:
+        return [stops("run", f"{directory}: process {holder} is training this run", "wait, or choose another --name")]
     check_config(directory, config)
     return [ok("run", f"{directory}: holds this run, which would be continued")]
+
+
+def _holder(lock: Path) -> str | None:
+    """The process on this machine that holds a lock; trying to take it could stop a run that is just starting."""
+    if not lock.exists():
+        return None
+    stat = lock.stat()
+    file = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
+    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return next((words[4] for words in held if words[1] == "FLOCK" and words[5] == file), None)
 
 
 def check_wandb(config: Config) -> list[Finding]:
