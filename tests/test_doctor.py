@@ -80,19 +80,23 @@ def test_where_all_is_well_nothing_stops_a_run_and_nothing_is_left_behind(shards
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_shards_a_full_disk_and_a_missing_gpu_are_named_alike_in_table_and_json(shards, tmp_path):
+def test_damaged_shards_a_full_disk_another_run_and_no_gpu_are_named_alike_in_table_and_json(shards, tmp_path):
     file = damaged(shards, tmp_path / ("a-long-name-" * 8))
     with mounted(tmp_path / "small", "size=100k") as small:
-        (small / "fill").write_bytes(bytes(90_000))
-        command = doctor(small / "runs", file.parent, "--train.device", "cuda")
+        (small / "tiny").mkdir()
+        (small / "tiny" / "config.yaml").write_text(Config(name="tiny").to_yaml())
+        (small / "tiny" / "fill").write_bytes(bytes(85_000))
+        command = doctor(small, file.parent, "--train.device", "cuda")
         told = [run([*command, *flags], CUDA_VISIBLE_DEVICES="") for flags in ((), ("--json",))]
-        assert [path.name for path in small.iterdir()] == ["fill"]
+        assert sorted(path.name for path in (small / "tiny").iterdir()) == ["config.yaml", "fill"]
     table, found = told[0].stdout, findings(told[1])
     assert [done.returncode for done in told] == [1, 1]
-    assert stopping(found) == {"shards", "disk", "device"}
+    assert stopping(found) == {"shards", "disk", "device", "run"}
     assert f"{file}: SHA-256" in found["shards"]["saw"]
     assert "python -m data.convert --overwrite" in found["shards"]["next"]
     assert "--runs_dir" in found["disk"]["next"]
+    assert "holds another configuration" in found["run"]["saw"]
+    assert "--name" in found["run"]["next"]
     assert "has 0 GPUs" in found["device"]["saw"]
     assert "--train.device cpu" in found["device"]["next"]
     assert "checkpoint" not in found, "a full disk is not tried"
@@ -128,7 +132,7 @@ def test_missing_shards_a_read_only_disk_too_large_a_batch_and_few_files_are_nam
 def test_a_run_at_work_and_a_batch_that_cannot_be_filled_are_named_and_the_lock_is_left_alone(shards, tmp_path):
     directory = tmp_path / "tiny"
     directory.mkdir()
-    (directory / "config.yaml").write_text(Config(name="tiny").to_yaml())
+    (directory / "config.yaml").touch()
     flags = ("--train.batch_size", 2000, "--data.drop_last", "true", "--json")
     with open(directory / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -136,9 +140,6 @@ def test_a_run_at_work_and_a_batch_that_cannot_be_filled_are_named_and_the_lock_
     assert stopping(found) == {"run", "batches"}
     assert found["run"]["saw"] == f"{directory}: process {os.getpid()} is training this run"
     assert "do not fill one batch of 2000" in found["batches"]["saw"]
-    found = findings(run(doctor(tmp_path, tmp_path / "none", "--json")))
-    assert stopping(found) == {"run", "shards"}
-    assert "holds another configuration" in found["run"]["saw"]
 
 
 def test_a_wrong_option_is_wrong_usage_in_one_line():

@@ -114,31 +114,29 @@ def step_bytes(config: Config, classes: int, size: int) -> int:
     pixels = 3 * config.data.resolution**2
     copies = 2 + {"adam": 2, "adamw": 2, "sgd": int(config.optim.momentum > 0)}[config.optim.name]
     copies += config.optim.ema_decay > 0
-    with torch.device("meta"):  # shapes alone: nothing is held or computed
-        model = Model(config.model.design(), classes)
-    kept = _kept_for_backward(model, math.ceil(part / config.train.accumulate), config.data.resolution)
+    model = Model(config.model.design(), classes)
+    kept = math.ceil(part / config.train.accumulate) * _kept_for_an_image(model, config.data.resolution)
     if config.train.precision != "fp32":
         kept //= 2
     return kept + copies * _FLOAT * count_parameters(model) + part * pixels * _FLOAT
 
 
-def _kept_for_backward(model: Model, images: int, resolution: int) -> int:
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+def _kept_for_an_image(model: Model, resolution: int) -> int:
+    """Bytes that a forward pass leaves for the backward pass; of two images, for BatchNorm needs more than one."""
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
+        kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.device("meta"), saved_tensors_hooks(keep, lambda tensor: tensor):
-        # Held until all is counted, for a storage that is gone may lend its number to another.
-        loss = F.cross_entropy(
-            model(torch.empty(images, 3, resolution, resolution)), torch.empty(images, dtype=torch.int64)
-        )
-    counted = sum(size for storage, size in kept.items() if storage not in weights)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        # Held until all is counted, for memory that is given back may be handed out again.
+        loss = F.cross_entropy(model(torch.zeros(2, 3, resolution, resolution)), torch.zeros(2, dtype=torch.int64))
+    counted = sum(size for address, size in kept.items() if address not in weights)
     del loss
-    return counted
+    return counted // 2
 
 
 def free_memory() -> int:
