@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from programs import TINY, TORCHRUN, kill_group, mounted, run, start
@@ -15,7 +16,7 @@ from programs import TINY, TORCHRUN, kill_group, mounted, run, start
 from data.errors import DataError
 from regnet.config import Config
 from regnet.doctor.findings import Status, guarded, in_bytes, in_seconds, merge, ok, stops
-from regnet.doctor.machine import cores, slurm
+from regnet.doctor.machine import check_device, cores, gpus, slurm
 from regnet.doctor.ranks import Seat, check_launch, check_seats
 from regnet.doctor.run import mount_of
 
@@ -266,6 +267,19 @@ def test_the_allocation_is_told():
     (strangers,) = slurm({**job, "SLURM_STEP_NUM_TASKS": "4"})
     assert strangers.status is Status.stops
     assert slurm({**job, "SLURM_STEP_NUM_TASKS": "4", "WORLD_SIZE": "4"})[0].status is Status.ok
+
+
+def test_gpus_are_counted_against_processes(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(name="H100", total_memory=85e9))
+    assert gpus(Config(), 4) == [ok("GPUs", "4 x H100 85 GB; 4 processes here", count=4)]
+    (idle,) = gpus(Config(), 3)
+    assert "1 of them stay idle" in idle.next
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert check_device(Config(), 3)[0].saw == "cuda (train.device: auto)"
+    (crowded,) = check_device(Config(), 4)
+    assert crowded.status is Status.stops
+    assert "has 4 GPUs, too few for its process number 4" in crowded.saw
 
 
 def test_more_threads_than_cores_are_noted():

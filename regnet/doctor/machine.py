@@ -34,7 +34,7 @@ def check_machine(config: Config, processes: int) -> list[Finding]:
         *python(),
         *pytorch(),
         *guarded("driver", driver, "ask whoever runs this machine: the NVIDIA driver does not answer", OSError),
-        *guarded("GPUs", lambda: gpus(processes), "see nvidia-smi; a GPU may be lost or taken", RuntimeError),
+        *guarded("GPUs", lambda: gpus(config, processes), "see nvidia-smi; a GPU may be lost or taken", RuntimeError),
         *ffcv(),
         *guarded("cores", lambda: cores(config, processes), "is /proc mounted?", OSError),
         *guarded("open files", open_files, "ulimit -n 65536", OSError),
@@ -93,7 +93,7 @@ def driver() -> list[Finding]:
     return [note("driver", saw, f"look at CUDA_VISIBLE_DEVICES; CUDA {torch.version.cuda} may need a newer driver")]
 
 
-def gpus(processes: int) -> list[Finding]:
+def gpus(config: Config, processes: int) -> list[Finding]:
     count = torch.cuda.device_count()
     if count == 0:
         return [ok("GPUs", f"none; {plural(processes, 'process', 'processes')} here", count=0)]
@@ -101,7 +101,7 @@ def gpus(processes: int) -> list[Finding]:
     kinds = [f"{gpu.name} {in_bytes(gpu.total_memory)}" for gpu in found]
     told = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
     saw = f"{told}; {plural(processes, 'process', 'processes')} here"
-    if processes < count and processes > 1:
+    if 1 < processes < count and config.train.device != "cpu":
         return [note("GPUs", saw, f"{count - processes} of them stay idle: --nproc_per_node={count}", count=count)]
     return [ok("GPUs", saw, count=count)]
 
