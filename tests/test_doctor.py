@@ -162,6 +162,8 @@ def test_two_ranks_exchange_and_rank_zero_alone_tells(shards, tmp_path):
     done = run(doctor(tmp_path, shards, "--json", start=(*TORCHRUN, "--nproc_per_node=2")))
     found = findings(done)
     assert done.returncode == 0, done.stderr
+    told = [entry["check"] for entry in json.loads(done.stdout)["findings"]]
+    assert tuple(told) == EVERYTHING, "each once"
     assert "2 processes here" in found["GPUs"]["saw"]
     assert "48 of 96 images" in found["batches"]["saw"]
     measured = found["all-reduce"]["measured"]

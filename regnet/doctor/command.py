@@ -98,7 +98,8 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
         seats = world.gather(own_seat(config, world.rank))
         own = seats[world.rank]
         here = [seat for seat in seats if seat.host == own.host]
-        found = check_device(config, own.local_rank)
+        speaks = own == next(seat for seat in here if seat.device == own.device)  # for those that fare alike
+        found = check_device(config, own.local_rank) if speaks else []
         if own == here[0]:
             found = check_machine(config, len(here)) + found
             found += check_needs(config, world.size, len(here), own.local_rank)
