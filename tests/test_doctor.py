@@ -17,7 +17,7 @@ from data.errors import DataError
 from regnet.config import Config
 from regnet.doctor.findings import Status, guarded, in_bytes, in_seconds, merge, ok, stops
 from regnet.doctor.machine import check_device, cores, gpus, slurm
-from regnet.doctor.ranks import Seat, check_launch, check_seats
+from regnet.doctor.ranks import Seat, check_launch, check_seats, speaks_for_its_like
 from regnet.doctor.run import mount_of
 
 PYTHON = (sys.executable,)
@@ -162,8 +162,6 @@ def test_two_ranks_exchange_and_rank_zero_alone_tells(shards, tmp_path):
     done = run(doctor(tmp_path, shards, "--json", start=(*TORCHRUN, "--nproc_per_node=2")))
     found = findings(done)
     assert done.returncode == 0, done.stderr
-    told = [entry["check"] for entry in json.loads(done.stdout)["findings"]]
-    assert tuple(told) == EVERYTHING, "each once"
     assert "2 processes here" in found["GPUs"]["saw"]
     assert "48 of 96 images" in found["batches"]["saw"]
     measured = found["all-reduce"]["measured"]
@@ -245,10 +243,16 @@ def test_a_wrong_launch_is_named(env, words):
     assert check_launch({}) == check_launch(rank(1, "80")) == []
 
 
-def test_processes_that_do_not_go_together_are_named():
-    def seats(*places):
-        return [Seat(host, number, 0, device, gpu) for number, (host, device, gpu) in enumerate(places)]
+def seats(*places):
+    return [Seat(host, number, 0, device, gpu) for number, (host, device, gpu) in enumerate(places)]
 
+
+def test_one_process_speaks_for_those_that_fare_alike():
+    several = seats(("a", "cuda", "x"), ("a", "", ""), ("a", "", ""), ("b", "", ""), ("a", "cuda", "y"))
+    assert [speaks_for_its_like(seat, several) for seat in several] == [True, True, False, True, False]
+
+
+def test_processes_that_do_not_go_together_are_named():
     fine = seats(("a", "cuda", "x"), ("a", "cuda", "y"), ("b", "cuda", "x"))
     assert check_seats(fine)[0].saw == "3 processes came: 2 on a, 1 on b"
     (mixed,) = check_seats(seats(("a", "cuda", "x"), ("b", "cpu", "")))

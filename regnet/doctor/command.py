@@ -15,7 +15,7 @@ from regnet.distributed import World, join
 from regnet.doctor.findings import Finding, any_stops, merge, stops
 from regnet.doctor.machine import check_device, check_machine
 from regnet.doctor.needs import check_needs, read_classes
-from regnet.doctor.ranks import check_all_reduce, check_launch, check_seats, own_seat
+from regnet.doctor.ranks import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
 from regnet.doctor.report import tell
 from regnet.doctor.run import check_run
 from regnet.errors import UsageError
@@ -98,8 +98,8 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
         seats = world.gather(own_seat(config, world.rank))
         own = seats[world.rank]
         here = [seat for seat in seats if seat.host == own.host]
-        speaks = own == next(seat for seat in here if seat.device == own.device)  # for those that fare alike
-        found = check_device(config, own.local_rank) if speaks else []
+        device = check_device(config, own.local_rank)
+        found = device if speaks_for_its_like(own, seats) else []
         if own == here[0]:
             found = check_machine(config, len(here)) + found
             found += check_needs(config, world.size, len(here), own.local_rank)

@@ -67,6 +67,11 @@ def own_seat(config: Config, rank: int) -> Seat:
     return Seat(socket.gethostname(), rank, local_rank, device, gpu)
 
 
+def speaks_for_its_like(own: Seat, seats: Sequence[Seat]) -> bool:
+    """Whether a process is the first on its machine of those that fare alike: one finding is enough for all."""
+    return own == next(seat for seat in seats if (seat.host, seat.device) == (own.host, own.device))
+
+
 def check_seats(seats: Sequence[Seat]) -> list[Finding]:
     """Whether the processes go together."""
     by_host = Counter(seat.host for seat in seats)
