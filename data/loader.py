@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from data.augment import Augment
-from data.errors import DataError
-from data.order import epoch_order, rank_batch, share, steps_per_epoch
+from data.order import epoch_order, rank_batch, share, trainable_steps
 from data.reader import ShardReader
 from data.shards import Manifest
 
@@ -58,17 +57,9 @@ class TrainingLoader:
     ) -> None:
         self.reader, self.augment, self.place = reader, augment, place
         self.samples, self.batch_size = samples, batch_size
-        self.steps = steps_per_epoch(samples, batch_size, drop_last)
+        self.steps = trainable_steps(samples, batch_size, drop_last, place.world)
         self.dropped = max(0, samples - self.steps * batch_size)
         self._copy = DeviceCopy(place.device)
-        last = min(batch_size, samples - (self.steps - 1) * batch_size)
-        if self.steps < 1:
-            raise DataError(f"{samples} training samples do not fill one batch of {batch_size} (train.batch_size)")
-        if last < 2 * place.world:
-            raise DataError(
-                f"the last of {self.steps} batches has {last} of {samples} samples, fewer than 2 for each of "
-                f"{place.world} processes: change train.batch_size, or set data.drop_last: true"
-            )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of one epoch (from 0), from step `first_step` on."""

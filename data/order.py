@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data.draws import Purpose, hashes
+from data.errors import DataError
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
@@ -17,6 +18,24 @@ def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
 def steps_per_epoch(samples: int, batch_size: int, drop_last: bool) -> int:
     """Number of global batches; the last one may be smaller unless it is dropped."""
     return samples // batch_size if drop_last else -(-samples // batch_size)
+
+
+def trainable_steps(samples: int, batch_size: int, drop_last: bool, world: int) -> int:
+    """`steps_per_epoch`, for processes that need two samples of every batch: BatchNorm does.
+
+    Raises:
+        DataError: there is no batch, or the last one has too few samples.
+    """
+    steps = steps_per_epoch(samples, batch_size, drop_last)
+    if steps < 1:
+        raise DataError(f"{samples} training samples do not fill one batch of {batch_size} (train.batch_size)")
+    last = min(batch_size, samples - (steps - 1) * batch_size)
+    if last < 2 * world:
+        raise DataError(
+            f"the last of {steps} batches has {last} of {samples} samples, fewer than 2 for each of "
+            f"{world} processes: change train.batch_size, or set data.drop_last: true"
+        )
+    return steps
 
 
 def share(length: int, rank: int, world: int) -> slice:

@@ -164,7 +164,7 @@ def join(device: str, options: DistributedConfig, notice: Notice) -> Iterator[Wo
         PeerLost: another rank is gone; raised in place of what its absence made fail.
     """
     size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
-    place = _choose_device(device, local_rank)
+    place = choose_device(device, local_rank)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if size == 1:
@@ -204,7 +204,8 @@ def _not_joined(error: Exception) -> PeerLost:
 _TORCHRUN = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
-def _choose_device(device: str, local_rank: int) -> torch.device:
+def choose_device(device: str, local_rank: int) -> torch.device:
+    """What a process computes on. Raises UsageError: CUDA is asked for, or there, and no GPU left for this process."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count()

@@ -72,7 +72,7 @@ class Lifeline:
         return self._explained
 
     def _find_cause(self, error: Exception) -> Exception:
-        may_be_anothers = type(error) in _EXCHANGE_FAILED
+        may_be_anothers = type(error) in EXCHANGE_FAILED
         own = f"rank {self.rank} failed: {' '.join(str(error).split()) or type(error).__name__}"
         try:
             if may_be_anothers:
@@ -133,4 +133,4 @@ class Lifeline:
 
 _LAUNCHER_GONE = "the launcher's store is gone, and with it what holds the ranks together"
 # What a collective raises that lacks a rank; exactly these, for an out-of-memory error is a RuntimeError too.
-_EXCHANGE_FAILED = (RuntimeError, dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError, dist.DistError)
+EXCHANGE_FAILED = (RuntimeError, dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError, dist.DistError)

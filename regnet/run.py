@@ -86,10 +86,8 @@ class RunDirectory:
             self._wait_for_lock()
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be used as the run's directory ({error.strerror})") from error
-        if config.resume == "never" and any((self.path / name).exists() for name in _TRACES):
-            raise UsageError(f"{self.path}: holds a run already; choose another --name, or --resume auto")
         self.config, self.data = config, data
-        self._check_kept_config()
+        check_config(self.path, config)
         before = read_state(self.path)
         if before is not None:
             self._check_same_task(before.data, before.epochs)
@@ -160,7 +158,7 @@ class RunDirectory:
 
     def check_checkpoint(self, saved: dict[str, Any]) -> None:
         """Raises UsageError for a checkpoint of another task, though nothing else in the directory tells."""
-        self._check_same_numbers(saved["config"])
+        _check_same_numbers(self.path, saved["config"], self.config)
         self._check_same_task(saved["data"], saved["config"]["train"]["epochs"])
 
     def _check_same_task(self, data: str, epochs: int) -> None:
@@ -173,30 +171,34 @@ class RunDirectory:
                 "train.epochs, so another number of them is another run: choose another --name"
             )
 
-    def _check_kept_config(self) -> None:
-        path = self.path / "config.yaml"
-        if not path.exists():
-            return
-        try:
-            kept = parse_config(["--config", str(path)])
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}; choose another --name") from error
-        self._check_same_numbers(plain(asdict(kept)))
-
-    def _check_same_numbers(self, kept: dict[str, Any]) -> None:
-        before, now = _numbers_depend_on(kept), _numbers_depend_on(plain(asdict(self.config)))
-        changed = [
-            f"{key} ({before.get(key)} there, {now.get(key)} now)"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
-        if changed:
-            raise UsageError(f"{self.path}: holds another configuration: {'; '.join(changed)}; choose another --name")
-
 
 _STATE, _RESULT = "state.json", "result.json"
 _TRACES = (_STATE, _RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
 _PATIENCE = 15.0  # seconds
+
+
+def check_config(directory: Path, config: Config) -> None:
+    """Raises UsageError if a run's directory holds a run of another configuration, or one and `resume: never`."""
+    if config.resume == "never" and any((directory / name).exists() for name in _TRACES):
+        raise UsageError(f"{directory}: holds a run already; choose another --name, or --resume auto")
+    path = directory / "config.yaml"
+    if path.exists():
+        try:
+            kept = parse_config(["--config", str(path)])
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}; choose another --name") from error
+        _check_same_numbers(directory, plain(asdict(kept)), config)
+
+
+def _check_same_numbers(directory: Path, kept: dict[str, Any], config: Config) -> None:
+    before, now = _numbers_depend_on(kept), _numbers_depend_on(plain(asdict(config)))
+    changed = [
+        f"{key} ({before.get(key)} there, {now.get(key)} now)"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise UsageError(f"{directory}: holds another configuration: {'; '.join(changed)}; choose another --name")
 
 
 def place(config: Config) -> Path:

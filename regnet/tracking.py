@@ -267,7 +267,7 @@ def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], Non
     import wandb
 
     if mode == "auto":
-        mode = "online" if _has_key() else "offline"
+        mode = "online" if has_wandb_key() else "offline"
     if mode == "online":
         try:
             return WandbTracker(config, directory, mode, say)
@@ -283,7 +283,8 @@ def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], Non
     return tracker
 
 
-def _has_key() -> bool:
+def has_wandb_key() -> bool:
+    """Whether Weights & Biases can be used online: WANDB_API_KEY, or what `wandb login` left."""
     import wandb
     from wandb.sdk.lib.wbauth import read_netrc_auth
 

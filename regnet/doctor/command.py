@@ -1,0 +1,131 @@
+"""The command: looks at everything, on all ranks, and lets rank zero tell."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from regnet.config import Config
+from regnet.distributed import World, join
+from regnet.doctor.findings import Finding, any_stops, merge, stops
+from regnet.doctor.machine import check_device, check_machine
+from regnet.doctor.needs import check_needs, read_classes
+from regnet.doctor.ranks import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
+from regnet.doctor.report import tell
+from regnet.doctor.run import check_run
+from regnet.errors import UsageError
+from regnet.lifeline import EXCHANGE_FAILED, PeerLost
+from regnet.model import Model, count_parameters
+from regnet.options import parse_config
+from regnet.preemption import Notice
+
+FINE, STOPS, USAGE = 0, 1, 2
+PATIENCE = 60.0  # seconds for a rank to come, or to answer; less if distributed.timeout is
+_EXPECTED = {PeerLost, *EXCHANGE_FAILED, torch.OutOfMemoryError, torch.AcceleratorError}
+_HELP = """usage: python -m regnet.doctor [--config FILE ...] [--section.option value ...] [--json]
+
+Says what this machine is and what would stop the run that these options describe; --json says it to machines. Also
+under torchrun and srun, between all processes. Exit status: 0 nothing would stop it, 1 something would, 2 wrong usage.
+The options are those of the trainer:
+"""
+
+
+def main(argv: Sequence[str], began: float) -> int:
+    """Runs one process of the doctor; returns its exit status.
+
+    Args:
+        began: when it was started, by time.perf_counter().
+    """
+    rank = os.environ.get("RANK", "0")
+    as_json = "--json" in argv
+    if "--help" in argv or "-h" in argv:
+        print(_HELP)
+    try:
+        config = parse_config([argument for argument in argv if argument != "--json"])
+    except UsageError as error:
+        print(f"error (rank {rank}): {error}", file=sys.stderr)
+        return USAGE
+    wrong, findings = check_launch(os.environ), list[Finding]()
+    if not wrong:
+        try:
+            return look_together(config, findings, began, as_json)
+        except RuntimeError as error:
+            if type(error) not in _EXPECTED:
+                raise
+            if rank != "0":
+                print(f"failed (rank {rank}): {error}", file=sys.stderr)
+                return STOPS
+            wrong = apart(str(error))
+    tell((findings or look_alone(config)) + wrong, time.perf_counter() - began, as_json)
+    return STOPS
+
+
+def apart(why: str) -> list[Finding]:
+    """That the processes did not come or stay together."""
+    step = "start as many processes as WORLD_SIZE says; look at their logs, MASTER_ADDR and the network"
+    return [stops("ranks", why, step)]
+
+
+def look_alone(config: Config) -> list[Finding]:
+    """What one process finds where it has no others."""
+    local_rank, processes = (_number(name, default) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
+    size = _number("WORLD_SIZE", 1)
+    machine = check_machine(config, processes) + check_device(config, local_rank)
+    return machine + check_needs(config, size, processes, local_rank) + check_run(config)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() and int(text) > 0 else default
+
+
+def look_together(config: Config, findings: list[Finding], began: float, as_json: bool) -> int:
+    """Looks on every machine, and between them; returns the exit status.
+
+    Args:
+        findings: is given all that was found, also when this then raises.
+    """
+    options = replace(config.distributed, timeout=min(PATIENCE, config.distributed.timeout))
+    # Over gloo, which needs no GPU: a machine that lacks its GPU is named then, and nobody waits for it.
+    with join("cpu", options, Notice()) as world:
+        patient = as_patient_as_a_run(world, config)
+        if world.is_main and world.lifeline is not None:  # which ends this process if another keeps it waiting
+            world.lifeline.last_words = lambda why: tell(findings + apart(why), time.perf_counter() - began, as_json)
+        seats = world.gather(own_seat(config, world.rank))
+        own = seats[world.rank]
+        here = [seat for seat in seats if seat.host == own.host]
+        device = check_device(config, own.local_rank)
+        found = device if speaks_for_its_like(own, seats) else []
+        if own == here[0]:
+            found = check_machine(config, len(here)) + found
+            found += check_needs(config, world.size, len(here), own.local_rank)
+        of_run = check_run(config) if world.is_main else []
+        findings += found + of_run
+        of_hosts = patient.gather((own.host, found))
+        findings[:] = merge(of_hosts) + of_run
+        seated = check_seats(seats)
+        on_gpu = not any_stops(seated) and all(seat.device == "cuda" for seat in seats)
+        parameters = world.share(_parameters(config))
+        all_reduce = check_all_reduce(world, parameters, on_gpu, timedelta(seconds=options.timeout))
+        findings += seated + all_reduce
+        if world.is_main:
+            tell(findings, time.perf_counter() - began, as_json)
+        # Nobody leaves before all is told: torchrun ends the others when one has left with a status.
+        return world.share(STOPS if any_stops(findings) else FINE)
+
+
+def as_patient_as_a_run(world: World, config: Config) -> World:
+    """The same world, in which digests may take as long as a run would wait for them."""
+    if world.size == 1:
+        return world
+    return replace(world, control=dist.new_group(backend="gloo", timeout=timedelta(seconds=config.distributed.timeout)))
+
+
+def _parameters(config: Config) -> int:
+    with torch.device("meta"):
+        return count_parameters(Model(config.model.design(), read_classes(config)))
