@@ -3,7 +3,8 @@
 python -m regnet.aftermath --since SECONDS --limit N -- [the trainer's arguments]
 
 For launchers, which see no more than the exit status of srun or torchrun. It imports no torch, so that it answers
-at once. Its own exit status: 0 done, 1 failed for good, 2 wrong usage or input, 75 start the run again.
+at once. Its own exit status: 0 done, 1 failed for good, 2 wrong usage or input, 3 failed, to be tried again, 75
+preempted, to be queued again.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from regnet.errors import UsageError
 from regnet.options import parse_config
 from regnet.run import RunState, Status, place, read_state
 
-DONE, FAILED, USAGE, AGAIN = 0, 1, 2, 75
+DONE, FAILED, USAGE, RETRY, PREEMPTED = 0, 1, 2, 3, 75
 
 
 def judge(state: RunState | None, directory: Path, limit: int) -> tuple[int, str]:
@@ -30,11 +31,11 @@ def judge(state: RunState | None, directory: Path, limit: int) -> tuple[int, str
     if state.state is Status.finished:
         return DONE, f"finished: {state.reason}; results: {directory}"
     if state.state is Status.preempted:
-        return AGAIN, f"preempted: {state.reason}; {done}; to be started again"
+        return PREEMPTED, f"preempted: {state.reason}; {done}"
     why = state.reason or "died without a word"
     if state.setbacks >= limit:
         return FAILED, f"failed: {why}; {done}; {state.setbacks} attempts got no further, so it is not started again"
-    return AGAIN, f"failed: {why}; {done}; to be started again"
+    return RETRY, f"failed: {why}; {done}; to be tried again"
 
 
 def main(argv: list[str]) -> int:

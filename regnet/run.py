@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
@@ -83,7 +84,7 @@ class RunDirectory:
         try:
             make_directory(self.path)
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  # held until the process ends
-            self._wait_for_lock()
+            self._take_lock(config.distributed.heartbeat_timeout + _GRACE)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be used as the run's directory ({error.strerror})") from error
         self.config, self.data = config, data
@@ -99,11 +100,18 @@ class RunDirectory:
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
         self.workshop = Workshop(self.path)
 
-    def _wait_for_lock(self) -> None:
-        """The ranks of an attempt whose launcher was killed need some seconds to notice."""
-        deadline = time.monotonic() + _PATIENCE
+    def _take_lock(self, patience: float) -> None:
+        """Waits for an attempt that is about to end: ranks whose launcher or machine died need a while to notice.
+
+        A successor that the scheduler started knows that the one before it is over, and does not wait for ever:
+        on a machine that was cut off, one may live on and hold the lock. The workshop is what keeps it out then.
+        """
+        deadline = time.monotonic() + patience
         while not _lock(self._lock):
             if time.monotonic() > deadline:
+                if int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0:
+                    print(f"{self.path}: taken over from an attempt that still holds its lock", flush=True)
+                    return
                 raise UsageError(f"{self.path}: another process is training this run; choose another --name")
             time.sleep(0.2)
 
@@ -174,7 +182,7 @@ class RunDirectory:
 
 _STATE, _RESULT = "state.json", "result.json"
 _TRACES = (_STATE, _RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
-_PATIENCE = 15.0  # seconds
+_GRACE = 10.0  # seconds in which a rank ends after it has noticed that another is gone
 
 
 def check_config(directory: Path, config: Config) -> None:

@@ -26,15 +26,20 @@ choose_interface() {
     [ -z "$name" ] || export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$name}" NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-$name}"
 }
 
-# GPUs of a node, or for a CPU job its tasks.
-processes_per_node() { echo "${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}"; }
+# One torchrun on each node. A script that starts its ranks in another way has a function of its own by this name.
+attempt() {
+    # Inside the step these variables tell of the step, which has one task a node.
+    export PROCESSES_PER_NODE=${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}
+    srun --export=ALL --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+        --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=1 bash slurm/node.sh "$@"
+}
 
-# Runs an attempt after the other: `attempt` is the script's own function, which starts srun.
+# Runs an attempt after the other, until the run is done, is to be queued again, or gets nowhere.
 run_to_the_end() {
-    local began verdict
-    attempts=0 step='' asked=''
-    trap 'asked=yes; say "the time is nearly over: telling the ranks"; [ -z "$step" ] || kill -USR1 "$step"' USR1
-    trap 'asked=yes; say "asked to leave: telling the ranks"; [ -z "$step" ] || kill -TERM "$step"' TERM
+    local began verdict line
+    attempts=0 step=''
+    trap 'say "the time is nearly over: telling the ranks"; [ -z "$step" ] || kill -USR1 "$step"' USR1
+    trap 'say "asked to leave: telling the ranks"; [ -z "$step" ] || kill -TERM "$step"' TERM
     [ -z "$DATA_STAGE" ] || set -- "$@" --data.stage "$DATA_STAGE"
     while :; do
         began=$EPOCHSECONDS
@@ -46,11 +51,12 @@ run_to_the_end() {
         while wait "$step"; kill -0 "$step" 2>/dev/null; do :; done # a trap ends wait early
         step=''
         verdict=0
-        say "$("${CONTAINER[@]}" python -m regnet.aftermath --since "$began" --limit "$MAX_SETBACKS" -- "$@")" || true
-        "${CONTAINER[@]}" python -m regnet.aftermath --since "$began" --limit "$MAX_SETBACKS" -- "$@" >/dev/null || verdict=$?
+        line=$("${CONTAINER[@]}" python -m regnet.aftermath --since "$began" --limit "$MAX_SETBACKS" -- "$@") || verdict=$?
+        say "$line"
         case $verdict in
             0) say "done" && exit 0 ;;
-            75) [ -z "$asked" ] || requeue ;;
+            75) requeue ;;
+            3) ;;
             2) [ "$attempts" -lt "$MAX_SETBACKS" ] || { say "given up after $attempts attempts: mend what is named above, then sbatch again" && exit 2; } ;;
             *) say "given up: see above; the same sbatch command continues from the last checkpoint" && exit "$verdict" ;;
         esac

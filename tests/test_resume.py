@@ -103,7 +103,7 @@ def test_two_runs_at_once_in_one_directory_are_refused(shards, tmp_path):
     first = start(trainer(tmp_path, shards, *SLOW))
     try:
         wait_until(lambda: rows(tmp_path / "tiny", "step"))
-        second = run(trainer(tmp_path, shards, *SLOW))
+        second = run(trainer(tmp_path, shards, *SLOW, "--distributed.heartbeat_timeout", "1"))
         assert second.returncode == 2
         assert "another process is training this run" in second.stderr
     finally:

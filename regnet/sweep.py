@@ -1,0 +1,154 @@
+"""Many runs of one configuration: what each of them changes, and one table of what came of them.
+
+    python -m regnet.sweep flags FILE INDEX [the trainer's arguments]    a run's arguments, one a line
+    python -m regnet.sweep count FILE                                    how many runs there are
+    python -m regnet.sweep table FILE [the trainer's arguments]          results, with mean and deviation over seeds
+
+FILE is a YAML list. An entry is a mapping of dotted options to values (`{optim.lr: 0.01, seed: 1}`) or a number,
+which is a seed. Runs that differ in their seeds alone share a row of the table.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from regnet.errors import UsageError
+from regnet.options import check_known, parse_config
+from regnet.run import place
+
+Overrides = dict[str, Any]
+
+
+def read_sweep(path: Path) -> list[Overrides]:
+    """The runs of a sweep.
+
+    Raises:
+        UsageError: the file, or an entry of it, is no such thing; one line that names it.
+    """
+    try:
+        entries = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not readable as YAML ({error})") from error
+    if not isinstance(entries, list) or not entries:
+        raise UsageError(f"{path}: a list is needed, of seeds or of mappings from options to values")
+    return [_read_entry(path, number, entry) for number, entry in enumerate(entries)]
+
+
+def _read_entry(path: Path, number: int, entry: Any) -> Overrides:
+    if type(entry) is int:
+        return {"seed": entry}
+    if not isinstance(entry, dict) or not entry:
+        raise UsageError(f"{path}: entry {number} is {entry!r}, neither a seed nor a mapping from options to values")
+    for name in entry:
+        if name in ("name", "tracking.group"):
+            raise UsageError(f"{path}: entry {number} sets {name}, which the sweep sets itself")
+        check_known(str(name), f"{name} in entry {number} of {path}")
+    return entry
+
+
+def flags(path: Path, index: int, arguments: Sequence[str]) -> list[str]:
+    """The trainer's arguments for run `index`: those given, and what the run changes, under a name of its own."""
+    runs = read_sweep(path)
+    if not 0 <= index < len(runs):
+        raise UsageError(f"{path}: there is no run {index}; there are {len(runs)}, from 0")
+    group = f"{parse_config(arguments).name}-{path.stem}"
+    own = {"name": f"{group}-{index}", "tracking.group": group, **runs[index]}
+    found = [*arguments, *(f"--{name}={_as_flag(value)}" for name, value in own.items())]
+    parse_config(found)
+    return found
+
+
+def _as_flag(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in their seeds alone.
+
+    Attributes:
+        changes: what they have in common.
+        accuracies: test accuracy of each that is finished, 0 to 1.
+        missing: how many are not.
+    """
+
+    changes: str
+    accuracies: tuple[float, ...]
+    missing: int
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies) if self.accuracies else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation; not a number for fewer than two runs."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
+
+
+def gather(path: Path, arguments: Sequence[str]) -> list[Row]:
+    """The results of a sweep, in the order of its file."""
+    found: dict[str, list[float | None]] = {}
+    for index, overrides in enumerate(read_sweep(path)):
+        changes = " ".join(f"{name}={_as_flag(value)}" for name, value in overrides.items() if name != "seed")
+        result = place(parse_config(flags(path, index, arguments))) / "result.json"
+        top1 = json.loads(result.read_text(encoding="utf-8"))["top1"] if result.exists() else None
+        found.setdefault(changes, []).append(top1)
+    return [
+        Row(changes, tuple(top1 for top1 in results if top1 is not None), results.count(None))
+        for changes, results in found.items()
+    ]
+
+
+def show(rows: Sequence[Row]) -> None:
+    table = Table()
+    table.add_column("changed")
+    for heading in ("runs", "mean", "std", "min..max"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        count = f"{len(row.accuracies)}" + (f" of {len(row.accuracies) + row.missing}" if row.missing else "")
+        spread = f"{min(row.accuracies):.2%}..{max(row.accuracies):.2%}" if row.accuracies else ""
+        table.add_row(row.changes or "(seeds alone)", count, _percent(row.mean), _percent(row.deviation), spread)
+    Console().print(table)
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2%}"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m regnet.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("flags", "count", "table"))
+    parser.add_argument("file", type=Path)
+    args, rest = parser.parse_known_args(argv)
+    try:
+        if args.what == "flags":
+            if not rest or not rest[0].isdecimal():
+                raise UsageError("flags needs the number of a run, from 0")
+            print("\n".join(flags(args.file, int(rest[0]), rest[1:])))
+        elif args.what == "count":
+            print(len(read_sweep(args.file)))
+        else:
+            show(gather(args.file, rest))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

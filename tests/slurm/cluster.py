@@ -1,0 +1,222 @@
+"""A SLURM of several nodes on this machine: munged, slurmctld and a slurmd for each node, all of them real.
+
+Each node has a network namespace of its own, with its own address and name, so that it can be cut off.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+NETWORK = "10.77.0"
+NEEDS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
+
+
+class NoCluster(Exception):
+    """SLURM cannot run here; the message says why."""
+
+
+def run(*command: str, timeout: float = 30, **how) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **how)
+
+
+def must(*command: str, **how) -> str:
+    done = run(*command, **how)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+class Cluster:
+    """Nodes n1 to nN; partition main can be preempted by partition high.
+
+    Args:
+        folder: for keys, configuration, state and logs.
+        nodes: how many.
+        cpus: that each node claims to have.
+
+    Raises:
+        NoCluster: a program is not installed, or the kernel does not allow network namespaces.
+    """
+
+    def __init__(self, folder: Path, nodes: int = 3, cpus: int = 4) -> None:
+        os.environ["PATH"] += ":/usr/sbin:/sbin"
+        missing = [name for name in NEEDS if shutil.which(name) is None]
+        if missing:
+            raise NoCluster(f"not installed: {', '.join(missing)}")
+        self.folder, self.nodes, self.cpus = folder, [f"n{number + 1}" for number in range(nodes)], cpus
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+        try:
+            self._lay_network()
+        except RuntimeError as error:
+            raise NoCluster(str(error)) from error
+        self._write_configuration()
+        self._start()
+
+    # --- the network
+
+    def _lay_network(self) -> None:
+        self._remove_network()
+        must("ip", "link", "add", "rgbr0", "type", "bridge")
+        must("ip", "addr", "add", f"{NETWORK}.254/24", "dev", "rgbr0")
+        must("ip", "link", "set", "rgbr0", "up")
+        hosts = ["127.0.0.1 localhost", f"{NETWORK}.254 {socket.gethostname()}"]
+        for number, node in enumerate(self.nodes, start=1):
+            must("ip", "netns", "add", f"rg-{node}")
+            must("ip", "link", "add", f"rgv-{node}", "type", "veth", "peer", "name", "eth0", "netns", f"rg-{node}")
+            must("ip", "link", "set", f"rgv-{node}", "master", "rgbr0", "up")
+            must("ip", "-n", f"rg-{node}", "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
+            for device in ("eth0", "lo"):
+                must("ip", "-n", f"rg-{node}", "link", "set", device, "up")
+            hosts.append(f"{NETWORK}.{number} {node}")
+        (self.folder / "hosts").write_text("\n".join(hosts) + "\n")
+
+    def _remove_network(self) -> None:
+        for name in re.findall(r"^rg-n\d+", run("ip", "netns", "list").stdout, re.MULTILINE):
+            run("ip", "netns", "del", name)
+        run("ip", "link", "del", "rgbr0")
+
+    def cut_off(self, node: str) -> None:
+        must("ip", "link", "set", f"rgv-{node}", "down")
+
+    def reconnect(self, node: str) -> None:
+        must("ip", "link", "set", f"rgv-{node}", "up")
+
+    # --- the daemons
+
+    def _write_configuration(self) -> None:
+        for name in ("munge", "state", "log", "spool", "dev"):
+            (self.folder / name).mkdir()
+        self.folder.chmod(0o755)
+        (self.folder / "munge").chmod(0o700)
+        key = self.folder / "munge" / "key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        user = must("id", "-un").strip()
+        (self.folder / "slurm.conf").write_text(
+            f"""
+ClusterName=test
+SlurmctldHost={socket.gethostname()}({NETWORK}.254)
+SlurmctldPort=17000
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={self.folder}/munge/socket,cred_expire=2
+CredType=cred/munge
+StateSaveLocation={self.folder}/state
+SlurmdSpoolDir={self.folder}/spool/%n
+SlurmctldPidFile={self.folder}/slurmctld.pid
+SlurmdPidFile={self.folder}/slurmd.%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+MpiDefault=none
+SwitchType=switch/none
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+SlurmctldTimeout=10
+SlurmdTimeout=6
+InactiveLimit=0
+KillWait=20
+MessageTimeout=5
+ReturnToService=1
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PropagateResourceLimitsExcept=ALL
+MailProg=/bin/true
+GresTypes=gpu
+NodeName=n[1-{len(self.nodes)}] NodeHostname=n[1-{len(self.nodes)}] NodeAddr={NETWORK}.[1-{len(self.nodes)}] \
+Port=17001 Gres=gpu:2 CPUs={self.cpus} RealMemory=4000 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+        )
+        # slurmd looks for control groups even where nothing uses them, unless it is told the version.
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        for number in range(2):  # not real GPUs: enough for scheduling
+            (self.folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
+        (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/dev/nvidia[0-1]\n")
+
+    def _start(self) -> None:
+        munge = self.folder / "munge"
+        files = [f"--{what}={munge / name}" for what, name in (("key-file", "key"), ("socket", "socket"))]
+        files += [f"--pid-file={munge}/pid", f"--log-file={self.folder}/log/munged", f"--seed-file={munge}/seed"]
+        self._daemon("munged", "munged", "--foreground", "--force", *files)
+        wait_for((munge / "socket").exists, 10, "munged")
+        self._daemon("slurmctld", "slurmctld", "-D")
+        for node in self.nodes:
+            self.start_node(node)
+        wait_for(lambda: self.states() == {"idle": len(self.nodes)}, 30, f"the nodes: see {self.folder}/log")
+
+    def start_node(self, node: str) -> None:
+        script = (
+            f"echo {node} > /proc/sys/kernel/hostname; mount --bind {self.folder}/hosts /etc/hosts; "
+            f"exec slurmd -D -N {node}"
+        )
+        self._daemon(node, "ip", "netns", "exec", f"rg-{node}", "unshare", "--uts", "bash", "-c", script)
+
+    def _daemon(self, name: str, *command: str) -> None:
+        with open(self.folder / "log" / name, "ab") as log:
+            self.daemons[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def kill_node(self, node: str) -> None:
+        """The machine loses its power: slurmd and all that it has started end at once."""
+        inside = must("ip", "netns", "pids", f"rg-{node}").split()
+        for pid in inside:
+            with_no_error(os.kill, int(pid), signal.SIGKILL)
+        self.daemons.pop(node).wait(timeout=10)
+
+    def close(self) -> None:
+        jobs = run("squeue", "-h", "-o", "%A").stdout.split()
+        if jobs:
+            run("scancel", *jobs)
+        for node in self.nodes:
+            for pid in run("ip", "netns", "pids", f"rg-{node}").stdout.split():
+                with_no_error(os.kill, int(pid), signal.SIGKILL)
+        for daemon in reversed(list(self.daemons.values())):
+            with_no_error(os.killpg, daemon.pid, signal.SIGKILL)
+            daemon.wait(timeout=10)
+        self._remove_network()
+
+    # --- what users do
+
+    def states(self) -> dict[str, int]:
+        """How many nodes are in each state."""
+        found: dict[str, int] = {}
+        for state in run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").stdout.split():
+            found[state] = found.get(state, 0) + 1
+        return found
+
+    def sbatch(self, *arguments: str, cwd: Path, **env: str) -> int:
+        command = ["sbatch", "--parsable", *arguments]
+        return int(must(*command, cwd=cwd, env={**os.environ, **env}).split(";")[0])
+
+    def job(self, number: int) -> dict[str, str]:
+        """What SLURM knows of a job."""
+        return dict(re.findall(r"(\w+)=(\S*)", run("scontrol", "show", "job", "-o", str(number)).stdout))
+
+
+def wait_for(condition, timeout: float, what: str) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout:g} s for {what}")
+        time.sleep(0.1)
+
+
+def with_no_error(call, *arguments) -> None:
+    try:
+        call(*arguments)
+    except ProcessLookupError:
+        pass
