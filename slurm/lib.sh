@@ -26,11 +26,12 @@ choose_interface() {
     [ -z "$name" ] || export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$name}" NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-$name}"
 }
 
-# One torchrun on each node. A script that starts its ranks in another way has a function of its own by this name.
+# One torchrun on each node; runs in a process of its own. A script that starts its ranks in another way has a
+# function of its own by this name.
 attempt() {
     # Inside the step these variables tell of the step, which has one task a node.
     export PROCESSES_PER_NODE=${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}
-    srun --export=ALL --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+    exec srun --export=ALL --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
         --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=1 bash slurm/node.sh "$@"
 }
 
@@ -38,8 +39,8 @@ attempt() {
 run_to_the_end() {
     local began verdict line
     attempts=0 step=''
-    trap 'say "the time is nearly over: telling the ranks"; [ -z "$step" ] || kill -USR1 "$step"' USR1
-    trap 'say "asked to leave: telling the ranks"; [ -z "$step" ] || kill -TERM "$step"' TERM
+    trap 'say "the time is nearly over: telling the ranks"; [ -z "$step" ] || kill -USR1 "$step" 2>/dev/null' USR1
+    trap 'say "asked to leave: telling the ranks"; [ -z "$step" ] || kill -TERM "$step" 2>/dev/null' TERM
     [ -z "$DATA_STAGE" ] || set -- "$@" --data.stage "$DATA_STAGE"
     while :; do
         began=$EPOCHSECONDS
@@ -54,9 +55,9 @@ run_to_the_end() {
         line=$("${CONTAINER[@]}" python -m regnet.aftermath --since "$began" --limit "$MAX_SETBACKS" -- "$@") || verdict=$?
         say "$line"
         case $verdict in
-            0) say "done" && exit 0 ;;
+            0) exit 0 ;;
             75) requeue ;;
-            3) ;;
+            3) still_ours || exit 3 ;;
             2) [ "$attempts" -lt "$MAX_SETBACKS" ] || { say "given up after $attempts attempts: mend what is named above, then sbatch again" && exit 2; } ;;
             *) say "given up: see above; the same sbatch command continues from the last checkpoint" && exit "$verdict" ;;
         esac
@@ -65,7 +66,11 @@ run_to_the_end() {
     done
 }
 
+# Whether the job goes on: neither cancelled, nor on its way back into the queue without our asking.
+still_ours() { scontrol show job -o "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING '; }
+
 requeue() {
+    still_ours || { say "SLURM ends this job; if it is not started again, the same sbatch command continues" && exit 75; }
     say "saved; back into the queue"
     scontrol requeue "$SLURM_JOB_ID" || { say "this cluster does not requeue: the same sbatch command continues" && exit 75; }
     sleep 600 # SLURM ends this script

@@ -3,6 +3,7 @@
 Each node has a network namespace of its own, with its own address and name, so that it can be cut off.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -77,8 +78,9 @@ class Cluster:
         (self.folder / "hosts").write_text("\n".join(hosts) + "\n")
 
     def _remove_network(self) -> None:
-        for name in re.findall(r"^rg-n\d+", run("ip", "netns", "list").stdout, re.MULTILINE):
-            run("ip", "netns", "del", name)
+        for node in re.findall(r"^rg-(n\d+)", run("ip", "netns", "list").stdout, re.MULTILINE):
+            run("ip", "link", "del", f"rgv-{node}")  # by itself it would go some time after its namespace
+            run("ip", "netns", "del", f"rg-{node}")
         run("ip", "link", "del", "rgbr0")
 
     def cut_off(self, node: str) -> None:
@@ -106,7 +108,7 @@ SlurmctldPort=17000
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={self.folder}/munge/socket,cred_expire=2
+AuthInfo=socket={self.folder}/munge/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={self.folder}/state
 SlurmdSpoolDir={self.folder}/spool/%n
@@ -216,7 +218,6 @@ def wait_for(condition, timeout: float, what: str) -> None:
 
 
 def with_no_error(call, *arguments) -> None:
-    try:
+    """For a process that may have ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
         call(*arguments)
-    except ProcessLookupError:
-        pass

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,8 @@ class Job:
     def ranks(self, node: str) -> list[int]:
         """The trainer's processes on a node."""
         pids = [int(pid) for pid in must("ip", "netns", "pids", f"rg-{node}").split()]
-        return [pid for pid in pids if "python\0-u\0train_ddp.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids}
+        return [pid for pid, command in commands.items() if command[1:3] == ["-u", "train_ddp.py"]]
 
 
 @pytest.fixture
@@ -104,3 +106,117 @@ def test_a_job_that_loses_a_rank_is_preempted_and_requeued_equals_one_left_alone
     assert outcome(disturbed.run_dir) == undisturbed
     assert "preempted: asked to leave by SIGTERM" in disturbed.told()
     assert state(disturbed.run_dir)["attempt"] == 4
+
+
+def test_before_the_time_limit_a_job_saves_and_goes_on_in_the_next(job, undisturbed):
+    """SLURM counts in minutes, and is asked to tell of the end ten seconds after the start."""
+    disturbed = job(*FLAGS, options=(*NODES, "--time=1", "--signal=B:USR1@48"))
+    assert disturbed.end() == "COMPLETED", disturbed.told()
+    assert "the time is nearly over" in disturbed.told()
+    assert "preempted: asked to leave by SIGUSR1" in disturbed.told()
+    assert "continuing from" in disturbed.told()
+    assert outcome(disturbed.run_dir) == undisturbed
+
+
+def test_a_job_that_is_cancelled_saves_and_stays_cancelled(job):
+    cancelled = job(*FLAGS)
+    cancelled.at_work()
+    must("scancel", str(cancelled.number))
+    assert cancelled.end() == "CANCELLED", cancelled.told()
+    cancelled.wait(lambda: cancelled.cluster.states() == {"idle": 3})
+    assert cancelled.state == "CANCELLED", "nobody has put it back into the queue"
+    told = state(cancelled.run_dir)
+    assert told["state"] == "preempted"
+    assert (cancelled.run_dir / "checkpoints" / f"step-{told['step']:09d}.pt").exists()
+
+
+def test_a_node_that_dies_is_replaced(cluster, job, undisturbed):
+    disturbed = job(*FLAGS)
+    disturbed.at_work()
+    lost = disturbed.nodes[1]
+    cluster.kill_node(lost)
+    try:
+        disturbed.at_work(steps=30, attempt=2)
+        assert lost not in disturbed.nodes
+        assert disturbed.end() == "COMPLETED", disturbed.told()
+        assert outcome(disturbed.run_dir) == undisturbed
+    finally:
+        cluster.start_node(lost)
+
+
+def test_a_node_that_is_cut_off_writes_nothing_more(cluster, job, undisturbed):
+    """The first node, where rank zero is; it lives on, and its file system is the others'."""
+    disturbed = job(*FLAGS)
+    disturbed.at_work()
+    lost = disturbed.nodes[0]
+    old = disturbed.ranks(lost)
+    cluster.cut_off(lost)
+    try:
+        disturbed.at_work(steps=30, attempt=2)
+        assert lost not in disturbed.nodes
+        assert disturbed.end() == "COMPLETED", disturbed.told()
+        assert outcome(disturbed.run_dir) == undisturbed
+        disturbed.wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old), 60)
+    finally:
+        cluster.reconnect(lost)
+
+
+def test_two_jobs_on_one_node_do_not_meet(job):
+    options = ("--nodes=1", "--ntasks-per-node=2", "--nodelist=n1", "--cpus-per-task=1")
+    both = [job("--seed", str(seed), options=options, name=f"run-{seed}") for seed in (3, 4)]
+    for one in both:
+        assert one.end() == "COMPLETED", one.told()
+        assert one.nodes == ["n1"]
+    first, second = (outcome(one.run_dir) for one in both)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("flags", "attempts", "words"),
+    [
+        (("--train.epoch", "3"), 3, "did you mean train.epochs?"),
+        (("--data.shards", "no/such/place"), 3, "no/such/place"),
+    ],
+)
+def test_a_failing_configuration_is_not_tried_for_ever(job, flags, attempts, words):
+    failing = job(*flags)
+    assert failing.end() == "FAILED"
+    assert words in failing.told()
+    assert failing.told().count("] starting on ") == attempts
+    last = failing.told().strip().splitlines()[-1]
+    assert "given up after 3 attempts" in last
+    assert failing.cluster.job(failing.number)["ExitCode"] == "2:0"
+
+
+def test_a_sweep_is_a_job_array_and_a_table(cluster, site, shards):
+    sweep = site / "sweep.yaml"
+    sweep.write_text("- {seed: 1}\n- {seed: 2}\n- {seed: 1, optim.lr: 0.001}\n")
+    arguments = [
+        "--config",
+        str(TINY),
+        "--data.shards",
+        str(shards),
+        "--train.max_steps",
+        "2",
+        "--tracking.wandb",
+        "offline",
+    ]
+    number = cluster.sbatch("--array=0-2", "slurm/sweep.sbatch", str(sweep), *arguments, cwd=site)
+    finished = [site / "runs" / f"tiny-sweep-{index}" / "result.json" for index in range(3)]
+    wait_for(lambda: all(path.exists() for path in finished), 180, f"job array {number}")
+    table = run_command(
+        [sys.executable, "-m", "regnet.sweep", "table", str(sweep), *arguments, "--runs_dir", str(site / "runs")]
+    )
+    assert table.returncode == 0, table.stderr
+    seeds, rate = (line for line in table.stdout.splitlines() if "%" in line)
+    assert "seeds alone" in seeds
+    assert "optim.lr=0.001" in rate
+
+
+def test_the_debug_job_looks_around_and_trains(cluster, site, shards):
+    number = cluster.sbatch("slurm/debug.sbatch", "--data.shards", str(shards), cwd=site)
+    wait_for(lambda: cluster.job(number)["JobState"] in ENDS, 120, f"job {number}")
+    told = (site / f"regnet-debug-{number}.log").read_text()
+    assert cluster.job(number)["JobState"] == "COMPLETED", told
+    assert "SLURM" in told
+    assert "2 epochs done" in told
