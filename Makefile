@@ -6,15 +6,21 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: install demo train test lint clean
 
+# Works from other folders too, where it then leaves its results: make -f /opt/regnet/Makefile demo
+HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 CIFAR100 ?=
 ARGS ?=
-CONFIG ?= configs/seed.yaml
-PY := .venv/bin/python
+CONFIG ?= $(HERE)configs/seed.yaml
+# Where the environment is. One that is named (the container image names its own) is used as it is.
+REGNET_VENV ?=
+BIN := $(or $(REGNET_VENV),.venv)/bin
+READY := $(if $(REGNET_VENV),,.venv/.ready)
+PY := $(BIN)/python
 # One process for each GPU; without one, two on the CPU.
 NPROC ?= $(shell $(PY) -c "import torch; print(torch.cuda.device_count() or 2)")
 # torchrun's --standalone does this too, but with the name localhost, which not every container can resolve.
 ONE_MACHINE := --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1
-TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/torchrun $(ONE_MACHINE) --nproc_per_node=$(NPROC)
+TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/torchrun $(ONE_MACHINE) --nproc_per_node=$(NPROC)
 
 install: .venv/.ready
 
@@ -26,19 +32,19 @@ install: .venv/.ready
 	.venv/bin/pip install -q --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-demo: .venv/.ready
+demo: $(READY)
 	$(PY) -m data.convert --source synthetic --per-class 200 --out shards/demo --shards 4
-	$(TORCHRUN) train_ddp.py --config configs/demo.yaml $(ARGS)
-	@$(PY) tools/check_demo.py runs/demo
+	$(TORCHRUN) $(HERE)train_ddp.py --config $(HERE)configs/demo.yaml $(ARGS)
+	@$(PY) $(HERE)tools/check_demo.py runs/demo
 
-train: .venv/.ready
+train: $(READY)
 ifneq ($(CIFAR100),)
 	$(PY) -m data.convert --source cifar100 --root "$(CIFAR100)" --out shards/cifar100 --shards 4
 else
 	@test -e shards/cifar100/manifest.json || \
 		$(PY) -m data.convert --source cifar100 --root downloads --download --out shards/cifar100 --shards 4
 endif
-	$(TORCHRUN) train_ddp.py --config $(CONFIG) $(ARGS)
+	$(TORCHRUN) $(HERE)train_ddp.py --config $(CONFIG) $(ARGS)
 
 test: lint
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
@@ -48,6 +54,8 @@ lint: .venv/.ready-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/shellcheck $$(git grep --untracked -lE '^#!.*sh( |$$)')
+	.venv/bin/hadolint Dockerfile
 
 clean:
 	rm -rf .venv runs shards downloads

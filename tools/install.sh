@@ -37,7 +37,9 @@ make_venv() {
 # The distribution's own archive, read with a private apt: no root, no change to the system.
 # "a|b" is the package that Debian calls a and Ubuntu b.
 fetch_packages() {
-    command -v apt-get >/dev/null && command -v dpkg >/dev/null || fail "missing here: $*. Install libturbojpeg's and Python's development files with your package manager, or from conda (conda install -c conda-forge libjpeg-turbo; TURBOJPEG_PREFIX=\$CONDA_PREFIX)"
+    if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
+        fail "missing here: $*. Install libturbojpeg's and Python's development files with your package manager, or from conda (conda install -c conda-forge libjpeg-turbo; TURBOJPEG_PREFIX=\$CONDA_PREFIX)"
+    fi
     say "not on this machine: $*; fetching into .venv/native (as root you could instead: apt-get install ${*%%|*})"
     local apt=$PWD/.venv/apt name package
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$PWD/.venv/native"
