@@ -150,6 +150,20 @@ class Skew:
 
         Counters.result = result
 
+    def worse(self) -> None:
+        """Each evaluation of the run is worse than the one before, whichever attempt makes it."""
+        from dataclasses import replace
+
+        from regnet.trainer import Trainer
+
+        original = Trainer.evaluate
+
+        def evaluate(trainer):
+            result = original(trainer)
+            return result and replace(result, top1=1 / (1 + trainer.state.progress.global_step))
+
+        Trainer.evaluate = evaluate
+
     def clock(self) -> None:
         """This rank's clock runs an hour ahead with every look at it."""
         import regnet.preemption

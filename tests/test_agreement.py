@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from programs import rows, run, skewed, state, trainer
+from programs import kill_group, rows, run, skewed, start, state, trainer, wait_until
 
 from regnet.checkpoint import Checkpoints
 
@@ -21,6 +21,19 @@ def test_early_stopping_follows_rank_zero_whatever_another_rank_counts(shards, t
     epochs = rows(tmp_path / "alike" / "tiny", "epoch")
     assert len(epochs) < 9
     assert rows(tmp_path / "skewed" / "tiny", "epoch") == epochs
+
+
+def test_patience_is_not_renewed_by_a_resume(shards, tmp_path):
+    """The first epoch is the best for ever; the run is killed in the second, and has two more to wait."""
+    flags = (*STILL, "--early_stopping.monitor", "val_accuracy", "--early_stopping.patience", "3")
+    flags += ("--optim.momentum", "0", "--train.epochs", "9")
+    process = start(skewed(tmp_path, shards, "worse", *flags))
+    wait_until(lambda: len(rows(tmp_path / "tiny", "step")) > 15)
+    kill_group(process)
+    done = run(skewed(tmp_path, shards, "worse", *flags))
+    assert "1 epochs and" in done.stdout, done.stderr
+    assert "stopped early: 3 epochs without a better val_accuracy" in done.stdout
+    assert len(rows(tmp_path / "tiny", "epoch")) == 4
 
 
 def test_rank_zero_alone_is_believed_about_accuracy(shards, tmp_path):

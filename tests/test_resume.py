@@ -260,6 +260,8 @@ def test_a_run_of_four_ranks_continues_on_two_and_on_one_with_the_same_batches(s
         assert done.returncode == 0, done.stderr
         assert state(tmp_path / "tiny")["state"] == "preempted"
     assert state(tmp_path / "tiny")["step"] == 4, "two steps on four ranks, two on two"
+    counters = load(Checkpoints(tmp_path / "tiny" / "checkpoints", 1).path(4))["counters"]
+    assert sum(int(rank["class_samples"].sum()) for rank in counters) == 4 * 96, "what four ranks have counted"
     done = run(trainer(tmp_path, shards, *flags))
     assert "0 epochs and 4 steps are done" in done.stdout, done.stderr
     moved, unmoved = (rows(folder / "tiny", "step") for folder in (tmp_path, tmp_path / "whole"))

@@ -129,7 +129,7 @@ SlurmdParameters=config_overrides
 SlurmctldTimeout=10
 SlurmdTimeout=6
 InactiveLimit=0
-KillWait=20
+KillWait=10
 MessageTimeout=5
 ReturnToService=1
 JobRequeue=1
@@ -140,7 +140,7 @@ MailProg=/bin/true
 GresTypes=gpu
 NodeName=n[1-{len(self.nodes)}] NodeHostname=n[1-{len(self.nodes)}] NodeAddr={NETWORK}.[1-{len(self.nodes)}] \
 Port=17001 Gres=gpu:2 CPUs={self.cpus} RealMemory=4000 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
         )
