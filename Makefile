@@ -18,6 +18,8 @@ READY := $(if $(REGNET_VENV),,.venv/.ready)
 PY := $(BIN)/python
 # One process for each GPU; without one, two on the CPU.
 NPROC ?= $(shell $(PY) -c "import torch; print(torch.cuda.device_count() or 2)")
+# Of the tests: some only wait, for a scheduler or a process that is to end.
+WORKERS ?= $(shell nproc | awk '{print $$1 < 4 ? $$1 + 1 : 4}')
 # torchrun's --standalone does this too, but with the name localhost, which not every container can resolve.
 ONE_MACHINE := --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1
 TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/torchrun $(ONE_MACHINE) --nproc_per_node=$(NPROC)
@@ -47,14 +49,14 @@ endif
 	$(TORCHRUN) $(HERE)train_ddp.py --config $(CONFIG) $(ARGS)
 
 test: lint
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: .venv/.ready-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/shellcheck $$(git grep --untracked -lE '^#!.*sh( |$$)')
+	.venv/bin/shellcheck -x $$(git grep --untracked -lE '^#!.*sh( |$$)')
 	.venv/bin/hadolint Dockerfile
 
 clean:
