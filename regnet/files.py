@@ -25,7 +25,8 @@ class Workshop:
         self.path.mkdir()
         for other in directory.glob(".attempt-*"):
             if other != self.path:
-                shutil.rmtree(other)
+                gone = other.rename(directory / f".gone-{uuid.uuid4().hex}")  # at once, whatever is open in it
+                shutil.rmtree(gone, ignore_errors=True)
         sync_directory(directory)
 
     def write(self, path: Path, content: bytes) -> None:

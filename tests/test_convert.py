@@ -12,7 +12,7 @@ from dataclasses import replace as replace_field
 import numpy as np
 import pytest
 import torch
-from conftest import tree
+from images import tree
 from PIL import Image
 from programs import kill_group, mounted, run, start, trainer, wait_until
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from images import tree
 from test_convert import convert, read_all
 
 from data.errors import DataError

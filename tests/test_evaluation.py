@@ -4,7 +4,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import tree
+from images import tree
 from programs import result, run, trainer
 
 CLASSES = tuple(f"class_{letter}" for letter in "abcdefghijk")

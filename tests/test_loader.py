@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import convert_synthetic
+from images import convert_synthetic
 
 from data import reader as reader_module
 from data.errors import DataError, LoaderError

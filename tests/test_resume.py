@@ -6,7 +6,7 @@ import random
 import shutil
 
 import pytest
-from conftest import convert_synthetic
+from images import convert_synthetic
 from programs import bits, kill_group, outcome, result, rows, run, skewed, start, state, trainer, wait_until
 
 from regnet.checkpoint import Checkpoints, load

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import convert_synthetic
+from images import convert_synthetic
 from programs import ROOT, mounted, outcome, run, start, trainer
 
 from data.errors import DataError

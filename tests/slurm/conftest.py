@@ -6,8 +6,6 @@ import pytest
 from cluster import Cluster, NoCluster
 from programs import ROOT
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
