@@ -1,10 +1,11 @@
 # make demo     everything, on generated images: a few minutes on two CPU cores
 # make train    CIFAR-100 with configs/seed.yaml        CIFAR100=DIR-or-archive  ARGS="--train.epochs 3"
-# make test     the whole test suite
+# make test     the test suite
+# make test-cluster    the job scripts on a real SLURM, the image really built: as root
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: install demo train test lint clean
+.PHONY: install demo train test test-cluster lint clean
 
 # Works from other folders too, where it then leaves its results: make -f /opt/regnet/Makefile demo
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -18,8 +19,6 @@ READY := $(if $(REGNET_VENV),,.venv/.ready)
 PY := $(BIN)/python
 # One process for each GPU; without one, two on the CPU.
 NPROC ?= $(shell $(PY) -c "import torch; print(torch.cuda.device_count() or 2)")
-# Of the tests: some only wait, for a scheduler or a process that is to end.
-WORKERS ?= $(shell nproc | awk '{print $$1 < 4 ? $$1 + 1 : 4}')
 # torchrun's --standalone does this too, but with the name localhost, which not every container can resolve.
 ONE_MACHINE := --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1
 TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/torchrun $(ONE_MACHINE) --nproc_per_node=$(NPROC)
@@ -49,7 +48,10 @@ endif
 	$(TORCHRUN) $(HERE)train_ddp.py --config $(CONFIG) $(ARGS)
 
 test: lint
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadgroup -m "not cluster" $(ARGS)
+
+test-cluster: .venv/.ready-dev
+	$(PY) -m pytest -m cluster $(ARGS)
 
 lint: .venv/.ready-dev
 	.venv/bin/ruff check .

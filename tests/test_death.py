@@ -133,11 +133,11 @@ def test_ranks_that_srun_starts_need_no_torchrun(shards, tmp_path):
     [
         ("raises:1:5", "rank 1 failed: a defect on this rank alone"),
         ("broken_loader:1:5", "rank 1 failed: the loader failed: ValueError: no such pixel"),
-        ("stalled_loader:1:5", "rank 1 failed: the loader's thread stalled: no batch for 2 s"),
+        ("stalled_loader:1:5", "rank 1 failed: the loader's thread stalled: no batch for 8 s"),
     ],
 )
 def test_what_fails_on_one_rank_ends_all_and_is_told_by_all(shards, tmp_path, what, words):
-    flags = (*SLOW, "--data.loader_timeout", "2")
+    flags = (*SLOW, "--data.loader_timeout", "8")
     done = run(skewed(tmp_path, shards, what, *flags, processes=3), timeout=60)
     assert done.returncode != 0
     for rank in (0, 2):

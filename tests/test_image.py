@@ -14,7 +14,7 @@ import pytest
 from builder import NO_NETWORK, Builder, why_not_here
 from programs import ROOT
 
-pytestmark = [pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]
 
 PROGRAM = {"Makefile", "README.md", "requirements.txt", "requirements-ffcv.txt", "train_ddp.py"}
 PROGRAM |= {"benchmarks", "configs", "data", "regnet", "slurm", "tools"}

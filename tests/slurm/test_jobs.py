@@ -10,7 +10,7 @@ from cluster import must, wait_for
 from programs import TINY, outcome, rows, state, trainer
 from programs import run as run_command
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
 
 FLAGS = ("--train.epochs", "10", "--checkpoint.every_steps", "4", "--tracking.log_every", "1")
 NODES = ("--nodes=2", "--ntasks-per-node=2")
