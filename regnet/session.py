@@ -16,6 +16,7 @@ from regnet.preemption import Notice
 
 _LOOK = 0.05  # seconds
 _HURRY = 3.0  # seconds
+_LAUNCHER = 10.0  # seconds
 
 
 class AskedToLeave(Exception):
@@ -30,6 +31,9 @@ class Patience:
 
     def __init__(self, seconds: float, notice: Notice) -> None:
         self._until, self._seconds, self._notice = time.monotonic() + seconds, seconds, notice
+
+    def at_most(self, seconds: float) -> "Patience":
+        return Patience(min(seconds, self._seconds), self._notice)
 
     def check(self, missing: str) -> None:
         """Raises TimeoutError, which says what is missing, or AskedToLeave when it is used up."""
@@ -47,7 +51,10 @@ def open_store(rank: int, patience: Patience) -> dist.Store:
         raise UsageError(
             "WORLD_SIZE asks for several processes, but MASTER_ADDR and MASTER_PORT do not say where"
         ) from error
-    keeps = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    launcher_keeps = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    keeps = rank == 0 and not launcher_keeps
+    if launcher_keeps:  # it was there when this rank was started, so it is there or gone
+        patience = patience.at_most(_LAUNCHER)
     while not keeps and not _answers(host, port):  # a store that is not there yet costs pages of C++ stacks
         patience.check(f"there was no store at {host}:{port}")
     return dist.TCPStore(host, port, is_master=keeps, wait_for_workers=False)
