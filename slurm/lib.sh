@@ -62,7 +62,7 @@ run_to_the_end() {
             *) say "given up: see above; the same sbatch command continues from the last checkpoint" && exit "$verdict" ;;
         esac
         sleep "$PAUSE" &
-        wait $! || true
+        wait $!
     done
 }
 
