@@ -4,6 +4,7 @@ Each rank beats in the store that the launcher keeps, and watches the next rank'
 the cost of it is the same for any number of ranks. Whoever sees an end tells it to all.
 """
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -46,17 +47,23 @@ class Lifeline:
         self._store.set_timeout(timedelta(seconds=timeout))
         self._closed = threading.Event()
         self._explained: Exception | None = None
+        self._heard = ""  # what all were told, once this rank knows it
+        self._silent: list[int] = []  # ranks that were found to be gone
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._store.set(self._key(rank), "0")
         self._thread.start()
 
     def close(self) -> None:
-        """This rank is done; nobody need miss it. Rank zero, which may keep the store, leaves last."""
+        """This rank is done; nobody need miss it."""
         self._closed.set()
         self._thread.join()
+        self._leave(self.timeout)
+
+    def _leave(self, patience: float) -> None:
+        """Rank zero, which may keep the store, leaves last: when the others are done, or after so many seconds."""
         self._store.set(self._key(self.rank), _DONE)
-        deadline = time.monotonic() + self.timeout
-        keys = [self._key(rank) for rank in range(self.size)]
+        deadline = time.monotonic() + patience
+        keys = [self._key(rank) for rank in range(self.size) if rank not in self._silent]
         while self.rank == 0 and set(self._store.multi_get(keys)) != {_DONE.encode()} and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -66,18 +73,20 @@ class Lifeline:
         From here on the process ends by itself, at the latest after `timeout` seconds.
         """
         if self._explained is None:
-            faulthandler.dump_traceback_later(max(self.timeout, _GRACE), exit=True)
+            faulthandler.dump_traceback_later(max(self.timeout, 2 * _GRACE), exit=True)
             self._closed.set()
             self._explained = self._find_cause(error)
+            with contextlib.suppress(dist.DistError):  # without a store there is nobody to tell
+                self._leave(_DECISIVE * BEAT)
         return self._explained
 
     def _find_cause(self, error: Exception) -> Exception:
         may_be_anothers = type(error) in EXCHANGE_FAILED
         own = f"rank {self.rank} failed: {' '.join(str(error).split()) or type(error).__name__}"
         try:
-            if may_be_anothers:
+            if may_be_anothers and not self._heard:
                 self._look_for_silent_ranks()
-            told = self._tell(own)
+            told = self._heard or self._tell(own)
         except dist.DistError:
             told = _LAUNCHER_GONE
         return PeerLost(told) if may_be_anothers and told != own else error
@@ -89,9 +98,9 @@ class Lifeline:
             time.sleep(BEAT)
             self._store.set(self._key(self.rank), f"ending {beat}")
         after = self._store.multi_get(keys)
-        silent = [rank for rank in range(self.size) if before[rank] == after[rank] != _DONE.encode()]
-        if silent:
-            self._tell(f"rank {', '.join(map(str, silent))} is gone")
+        self._silent = [rank for rank in range(self.size) if before[rank] == after[rank] != _DONE.encode()]
+        if self._silent:
+            self._tell(f"rank {', '.join(map(str, self._silent))} is gone")
 
     def _tell(self, why: str) -> str:
         """What all are told: the first that was said."""
@@ -113,7 +122,8 @@ class Lifeline:
                 if silence * BEAT > self.timeout:
                     self._tell(f"rank {following} is gone: no sign of life for {self.timeout:g} s")
                 if self._store.check([_TOLD]):
-                    why = self._store.get(_TOLD).decode()
+                    why = self._heard = self._store.get(_TOLD).decode()
+                    self._store.set(self._key(self.rank), _DONE)
             except dist.DistError:
                 why = _LAUNCHER_GONE
         if not self._closed.wait(_GRACE):

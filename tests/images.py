@@ -1,16 +1,16 @@
 """Data sets for the tests: generated, and as trees of class folders."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
+from nursery import Forked
 from PIL import Image
 from programs import run
 
 
 def convert_synthetic(out: Path, per_class: int, shards: int) -> Path:
     options = ["--source", "synthetic", "--per-class", str(per_class), "--out", str(out), "--shards", str(shards)]
-    done = run([sys.executable, "-m", "data.convert", *options])
+    done = run(Forked(["-m", "data.convert", *options]))
     assert done.returncode == 0, done.stderr
     return out
 

@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from nursery import Forked, Ranks
 
 from regnet.checkpoint import Checkpoints, load
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
-TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--standalone"]
+Command = list[str] | Forked
+Process = subprocess.Popen[str] | Ranks
+PYTHON = (sys.executable,)
+TORCHRUN = (str(Path(sys.executable).with_name("torchrun")), "--standalone")
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -34,19 +38,20 @@ def trainer(
     processes: int = 0,
     launcher: tuple[str, ...] = (),
     script: tuple[str, ...] = ("train_ddp.py",),
-) -> list[str]:
-    """The command for a run named tiny in run_dir; torchrun if `processes` is given."""
-    start = [sys.executable] if not processes else [*TORCHRUN, *launcher, f"--nproc_per_node={processes}"]
-    options = ["--config", str(TINY), "--runs_dir", str(run_dir), "--data.shards", str(shards)]
-    return [*start, *script, *options, *flags]
+) -> Command:
+    """A run named tiny in run_dir, of so many ranks: forked ones if no launcher (PYTHON, TORCHRUN) starts them."""
+    program = [*script, "--config", str(TINY), "--runs_dir", str(run_dir), "--data.shards", str(shards), *flags]
+    if not launcher:
+        return Forked(program, processes)
+    return [*launcher, *([f"--nproc_per_node={processes}"] if processes else []), *program]
 
 
-def skewed(run_dir: Path, shards: Path, what: str, *flags: str, **how: Any) -> list[str]:
+def skewed(run_dir: Path, shards: Path, what: str, *flags: str, **how: Any) -> Command:
     """`trainer`, with one rank or the disk made to differ: see tests/skewed.py."""
     return trainer(run_dir, shards, *flags, script=("tests/skewed.py", what), **how)
 
 
-def run(command: list[str], timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+def run(command: Command, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs to the end; all of its processes are gone afterwards."""
     process = start(command, **env)
     try:
@@ -56,7 +61,9 @@ def run(command: list[str], timeout: float = 120, **env: str) -> subprocess.Comp
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def start(command: list[str], **env: str) -> subprocess.Popen[str]:
+def start(command: Command, **env: str) -> Process:
+    if isinstance(command, Forked):
+        return Ranks(command, environment(**env))
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -68,8 +75,10 @@ def start(command: list[str], **env: str) -> subprocess.Popen[str]:
     )
 
 
-def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that torchrun has started, by rank."""
+def ranks_of(process: Process) -> list[int]:
+    """The processes that train, by rank."""
+    if isinstance(process, Ranks):
+        return process.pids
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(pid) for pid in children.read_text().split()]
 
@@ -82,9 +91,12 @@ def gone(pid: int) -> bool:
         return True
 
 
-def kill_group(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def kill_group(process: Process) -> None:
+    if isinstance(process, Ranks):
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=10)
 
 

@@ -5,7 +5,6 @@ import os
 import pickle
 import shutil
 import signal
-import sys
 import tarfile
 from dataclasses import replace as replace_field
 
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from images import tree
+from nursery import Forked
 from PIL import Image
-from programs import kill_group, mounted, run, start, trainer, wait_until
+from programs import PYTHON, kill_group, mounted, run, start, trainer, wait_until
 
 from data.errors import DataError
 from data.order import epoch_order
@@ -23,8 +23,9 @@ from data.shards import Verify, read_manifest, verify, write_manifest
 from data.sources import Kind, open_source
 
 
-def convert(*options, timeout=120):
-    return run([sys.executable, "-m", "data.convert", *map(str, options)], timeout)
+def convert(*options, launcher=()):
+    command = ["-m", "data.convert", *map(str, options)]
+    return run([*launcher, *command] if launcher else Forked(command))
 
 
 def refused(done, *words, status=2):
@@ -47,7 +48,8 @@ def read_all(out, split, batch=7):
 @pytest.mark.parametrize("shards", [1, 3, 4])
 def test_what_is_read_back_is_what_was_there(tmp_path, shards):
     source = tree(tmp_path / "images")
-    done = convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", shards)
+    options = ("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", shards)
+    done = convert(*options, launcher=PYTHON)
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     kinds = [f"{split}-{k:05d}-of-{shards:05d}.beton" for split in ("train", "val") for k in range(shards)]
@@ -248,7 +250,7 @@ def test_labels_outside_the_classes_are_refused_at_both_ends(tmp_path):
 
 def test_a_killed_conversion_leaves_no_manifest_and_is_safely_repeated(tmp_path):
     command = ["--source", "synthetic", "--per-class", "150", "--shards", "2"]
-    process = start([sys.executable, "-m", "data.convert", *command, "--out", str(tmp_path / "out")])
+    process = start([*PYTHON, "-m", "data.convert", *command, "--out", str(tmp_path / "out")])
     wait_until(lambda: list((tmp_path / "out").glob(".*.tmp")))
     os.kill(process.pid, signal.SIGKILL)
     kill_group(process)
@@ -266,7 +268,7 @@ def writers_of(process):
 
 def test_a_writer_that_dies_ends_the_conversion(tmp_path):
     command = ["--source", "synthetic", "--per-class", "400", "--shards", "2", "--out", str(tmp_path / "out")]
-    process = start([sys.executable, "-m", "data.convert", *command])
+    process = start([*PYTHON, "-m", "data.convert", *command])
     wait_until(lambda: list((tmp_path / "out").glob(".*.tmp")))
     os.kill(writers_of(process)[-1], signal.SIGKILL)
     out, err = process.communicate(timeout=30)

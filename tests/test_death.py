@@ -3,13 +3,12 @@
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from programs import gone, kill_group, outcome, ranks_of, rows, run, skewed, start, state, trainer, wait_until
+from programs import TORCHRUN, gone, kill_group, outcome, ranks_of, rows, run, skewed, start, state, trainer, wait_until
 
 SLOW = ("--train.epochs", "400")
 WITHIN = 30  # seconds from a death until every process is gone
@@ -33,7 +32,7 @@ def ended(process, timeout=WITHIN):
 
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_rank_ends_the_job_and_is_named(shards, tmp_path, victim):
-    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *SLOW, processes=3))
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *SLOW, processes=3, launcher=TORCHRUN))
     os.kill(ranks[victim], signal.SIGKILL)
     _, err = ended(process)
     assert process.returncode != 0
@@ -77,9 +76,8 @@ def test_a_job_that_was_suspended_as_a_whole_accuses_nobody(shards, tmp_path):
 
 def test_torchrun_starts_the_group_again_and_it_resumes(shards, tmp_path):
     flags = ("--train.epochs", "12", "--checkpoint.every_steps", "3", "--tracking.log_every", "1")
-    process, ranks = at_work(
-        tmp_path, trainer(tmp_path, shards, *flags, processes=3, launcher=("--max-restarts=1", "--monitor-interval=1"))
-    )
+    launcher = (*TORCHRUN, "--max-restarts=1", "--monitor-interval=1")
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=3, launcher=launcher))
     os.kill(ranks[1], signal.SIGKILL)
     out, err = ended(process, 120)
     assert process.returncode == 0, err
@@ -93,7 +91,7 @@ def test_torchrun_starts_the_group_again_and_it_resumes(shards, tmp_path):
 def test_ranks_do_not_outlive_their_launcher_and_the_next_attempt_waits_for_them(shards, tmp_path):
     """torchrun gives its ranks a session of their own, so what kills it does not reach them."""
     flags = ("--train.epochs", "40", "--checkpoint.every_steps", "5")
-    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=2))
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=2, launcher=TORCHRUN))
     kill_group(process)
     again = start(trainer(tmp_path, shards, *flags, "--train.max_minutes", "1e-9"))
     try:
@@ -103,6 +101,14 @@ def test_ranks_do_not_outlive_their_launcher_and_the_next_attempt_waits_for_them
         kill_group(again)
     assert again.returncode == 75, err
     assert "continuing from" in out
+
+
+def test_a_rank_that_finds_its_launcher_gone_does_not_wait_for_it(shards, tmp_path):
+    """A launcher's store was there before its ranks were; the patience for ranks that are still to come is another."""
+    orphan = {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2", "RANK": "1"}
+    done = run(trainer(tmp_path, shards), MASTER_ADDR="127.0.0.1", MASTER_PORT="1", **orphan)
+    assert done.returncode == 1
+    assert "failed (rank 1): the ranks could not be joined: there was no store at 127.0.0.1:1 for 10 s" in done.stderr
 
 
 def test_a_rank_that_fails_over_a_stuck_disk_is_heard_at_once(shards, tmp_path):
@@ -117,15 +123,10 @@ def test_a_rank_that_fails_over_a_stuck_disk_is_heard_at_once(shards, tmp_path):
 
 def test_ranks_that_srun_starts_need_no_torchrun(shards, tmp_path):
     """Rank zero then keeps the store, and leaves last."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [start(trainer(tmp_path, shards), RANK=str(rank), LOCAL_RANK=str(rank), **places) for rank in (1, 0)]
-    for process in ranks:
-        _, err = ended(process, timeout=120)
-        assert (process.returncode, "Traceback" in err) == (0, False), err
-    assert run(trainer(tmp_path / "torchrun", shards, processes=2)).returncode == 0
-    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "torchrun" / "tiny")
+    for name, launcher in (("srun", ()), ("torchrun", TORCHRUN)):
+        done = run(trainer(tmp_path / name, shards, processes=2, launcher=launcher))
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert outcome(tmp_path / "srun" / "tiny") == outcome(tmp_path / "torchrun" / "tiny")
 
 
 @pytest.mark.parametrize(

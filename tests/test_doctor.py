@@ -6,12 +6,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
 import pytest
-from programs import TINY, TORCHRUN, kill_group, mounted, run, start
+from nursery import Forked
+from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted, run, start
 
 from data.errors import DataError
 from regnet.config import Config
@@ -20,16 +20,16 @@ from regnet.doctor.machine import check_device, cores, gpus, slurm
 from regnet.doctor.ranks import Seat, check_launch, check_seats, speaks_for_its_like
 from regnet.doctor.run import mount_of
 
-PYTHON = (sys.executable,)
 EVERYTHING = (
     *("python", "torch", "driver", "GPUs", "FFCV", "cores", "open files", "/dev/shm", "device", "shards", "batches"),
     *("memory", "run", "W&B", "disk", "run directory", "checkpoint", "ranks", "all-reduce"),
 )
 
 
-def doctor(runs_dir, shards, *flags, start=PYTHON):
+def doctor(runs_dir, shards, *flags, start=()):
     options = ["--config", TINY, "--runs_dir", runs_dir, "--data.shards", shards, *flags]
-    return [str(word) for word in (*start, "-m", "regnet.doctor", *options)]
+    command = [str(word) for word in (*start, "-m", "regnet.doctor", *options)]
+    return command if start else Forked(command)
 
 
 def findings(done):
@@ -66,7 +66,10 @@ def damaged(shards, place):
 
 
 def test_where_all_is_well_nothing_stops_a_run_and_nothing_is_left_behind(shards, tmp_path):
-    done = run(doctor(tmp_path / "runs", shards, "--tracking.wandb", "auto", "--json"), HOME=str(tmp_path / "home"))
+    done = run(
+        doctor(tmp_path / "runs", shards, "--tracking.wandb", "auto", "--json", start=PYTHON),
+        HOME=str(tmp_path / "home"),
+    )
     found = findings(done)
     assert done.returncode == 0
     assert tuple(found) == EVERYTHING
@@ -87,8 +90,8 @@ def test_damaged_shards_a_full_disk_another_run_and_no_gpu_are_named_alike_in_ta
         (small / "tiny").mkdir()
         (small / "tiny" / "config.yaml").write_text(Config(name="tiny").to_yaml())
         (small / "tiny" / "fill").write_bytes(bytes(85_000))
-        command = doctor(small, file.parent, "--train.device", "cuda")
-        told = [run([*command, *flags], CUDA_VISIBLE_DEVICES="") for flags in ((), ("--json",))]
+        command = (small, file.parent, "--train.device", "cuda")
+        told = [run(doctor(*command, *flags), CUDA_VISIBLE_DEVICES="") for flags in ((), ("--json",))]
         assert sorted(path.name for path in (small / "tiny").iterdir()) == ["config.yaml", "fill"]
     table, found = told[0].stdout, findings(told[1])
     assert [done.returncode for done in told] == [1, 1]
@@ -215,9 +218,8 @@ def test_a_rank_that_never_comes_ends_it(shards, tmp_path):
 def test_a_rank_that_dies_or_stops_is_named_beside_what_was_found(shards, tmp_path, how):
     port, flags = free_port(), ("--distributed.heartbeat_timeout", 4, "--json")
     ends = f"import os, signal, sys, regnet.doctor.command as c; c.check_device = lambda *_: os.kill(0, signal.{how})"
-    far = start(
-        [*PYTHON, "-c", f"{ends}; c.main(sys.argv[3:], 0)", *doctor(tmp_path, shards, *flags)[1:]], **rank(1, port)
-    )
+    program = [*PYTHON, "-c", f"{ends}; c.main(sys.argv[3:], 0)"]
+    far = start([*program, *doctor(tmp_path, shards, *flags, start=PYTHON)[1:]], **rank(1, port))
     try:
         found = findings(run(doctor(tmp_path, shards, *flags), **rank(0, port)))
     finally:

@@ -241,7 +241,7 @@ def test_a_full_disk_ends_a_run_with_one_line_on_every_rank(shards, tmp_path):
     done = run(trainer(tmp_path, shards, processes=2))
     assert done.returncode == 1
     assert "failed (rank 0)" in done.stderr
-    assert done.stderr.count("Traceback") == 1, "torchrun's own"
+    assert "Traceback" not in done.stderr
 
 
 PLAIN_SGD = ("--optim.name", "sgd", "--optim.momentum", "0", "--optim.lr", "0.02", "--schedule.start_lr", "0.02")
@@ -257,7 +257,7 @@ def test_a_run_of_four_ranks_continues_on_two_and_on_one_with_the_same_batches(s
     assert whole.returncode == 0, whole.stderr
     for processes in (4, 2):
         done = run(trainer(tmp_path, shards, *flags, "--train.max_minutes", "1e-9", processes=processes))
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 75, done.stderr
         assert state(tmp_path / "tiny")["state"] == "preempted"
     assert state(tmp_path / "tiny")["step"] == 4, "two steps on four ranks, two on two"
     counters = load(Checkpoints(tmp_path / "tiny" / "checkpoints", 1).path(4))["counters"]
