@@ -1,11 +1,11 @@
 # make demo     everything, on generated images: a few minutes on two CPU cores
 # make train    CIFAR-100 with configs/seed.yaml        CIFAR100=DIR-or-archive  ARGS="--train.epochs 3"
 # make test     the test suite
-# make test-cluster    the job scripts on a real SLURM, the image really built: as root
+# make test-all the same, and the job scripts on a real SLURM and the image really built: as root
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: install demo train test test-cluster lint clean
+.PHONY: install demo train test test-all lint clean
 
 # Works from other folders too, where it then leaves its results: make -f /opt/regnet/Makefile demo
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -47,11 +47,15 @@ else
 endif
 	$(TORCHRUN) $(HERE)train_ddp.py --config $(CONFIG) $(ARGS)
 
-test: lint
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadgroup -m "not cluster" $(ARGS)
+# One more than there are cores, for tests wait for processes now and then; not many more, for they need memory.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 5 ? n + 1 : 6)))
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadgroup
 
-test-cluster: .venv/.ready-dev
-	$(PY) -m pytest -m cluster $(ARGS)
+test: lint
+	$(PYTEST) -m "not cluster" $(ARGS)
+
+test-all: lint
+	$(PYTEST) $(ARGS)
 
 lint: .venv/.ready-dev
 	.venv/bin/ruff check .

@@ -6,6 +6,7 @@ torchrun --nproc_per_node=N train_ddp.py --config configs/seed.yaml [--section.o
 
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from regnet.preemption import Notice
@@ -16,11 +17,12 @@ if __name__ == "__main__":
 
 from data.errors import DataError, LoaderError
 from data.loader import LoaderOptions, Place, open_loaders
-from data.shards import Manifest, Verify, read_manifest, verify
-from data.stage import stage, staged
+from data.shards import Manifest, Verify, read_manifest
+from data.stage import prepare, prepared
 from regnet.config import Config
 from regnet.distributed import Elsewhere, World, join
 from regnet.errors import Diverged, UsageError
+from regnet.leaving import DONE, FAILED, USAGE, leave, preempted
 from regnet.lifeline import PeerLost
 from regnet.model import Model, count_parameters
 from regnet.options import parse_config
@@ -28,8 +30,6 @@ from regnet.precision import prepare_torch
 from regnet.record import Record
 from regnet.session import AskedToLeave
 from regnet.trainer import Trainer
-
-DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: queue me again
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         return other.exit_status
     except AskedToLeave as left:
         print(f"{left} (rank {rank})", flush=True)
-        return leaving()
+        return preempted()
     except (Diverged, LoaderError, PeerLost, OSError) as error:
         print(f"failed (rank {rank}): {error}", file=sys.stderr)
         return FAILED
@@ -59,8 +59,8 @@ def train(config: Config, world: World) -> int:
     with Record(config, world, manifest.classes, manifest.identity) as record:
         if record.was_finished():
             return DONE
-        place = Place(world.rank, world.size, world.device)
-        train_batches, val_batches = open_loaders(shards, manifest, loader_options(config), place)
+        place, options = Place(world.rank, world.size, world.device), loader_options(config)
+        train_batches, val_batches = open_loaders(shards, manifest, options, place)
         model = Model(config.model.design(), len(manifest.classes))
         trainer = Trainer(config, world, model, train_batches, val_batches, record, NOTICE)
         record.begin(trainer.state)
@@ -70,30 +70,18 @@ def train(config: Config, world: World) -> int:
             + (f" ({train_batches.dropped} images dropped in each)" if train_batches.dropped else "")
         )
         result = trainer.fit()
-        if result is None:
-            record.preempted(f"asked to leave by {NOTICE.given or 'another rank'}")
-            return leaving()
-        record.finished(result, trainer.state, trainer.why_done())
-        return DONE
-
-
-def leaving() -> int:
-    """The exit status of a process that can be continued; torchrun takes any but 0 for a failure."""
-    return DONE if "TORCHELASTIC_RUN_ID" in os.environ else PREEMPTED
+        if result is not None:
+            record.finished(result, trainer.state, trainer.why_done())
+            return DONE
+        record.preempted(f"asked to leave by {NOTICE.given or 'another rank'}")
+    return preempted()
 
 
 def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
     """The shards to read and their manifest, after one process of each machine has checked, or copied, them there."""
-    source = Path(config.data.shards)
-
-    def check() -> None:
-        if config.data.stage:
-            stage(source, Path(config.data.stage))
-        else:
-            verify(source, read_manifest(source), Verify(config.data.verify))
-
-    world.together(check if world.local_rank == 0 else None)
-    directory = staged(source, Path(config.data.stage)) if config.data.stage else source
+    source, under = Path(config.data.shards), Path(config.data.stage) if config.data.stage else None
+    world.together((lambda: prepare(source, under, Verify(config.data.verify))) if world.local_rank == 0 else None)
+    directory = prepared(source, under)
     manifest = read_manifest(directory)
     if len(set(world.gather(manifest.identity))) > 1:
         raise DataError(f"{directory}: not the same images on every machine")
@@ -101,25 +89,10 @@ def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
 
 
 def loader_options(config: Config) -> LoaderOptions:
-    return LoaderOptions(
-        resolution=config.data.resolution,
-        batch_size=config.train.batch_size,
-        drop_last=config.data.drop_last,
-        workers=config.data.workers,
-        batches_ahead=config.data.batches_ahead,
-        loader_timeout=config.data.loader_timeout,
-        flip=config.augment.flip,
-        crop_padding=config.augment.crop_padding,
-        cutout=config.augment.cutout,
-        seed=config.seed,
-    )
+    """The configuration's options of the same names."""
+    options = {**vars(config.data), **vars(config.augment), "batch_size": config.train.batch_size, "seed": config.seed}
+    return LoaderOptions(**{field.name: options[field.name] for field in fields(LoaderOptions)})
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # All is written and the ranks have parted; a thread of theirs that ends a moment later would abort the process.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    leave(main(sys.argv[1:]))

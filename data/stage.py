@@ -11,6 +11,23 @@ from data.errors import DataError
 from data.shards import MANIFEST, Verify, read_manifest, verify
 
 
+def prepare(source: Path, under: Path | None, how: Verify) -> None:
+    """What one process of each machine does before any reads: checks the shards, or copies them to `under`.
+
+    Raises:
+        DataError: they are not what their manifest says, or the disk has not enough room.
+    """
+    if under is None:
+        verify(source, read_manifest(source), how)
+    else:
+        stage(source, under)
+
+
+def prepared(source: Path, under: Path | None) -> Path:
+    """Where the shards are that `prepare` has made ready."""
+    return source if under is None else staged(source, under)
+
+
 def stage(source: Path, under: Path) -> Path:
     """A verified copy of a converted data set on a local disk; the one that is there, if it is whole.
 

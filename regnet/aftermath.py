@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from regnet.errors import UsageError
+from regnet.leaving import DONE, FAILED, PREEMPTED, USAGE
 from regnet.options import parse_config
-from regnet.run import RunState, Status, place, read_state
+from regnet.run import STATE, RunState, Status, place, read_state
 
-DONE, FAILED, USAGE, RETRY, PREEMPTED = 0, 1, 2, 3, 75
+RETRY = 3
 
 
 def judge(state: RunState | None, directory: Path, limit: int) -> tuple[int, str]:
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"error: {error}", flush=True)
         return USAGE
-    path = directory / "state.json"
+    path = directory / STATE
     begun = path.exists() and path.stat().st_mtime >= args.since
     status, line = judge(read_state(directory) if begun else None, directory, args.limit)
     print(line, flush=True)

@@ -134,20 +134,20 @@ class RunDirectory:
             state, epoch, step, self.began, self.attempt, self.fruitless, epochs, self.data, reason, self.wandb_id
         )
         try:
-            self._write(_STATE, _as_json(asdict(record)))
+            self._write(STATE, _as_json(asdict(record)))
         except TakenOver:
             raise
         except OSError:
             if state is not Status.failed:
                 raise
             # A full disk has room where the old one lies, and launchers must not be told that the run goes on.
-            (self.path / _STATE).write_text(_as_json(asdict(record)), encoding="utf-8")
+            (self.path / STATE).write_text(_as_json(asdict(record)), encoding="utf-8")
 
     def write_result(self, result: dict[str, Any]) -> None:
-        self._write(_RESULT, _as_json(result))
+        self._write(RESULT, _as_json(result))
 
     def read_result(self) -> dict[str, Any]:
-        return json.loads((self.path / _RESULT).read_text(encoding="utf-8"))
+        return json.loads((self.path / RESULT).read_text(encoding="utf-8"))
 
     def close(self) -> None:
         self.workshop.close()
@@ -180,8 +180,8 @@ class RunDirectory:
             )
 
 
-_STATE, _RESULT = "state.json", "result.json"
-_TRACES = (_STATE, _RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
+STATE, RESULT = "state.json", "result.json"
+_TRACES = (STATE, RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
 _GRACE = 10.0  # seconds in which a rank ends after it has noticed that another is gone
 
 
@@ -216,7 +216,7 @@ def place(config: Config) -> Path:
 
 def read_state(directory: Path) -> RunState | None:
     """What state.json says; None if it is not there, or damaged, which is told."""
-    path = directory / _STATE
+    path = directory / STATE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return RunState(**{**record, "state": Status(record["state"])})
@@ -238,10 +238,10 @@ def write_down_death(directory: Path, why: str) -> None:
             if state is not None and state.state is Status.running:
                 workshop = Workshop(directory)
                 dead = replace(state, state=Status.failed, reason=why)
-                workshop.write(directory / _STATE, _as_json(asdict(dead)).encode())
+                workshop.write(directory / STATE, _as_json(asdict(dead)).encode())
                 workshop.close()
     except OSError as error:
-        print(f"{directory / _STATE} still says running ({error.strerror})", flush=True)
+        print(f"{directory / STATE} still says running ({error.strerror})", flush=True)
 
 
 def _lock(file: TextIO) -> bool:

@@ -1,8 +1,9 @@
+import functools
 import os
 
 import pytest
 from images import convert_synthetic
-from programs import ROOT
+from programs import ROOT, outcome, run, trainer
 
 CIFAR100_ZIPS = ROOT.parent / "shared" / "cifar100"
 
@@ -17,6 +18,20 @@ def _own_cache(tmp_path_factory):
 def shards(tmp_path_factory):
     """1,000 training and 200 validation images in three shards each."""
     return convert_synthetic(tmp_path_factory.mktemp("shards") / "three", 10, 3)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shards, tmp_path_factory):
+    """The outcome of a run that nothing happens to; one that several tests ask for is run once."""
+
+    @functools.cache
+    def outcome_of(*flags, processes=0):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        done = run(trainer(folder, shards, *flags, processes=processes))
+        assert done.returncode == 0, done.stderr
+        return outcome(folder / "tiny")
+
+    return outcome_of
 
 
 @pytest.fixture(scope="session")

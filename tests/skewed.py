@@ -103,11 +103,11 @@ class Skew:
         Trainer.count = count
 
     def slow_disk(self) -> None:
-        """Every fsync takes a second."""
+        """Every fsync takes a while."""
         original = os.fsync
 
         def fsync(file) -> None:
-            time.sleep(1)
+            time.sleep(0.4)
             original(file)
 
         os.fsync = fsync

@@ -1,10 +1,10 @@
 """Every test sample counts once, however many processes share the work."""
 
 import shutil
-import sys
 
 import pytest
 from images import tree
+from nursery import Forked
 from programs import result, run, trainer
 
 CLASSES = tuple(f"class_{letter}" for letter in "abcdefghijk")
@@ -16,7 +16,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
     source = tree(folder / "images", classes=CLASSES, train=6, val=5)
     options = ("--source", "folder", "--root", str(source), "--out", str(folder / "shards"), "--shards", "2")
-    assert run([sys.executable, "-m", "data.convert", *options]).returncode == 0
+    assert run(Forked(["-m", "data.convert", *options])).returncode == 0
     done = run(trainer(folder, folder / "shards", *FLAGS))
     assert done.returncode == 0, done.stderr
     return folder

@@ -29,10 +29,8 @@ def kill_at(step, folder, command, attempt=1):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_killed_and_resumed_run_equals_one_never_killed(shards, tmp_path, precision):
+def test_a_killed_and_resumed_run_equals_one_never_killed(shards, undisturbed, tmp_path, precision):
     flags = FLAGS + PRECISIONS[precision]
-    whole = run(trainer(tmp_path / "whole", shards, *flags))
-    assert whole.returncode == 0, whole.stderr
     killed = tmp_path / "killed" / "tiny"
     kills = sorted(random.Random(precision).sample(range(4, 46), 10 if precision == "fp32" else 4))
     for attempt, step in enumerate(kills, start=1):
@@ -40,18 +38,16 @@ def test_a_killed_and_resumed_run_equals_one_never_killed(shards, tmp_path, prec
     resumed = run(trainer(tmp_path / "killed", shards, *flags))
     assert resumed.returncode == 0, resumed.stderr
     assert "continuing from" in resumed.stdout
-    assert outcome(killed) == outcome(tmp_path / "whole" / "tiny")
+    assert outcome(killed) == undisturbed(*flags)
     assert state(killed)["attempt"] == 1 + len(kills)
 
 
-def test_ranks_that_are_killed_resume_to_the_same_bits(shards, tmp_path):
+def test_ranks_that_are_killed_resume_to_the_same_bits(shards, undisturbed, tmp_path):
     flags = (*FLAGS, "--tracking.log_every", "1")
-    whole = run(trainer(tmp_path / "whole", shards, *flags, processes=2))
-    assert whole.returncode == 0, whole.stderr
     killed = tmp_path / "killed" / "tiny"
     kill_at(16, killed, trainer(tmp_path / "killed", shards, *flags, processes=2))
     assert run(trainer(tmp_path / "killed", shards, *flags, processes=2)).returncode == 0
-    assert outcome(killed) == outcome(tmp_path / "whole" / "tiny")
+    assert outcome(killed) == undisturbed(*FLAGS, processes=2)
 
 
 def damage_cut(path):
@@ -213,7 +209,7 @@ def test_a_killed_evaluation_costs_no_epoch(shards, tmp_path):
     assert (saved["global_step"], saved["step"] + 11 * saved["epoch"]) == (11, 11)
 
 
-def test_a_run_killed_between_an_epochs_report_and_its_checkpoint_reports_it_once(shards, tmp_path):
+def test_a_run_killed_between_an_epochs_report_and_its_checkpoint_reports_it_once(shards, undisturbed, tmp_path):
     """The checkpoint at hand is then the one before the evaluation, of the same step."""
     folder = tmp_path / "tiny"
     process = start(skewed(tmp_path, shards, "slow_disk"))
@@ -221,8 +217,7 @@ def test_a_run_killed_between_an_epochs_report_and_its_checkpoint_reports_it_onc
     kill_group(process)
     assert load(folder / "checkpoints" / "step-000000011.pt")["progress"]["epoch"] == 0
     assert run(trainer(tmp_path, shards)).returncode == 0
-    assert run(trainer(tmp_path / "whole", shards)).returncode == 0
-    assert outcome(folder) == outcome(tmp_path / "whole" / "tiny")
+    assert outcome(folder) == undisturbed()
 
 
 @pytest.mark.parametrize("processes", [0, 2])

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster import must, wait_for
-from programs import TINY, outcome, rows, state, trainer
+from programs import TINY, outcome, rows, state
 from programs import run as run_command
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
@@ -17,13 +18,10 @@ NODES = ("--nodes=2", "--ntasks-per-node=2")
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(shards, tmp_path_factory):
-    """The same run on one machine of four processes."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done = run_command(trainer(folder, shards, *FLAGS, processes=4))
-    assert done.returncode == 0, done.stderr
-    return outcome(folder / "tiny")
+@pytest.fixture
+def alone(undisturbed):
+    """The outcome on one machine of four processes."""
+    return undisturbed(*FLAGS, processes=4)
 
 
 class Job:
@@ -77,22 +75,27 @@ def job(cluster, site, shards):
     return lambda *flags, **how: Job(cluster, site, shards, *flags, **how)
 
 
-def test_two_nodes_of_two_ranks_equal_one_machine_of_four(job, undisturbed):
+def test_two_nodes_of_two_ranks_equal_one_machine_of_four(job, alone):
     done = job(*FLAGS)
     assert done.end() == "COMPLETED", done.told()
-    assert outcome(done.run_dir) == undisturbed
+    assert outcome(done.run_dir) == alone
     assert "4 x cpu" in done.told()
     last = done.told().strip().splitlines()[-1]
     assert "finished: 10 epochs done; results: runs/tiny" in last
 
 
-def test_srun_alone_gives_the_same(job, undisturbed):
+def test_srun_alone_gives_the_same_from_shards_on_the_nodes_own_disk(job, site, shards, alone):
+    environment = site / "slurm" / "site.env"
+    environment.write_text(environment.read_text().replace("\nDATA_STAGE=\n", f"\nDATA_STAGE={site}/local\n"))
     done = job(*FLAGS, script="direct.sbatch")
     assert done.end() == "COMPLETED", done.told()
-    assert outcome(done.run_dir) == undisturbed
+    (copy,) = (site / "local").iterdir()
+    assert {path.name for path in shards.iterdir()} <= {path.name for path in copy.iterdir()}
+    assert yaml.safe_load((done.run_dir / "config.yaml").read_text())["data"]["stage"] == f"{site}/local"
+    assert outcome(done.run_dir) == alone
 
 
-def test_a_job_that_loses_a_rank_is_preempted_and_requeued_equals_one_left_alone(cluster, job, undisturbed):
+def test_a_job_that_loses_a_rank_is_preempted_and_requeued_equals_one_left_alone(cluster, job, alone):
     disturbed = job(*FLAGS)
     disturbed.at_work()
     os.kill(disturbed.ranks(disturbed.nodes[1])[0], signal.SIGKILL)
@@ -103,19 +106,19 @@ def test_a_job_that_loses_a_rank_is_preempted_and_requeued_equals_one_left_alone
     disturbed.at_work(steps=40, attempt=3)
     must("scontrol", "requeue", str(disturbed.number))
     assert disturbed.end() == "COMPLETED", disturbed.told()
-    assert outcome(disturbed.run_dir) == undisturbed
+    assert outcome(disturbed.run_dir) == alone
     assert "preempted: asked to leave by SIGTERM" in disturbed.told()
     assert state(disturbed.run_dir)["attempt"] >= 4
 
 
-def test_before_the_time_limit_a_job_saves_and_goes_on_in_the_next(job, undisturbed):
+def test_before_the_time_limit_a_job_saves_and_goes_on_in_the_next(job, alone):
     """SLURM counts in minutes, and is asked to tell of the end ten seconds after the start."""
     disturbed = job(*FLAGS, options=(*NODES, "--time=1", "--signal=B:USR1@48"))
     assert disturbed.end() == "COMPLETED", disturbed.told()
     assert "the time is nearly over" in disturbed.told()
     assert "preempted: asked to leave by SIGUSR1" in disturbed.told()
     assert "continuing from" in disturbed.told()
-    assert outcome(disturbed.run_dir) == undisturbed
+    assert outcome(disturbed.run_dir) == alone
 
 
 def test_a_job_that_is_cancelled_saves_and_stays_cancelled(job):
@@ -130,7 +133,7 @@ def test_a_job_that_is_cancelled_saves_and_stays_cancelled(job):
     assert (cancelled.run_dir / "checkpoints" / f"step-{told['step']:09d}.pt").exists()
 
 
-def test_a_node_that_dies_is_replaced(cluster, job, undisturbed):
+def test_a_node_that_dies_is_replaced(cluster, job, alone):
     disturbed = job(*FLAGS)
     disturbed.at_work()
     lost = disturbed.nodes[1]
@@ -139,12 +142,12 @@ def test_a_node_that_dies_is_replaced(cluster, job, undisturbed):
         disturbed.at_work(steps=30, attempt=2)
         assert lost not in disturbed.nodes
         assert disturbed.end() == "COMPLETED", disturbed.told()
-        assert outcome(disturbed.run_dir) == undisturbed
+        assert outcome(disturbed.run_dir) == alone
     finally:
         cluster.start_node(lost)
 
 
-def test_a_node_that_is_cut_off_writes_nothing_more(cluster, job, undisturbed):
+def test_a_node_that_is_cut_off_writes_nothing_more(cluster, job, alone):
     """The first node, where rank zero is; it lives on, and its file system is the others'."""
     disturbed = job(*FLAGS)
     disturbed.at_work()
@@ -155,7 +158,7 @@ def test_a_node_that_is_cut_off_writes_nothing_more(cluster, job, undisturbed):
         disturbed.at_work(steps=30, attempt=2)
         assert lost not in disturbed.nodes
         assert disturbed.end() == "COMPLETED", disturbed.told()
-        assert outcome(disturbed.run_dir) == undisturbed
+        assert outcome(disturbed.run_dir) == alone
         disturbed.wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old), 60)
     finally:
         cluster.reconnect(lost)
