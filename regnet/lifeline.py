@@ -1,6 +1,6 @@
 """Signs of life: no rank waits for ever for another that is gone.
 
-Each rank beats in the store that the launcher keeps, and watches the next rank's beat, round a ring, so that
+Each rank beats in the store that they share, and watches the next rank's beat, round a ring, so that
 the cost of it is the same for any number of ranks. Whoever sees an end tells it to all.
 """
 
@@ -70,7 +70,7 @@ class Lifeline:
     def explain(self, error: Exception) -> Exception:
         """What really ended this rank: `error`, or PeerLost if another rank ended first. Tells it to all.
 
-        From here on the process ends by itself, at the latest after `timeout` seconds.
+        From here on the process ends by itself, at the latest after `timeout` seconds or ten.
         """
         if self._explained is None:
             faulthandler.dump_traceback_later(max(self.timeout, 2 * _GRACE), exit=True)
@@ -88,7 +88,7 @@ class Lifeline:
                 self._look_for_silent_ranks()
             told = self._heard or self._tell(own)
         except dist.DistError:
-            told = _LAUNCHER_GONE
+            told = self._heard or _STORE_GONE
         return PeerLost(told) if may_be_anothers and told != own else error
 
     def _look_for_silent_ranks(self) -> None:
@@ -97,6 +97,8 @@ class Lifeline:
         for beat in range(_DECISIVE):
             time.sleep(BEAT)
             self._store.set(self._key(self.rank), f"ending {beat}")
+            if self._store.check([_TOLD]):
+                return
         after = self._store.multi_get(keys)
         self._silent = [rank for rank in range(self.size) if before[rank] == after[rank] != _DONE.encode()]
         if self._silent:
@@ -125,7 +127,7 @@ class Lifeline:
                     why = self._heard = self._store.get(_TOLD).decode()
                     self._store.set(self._key(self.rank), _DONE)
             except dist.DistError:
-                why = _LAUNCHER_GONE
+                why = self._heard or _STORE_GONE
         if not self._closed.wait(_GRACE):
             self._end(why)
 
@@ -141,6 +143,6 @@ class Lifeline:
         return f"beat/{rank}"
 
 
-_LAUNCHER_GONE = "the launcher's store is gone, and with it what holds the ranks together"
+_STORE_GONE = "the store that holds the ranks together is gone, the launcher's or rank zero's"
 # What a collective raises that lacks a rank; exactly these, for an out-of-memory error is a RuntimeError too.
 EXCHANGE_FAILED = (RuntimeError, dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError, dist.DistError)

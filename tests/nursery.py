@@ -27,6 +27,9 @@ _CONTEXT.set_forkserver_preload(["nursery", "warm"])
 _PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
 
 
+MIXED = -99  # some ranks ended with 0 and some with 75
+
+
 @dataclass(frozen=True)
 class Forked:
     """A script, or -m and a module, and its arguments, to be run by so many ranks; by a process alone if by none."""
@@ -40,6 +43,7 @@ class Ranks:
 
     def __init__(self, what: Forked, environment: dict[str, str]) -> None:
         self._output = tempfile.TemporaryDirectory(prefix="regnet-output-")
+        self._killed = False
         places = [{}]
         if what.ranks:
             meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(what.ranks)}
@@ -68,9 +72,12 @@ class Ranks:
         return self.pids[0]
 
     def poll(self) -> int | None:
-        """None while one is alive; else the status that is farthest from success."""
+        """None while one is alive; else the status of all, or of one that failed: 0 and 75 are no failures."""
         statuses = [process.exitcode for process in self._processes]
-        return None if None in statuses else max(statuses, key=abs)
+        if None in statuses:
+            return None
+        alike = len(set(statuses)) == 1
+        return statuses[0] if alike else next((status for status in statuses if status not in (0, 75)), MIXED)
 
     @property
     def returncode(self) -> int | None:
@@ -78,13 +85,17 @@ class Ranks:
 
     def send_signal(self, number: int) -> None:
         for pid in self.pids:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill(self) -> None:
         """And whatever they have started; one that has no group of its own yet as well."""
-        for pid, end in itertools.product(self.pids, (os.kill, os.killpg)):
-            with contextlib.suppress(ProcessLookupError):
-                end(pid, signal.SIGKILL)
+        atexit.unregister(self.kill)  # their numbers may be others' by then
+        if not self._killed:
+            self._killed = True
+            for pid, end in itertools.product(self.pids, (os.kill, os.killpg)):
+                with contextlib.suppress(ProcessLookupError):
+                    end(pid, signal.SIGKILL)
 
     def wait(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout

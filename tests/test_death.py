@@ -3,12 +3,27 @@
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from programs import TORCHRUN, gone, kill_group, outcome, ranks_of, rows, run, skewed, start, state, trainer, wait_until
+from programs import (
+    PYTHON,
+    TORCHRUN,
+    gone,
+    kill_group,
+    outcome,
+    ranks_of,
+    rows,
+    run,
+    skewed,
+    start,
+    state,
+    trainer,
+    wait_until,
+)
 
 SLOW = ("--train.epochs", "400")
 WITHIN = 30  # seconds from a death until every process is gone
@@ -46,16 +61,24 @@ def test_a_killed_rank_ends_the_job_and_is_named(shards, tmp_path, victim):
     assert f"rank {victim} is gone" in state(tmp_path / "tiny")["reason"]
 
 
+def test_without_a_launcher_rank_zero_takes_the_store_along_and_the_others_end(shards, tmp_path):
+    process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *SLOW, processes=3))
+    os.kill(ranks[0], signal.SIGKILL)
+    _, err = ended(process)
+    for survivor in (1, 2):
+        assert f"failed (rank {survivor}): the store that holds the ranks together is gone" in err
+    assert state(tmp_path / "tiny")["state"] == "failed"
+
+
 def test_a_rank_that_hangs_counts_as_gone_after_the_configured_time(shards, tmp_path):
     flags = (*SLOW, "--distributed.heartbeat_timeout", "3")
     process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=3))
     os.kill(ranks[1], signal.SIGSTOP)
     wait_until(lambda: gone(ranks[0]) and gone(ranks[2]), WITHIN)
-    os.kill(ranks[1], signal.SIGKILL)  # as torchrun does after another 30 s
+    os.kill(ranks[1], signal.SIGKILL)  # as launchers do in the end
     _, err = ended(process)
-    assert process.returncode != 0
-    assert all(map(gone, ranks))
-    assert "rank 1 is gone: no sign of life for 3 s" in err
+    for survivor in (0, 2):
+        assert f"failed (rank {survivor}): rank 1 is gone: no sign of life for 3 s" in err
     assert state(tmp_path / "tiny")["reason"] == "rank 1 is gone: no sign of life for 3 s"
 
 
@@ -121,11 +144,17 @@ def test_a_rank_that_fails_over_a_stuck_disk_is_heard_at_once(shards, tmp_path):
 
 
 def test_ranks_that_srun_starts_need_no_torchrun(shards, tmp_path):
-    """Rank zero then keeps the store, and leaves last."""
-    for name, launcher in (("srun", ()), ("torchrun", TORCHRUN)):
-        done = run(trainer(tmp_path / name, shards, processes=2, launcher=launcher))
-        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    assert outcome(tmp_path / "srun" / "tiny") == outcome(tmp_path / "torchrun" / "tiny")
+    """Rank zero, which need not be the first to come, keeps the store, and leaves last."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = trainer(tmp_path, shards, launcher=PYTHON)
+    ranks = [start(command, RANK=str(rank), LOCAL_RANK=str(rank), **places) for rank in (1, 0)]
+    for process in ranks:
+        _, err = ended(process, timeout=120)
+        assert (process.returncode, "Traceback" in err) == (0, False), err
+    assert run(trainer(tmp_path / "torchrun", shards, processes=2, launcher=TORCHRUN)).returncode == 0
+    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "torchrun" / "tiny")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from programs import ROOT, kill_group, result, rows, run, start, state, trainer, wait_until
+from programs import PYTHON, ROOT, kill_group, result, rows, run, start, state, trainer, wait_until
 from wandb_file import read_run
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -85,7 +85,7 @@ def without(shards, tmp_path_factory):
     """The steps of a run without Weights & Biases, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("without")
     began = time.monotonic()
-    assert run(trainer(folder, shards, *QUICK)).returncode == 0
+    assert run(trainer(folder, shards, *QUICK, launcher=PYTHON)).returncode == 0
     return rows(folder / "tiny", "step"), time.monotonic() - began
 
 
@@ -98,7 +98,7 @@ def test_a_server_that_fails_delays_a_run_by_seconds_and_never_ends_it(shards, t
             process.kill()
         began = time.monotonic()
         flags = (*QUICK, "--tracking.wandb", "online", "--tracking.wandb_timeout", "3")
-        training = start(trainer(tmp_path, shards, *flags), WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
+        training = start(trainer(tmp_path, shards, *flags, launcher=PYTHON), WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
         try:
             if behaviour in KILLED:
                 wait_until(lambda: KILLED[behaviour](folder))

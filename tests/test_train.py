@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from programs import PYTHON, TINY, result, rows, run, state, trainer
+from programs import PYTHON, TINY, TORCHRUN, result, rows, run, state, trainer
 
 LINE = re.compile(
     r"Epoch (\d+) lr = \d\.\d{6} avg_loss = \d\.\d{6} accuracy = \d+\.\d\d% time = \d+\.\d\ds  [\d,]+ images/s"
@@ -103,8 +103,8 @@ def test_several_processes_train_as_one_does(shards, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit(shards, tmp_path):
-    for name in ("first", "second"):
-        train(tmp_path / name, shards, processes=2)
+    train(tmp_path / "first", shards, processes=2)
+    train(tmp_path / "second", shards, processes=2, launcher=TORCHRUN)
     train(tmp_path / "other", shards, "--seed", "4", processes=2)
     first, second, other = (result(tmp_path / name / "tiny")["weights_sha256"] for name in ("first", "second", "other"))
     assert first == second

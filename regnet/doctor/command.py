@@ -19,12 +19,13 @@ from regnet.doctor.ranks import check_all_reduce, check_launch, check_seats, own
 from regnet.doctor.report import tell
 from regnet.doctor.run import check_run
 from regnet.errors import UsageError
+from regnet.leaving import USAGE
 from regnet.lifeline import EXCHANGE_FAILED, PeerLost
 from regnet.model import Model, count_parameters
 from regnet.options import parse_config
 from regnet.preemption import Notice
 
-FINE, STOPS, USAGE = 0, 1, 2
+FINE, STOPS = 0, 1
 PATIENCE = 60.0  # seconds for a rank to come, or to answer; less if distributed.timeout is
 _EXPECTED = {PeerLost, *EXCHANGE_FAILED, torch.OutOfMemoryError, torch.AcceleratorError}
 _HELP = """usage: python -m regnet.doctor [--config FILE ...] [--section.option value ...] [--json]
