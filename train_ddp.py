@@ -80,7 +80,7 @@ def train(config: Config, world: World) -> int:
 def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
     """The shards to read and their manifest, after one process of each machine has checked, or copied, them there."""
     source, under = Path(config.data.shards), Path(config.data.stage) if config.data.stage else None
-    world.together((lambda: prepare(source, under, Verify(config.data.verify))) if world.local_rank == 0 else None)
+    world.on_each_machine(lambda: prepare(source, under, Verify(config.data.verify)))
     directory = prepared(source, under)
     manifest = read_manifest(directory)
     if len(set(world.gather(manifest.identity))) > 1:

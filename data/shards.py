@@ -188,16 +188,29 @@ def verify(directory: Path, manifest: Manifest, how: Verify) -> None:
     if how is Verify.once and os.path.exists(seen):
         return
     for shard in shards:
-        try:
-            found = sha256(directory / shard.name)
-        except OSError as error:
-            raise DataError(f"{directory / shard.name}: {error.strerror}") from error
-        if found != shard.sha256:
-            digests = f"SHA-256 {found[:16]}..., the manifest says {shard.sha256[:16]}..."
-            raise DataError(f"{directory / shard.name}: {digests}")
+        _check_digest(directory / shard.name, shard.sha256)
     with contextlib.suppress(OSError):  # a home that cannot be written to only means that the next run checks again
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()
+
+
+def is_whole(directory: Path, shard: Shard) -> bool:
+    """Whether a file is the one that a manifest describes."""
+    try:
+        _check_size(directory / shard.name, shard.size)
+        _check_digest(directory / shard.name, shard.sha256)
+    except DataError:
+        return False
+    return True
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    if found != expected:
+        raise DataError(f"{path}: SHA-256 {found[:16]}..., the manifest says {expected[:16]}...")
 
 
 def _check_size(path: Path, expected: int) -> None:

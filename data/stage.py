@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from data.errors import DataError
-from data.shards import MANIFEST, Verify, read_manifest, verify
+from data.shards import MANIFEST, Verify, is_whole, read_manifest, verify
 
 
 def prepare(source: Path, under: Path | None, how: Verify) -> None:
@@ -50,7 +50,8 @@ def stage(source: Path, under: Path) -> Path:
             with contextlib.suppress(DataError):  # something has damaged it since: it is copied again
                 verify(target, read_manifest(target), Verify.once)
                 return target
-        shards = [shard for split in manifest.splits.values() for shard in split]
+        # What an interrupted copy has left need not be copied again.
+        shards = [shard for split in manifest.splits.values() for shard in split if not is_whole(target, shard)]
         needed, free = sum(shard.size for shard in shards), shutil.disk_usage(target).free
         if needed > free:
             raise DataError(f"{under}: {free / 1e9:.1f} GB are free, and {source} needs {needed / 1e9:.1f} GB")

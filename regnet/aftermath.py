@@ -1,6 +1,6 @@
 """How a run's latest attempt ended, and what to do next.
 
-python -m regnet.aftermath --since SECONDS --limit N -- [the trainer's arguments]
+python -m regnet.aftermath --launch NAME --limit N -- [the trainer's arguments]
 
 For launchers, which see no more than the exit status of srun or torchrun. It imports no torch, so that it answers
 at once. Its own exit status: 0 done, 1 failed for good, 2 wrong usage or input, 3 failed, to be tried again, 75
@@ -14,7 +14,7 @@ from pathlib import Path
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, PREEMPTED, USAGE
 from regnet.options import parse_config
-from regnet.run import STATE, RunState, Status, place, read_state
+from regnet.run import RunState, Status, place, read_state
 
 RETRY = 3
 
@@ -31,17 +31,17 @@ def judge(state: RunState | None, directory: Path, limit: int) -> tuple[int, str
     done = f"{state.epoch} epochs and {state.step} steps are done (attempt {state.attempt})"
     if state.state is Status.finished:
         return DONE, f"finished: {state.reason}; results: {directory}"
-    if state.state is Status.preempted:
-        return PREEMPTED, f"preempted: {state.reason}; {done}"
-    why = state.reason or "died without a word"
+    why = f"{state.state}: {state.reason}" if state.reason else "failed: died without a word"
     if state.setbacks >= limit:
-        return FAILED, f"failed: {why}; {done}; {state.setbacks} attempts got no further, so it is not started again"
-    return RETRY, f"failed: {why}; {done}; to be tried again"
+        return FAILED, f"{why}; {done}; {state.setbacks} attempts got no further, so it is not started again"
+    if state.state is Status.preempted:
+        return PREEMPTED, f"{why}; {done}"
+    return RETRY, f"{why}; {done}; to be tried again"
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m regnet.aftermath", description=__doc__)
-    parser.add_argument("--since", type=float, required=True, help="when the attempt was started, seconds since 1970")
+    parser.add_argument("--launch", required=True, help="the attempt's REGNET_LAUNCH")
     parser.add_argument("--limit", type=int, default=3, help="attempts without progress (%(default)s)")
     parser.add_argument("arguments", nargs="*", help="the trainer's, after --")
     args = parser.parse_args(argv)
@@ -50,9 +50,9 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"error: {error}", flush=True)
         return USAGE
-    path = directory / STATE
-    begun = path.exists() and path.stat().st_mtime >= args.since
-    status, line = judge(read_state(directory) if begun else None, directory, args.limit)
+    state = read_state(directory)
+    begun = state is not None and state.launch == args.launch
+    status, line = judge(state if begun else None, directory, args.limit)
     print(line, flush=True)
     return status
 

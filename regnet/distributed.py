@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -99,6 +99,13 @@ class World:
                 raise Elsewhere(rank, status)
         return result
 
+    def with_patience(self, limit: timedelta) -> "World":
+        """The same world, whose exchanges on the host may take so long. A rank that dies meanwhile is noticed anyway.
+
+        All ranks call it together.
+        """
+        return self if self.size == 1 else replace(self, control=dist.new_group(backend="gloo", timeout=limit))
+
     def explain(self, error: Exception) -> Exception:
         """What ended this process: `error`, or PeerLost, which names the rank that is gone. All ranks are told."""
         return error if self.lifeline is None else self.lifeline.explain(error)
@@ -106,6 +113,10 @@ class World:
     def on_main(self, action: Callable[[], T]) -> T | None:
         """`together`, on rank zero alone."""
         return self.together(action if self.is_main else None)
+
+    def on_each_machine(self, action: Callable[[], T]) -> T | None:
+        """`together`, on one rank of each machine, however long it takes."""
+        return self.with_patience(timedelta(days=7)).together(action if self.local_rank == 0 else None)
 
 
 def average_in_rank_order(world: World, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -39,11 +39,12 @@ class RunState:
         step: optimiser steps done.
         began: step that the latest attempt continued from.
         attempt: how often the run was started.
-        fruitless: attempts in a row, before the latest, that failed or died without getting any further.
+        fruitless: attempts of its job in a row, before the latest, that ended without getting any further.
         epochs: that it was to train in all.
         data: identity of the samples that it trains on.
         reason: why it stopped, or empty.
         wandb_id: of the run at Weights & Biases.
+        launch: what its launcher calls the latest attempt (REGNET_LAUNCH, a job and then what it likes), or empty.
     """
 
     state: Status
@@ -56,13 +57,16 @@ class RunState:
     data: str
     reason: str
     wandb_id: str
+    launch: str = ""
+
+    @property
+    def job(self) -> str:
+        return self.launch.partition(".")[0]
 
     @property
     def setbacks(self) -> int:
-        """Attempts in a row, the latest among them, that failed or died without getting any further."""
-        if self.step > self.began or self.state in (Status.finished, Status.preempted):
-            return 0
-        return self.fruitless + 1
+        """Attempts in a row, the latest among them, that ended without getting any further."""
+        return 0 if self.step > self.began or self.state is Status.finished else self.fruitless + 1
 
 
 class RunDirectory:
@@ -81,10 +85,10 @@ class RunDirectory:
 
     def __init__(self, config: Config, data: str) -> None:
         self.path = place(config)
+        self.launch = _launch()
         try:
             make_directory(self.path)
-            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  # held until the process ends
-            self._take_lock(config.distributed.heartbeat_timeout + _GRACE)
+            self._lock = self._take_lock(config.distributed.heartbeat_timeout + _GRACE)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be used as the run's directory ({error.strerror})") from error
         self.config, self.data = config, data
@@ -96,24 +100,37 @@ class RunDirectory:
         self.at = (0, 0) if before is None else (before.epoch, before.step)
         self.began = self.at[1]
         self.attempt = 1 if before is None else before.attempt + 1
-        self.fruitless = 0 if before is None else before.setbacks
+        # Whoever sends a job again has mended what kept the last one from getting any further.
+        self.fruitless = 0 if before is None or not self._is_of_this_job(before) else before.setbacks
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
         self.workshop = Workshop(self.path)
+        if before is not None and self.finished:  # which a launcher wants to hear of this attempt as well
+            self._write(STATE, _as_json(asdict(replace(before, launch=self.launch))))
 
-    def _take_lock(self, patience: float) -> None:
+    def _take_lock(self, patience: float) -> TextIO:
         """Waits for an attempt that is about to end: ranks whose launcher or machine died need a while to notice.
 
-        A successor that the scheduler started knows that the one before it is over, and does not wait for ever:
-        on a machine that was cut off, one may live on and hold the lock. The workshop is what keeps it out then.
+        A job's next attempt knows that the one before it is over, and does not wait for ever: on a machine that was
+        cut off, one may live on and hold the lock. It keeps that file, and this one a new one; the workshop is what
+        keeps it out then.
         """
+        path = self.path / ".lock"
         deadline = time.monotonic() + patience
-        while not _lock(self._lock):
+        while True:
+            file = open(path, "a")  # noqa: SIM115  # held until the process ends
+            if _lock(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()
             if time.monotonic() > deadline:
-                if int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0:
-                    print(f"{self.path}: taken over from an attempt that still holds its lock", flush=True)
-                    return
-                raise UsageError(f"{self.path}: another process is training this run; choose another --name")
+                holder = read_state(self.path)
+                if holder is None or not self.launch or not self._is_of_this_job(holder):
+                    raise UsageError(f"{self.path}: another process is training this run; choose another --name")
+                print(f"{self.path}: taken over from an attempt that still holds its lock", flush=True)
+                path.unlink(missing_ok=True)
             time.sleep(0.2)
+
+    def _is_of_this_job(self, state: RunState) -> bool:
+        return state.job == self.launch.partition(".")[0]
 
     @property
     def checkpoints(self) -> Path:
@@ -130,9 +147,8 @@ class RunDirectory:
 
     def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
         epochs = self.config.train.epochs
-        record = RunState(
-            state, epoch, step, self.began, self.attempt, self.fruitless, epochs, self.data, reason, self.wandb_id
-        )
+        counts = (self.began, self.attempt, self.fruitless, epochs)
+        record = RunState(state, epoch, step, *counts, self.data, reason, self.wandb_id, self.launch)
         try:
             self._write(STATE, _as_json(asdict(record)))
         except TakenOver:
@@ -141,7 +157,9 @@ class RunDirectory:
             if state is not Status.failed:
                 raise
             # A full disk has room where the old one lies, and launchers must not be told that the run goes on.
-            (self.path / STATE).write_text(_as_json(asdict(record)), encoding="utf-8")
+            with open(self.path / STATE, "r+", encoding="utf-8") as file:
+                file.write(_as_json(asdict(record)))
+                file.truncate()
 
     def write_result(self, result: dict[str, Any]) -> None:
         self._write(RESULT, _as_json(result))
@@ -228,20 +246,24 @@ def read_state(directory: Path) -> RunState | None:
 
 
 def write_down_death(directory: Path, why: str) -> None:
-    """Says in state.json that the run has failed, for a rank zero that is gone and cannot.
+    """Says in state.json that the run has failed, for this attempt's rank zero, which is gone and cannot.
 
     Does nothing where rank zero lives or a newer attempt is at work: both hold the lock.
     """
     try:
         with open(directory / ".lock", "r+", encoding="utf-8") as lock:
             state = read_state(directory) if _lock(lock) else None
-            if state is not None and state.state is Status.running:
+            if state is not None and state.state is Status.running and state.launch == _launch():
                 workshop = Workshop(directory)
                 dead = replace(state, state=Status.failed, reason=why)
                 workshop.write(directory / STATE, _as_json(asdict(dead)).encode())
                 workshop.close()
     except OSError as error:
         print(f"{directory / STATE} still says running ({error.strerror})", flush=True)
+
+
+def _launch() -> str:
+    return os.environ.get("REGNET_LAUNCH", "")
 
 
 def _lock(file: TextIO) -> bool:

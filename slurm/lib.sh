@@ -21,8 +21,8 @@ choose_meeting_point() {
 # Gloo and NCCL would look a node's own name up, which may be that of its loopback (127.0.1.1 on Debian).
 choose_interface() {
     local address name
-    address=$(getent ahostsv4 "$1" | awk '{print $1; exit}')
-    name=$(ip -o -4 addr show | awk -v want="$address" '{split($4, at, "/"); if (at[1] == want) {print $2; exit}}')
+    address=$(getent ahostsv4 "$1" | awk '{print $1; exit}') || true
+    name=$(ip -o -4 addr show | awk -v want="$address" '{split($4, at, "/"); if (at[1] == want) {print $2; exit}}') || true
     [ -z "$name" ] || export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$name}" NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-$name}"
 }
 
@@ -32,47 +32,89 @@ attempt() {
     # Inside the step these variables tell of the step, which has one task a node.
     export PROCESSES_PER_NODE=${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}
     exec srun --export=ALL --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-        --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=1 bash slurm/node.sh "$@"
+        --cpus-per-task="$(fewest_cpus)" --kill-on-bad-exit=1 bash slurm/node.sh "$@"
+}
+
+# Of the job's nodes, which may differ: 72(x2),36 is SLURM's way to say it.
+fewest_cpus() { tr , '\n' <<<"$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | head -n 1; }
+
+# By what scontrol knows this job alone: the bare number of an array's job may mean the whole array.
+own_id() {
+    if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
+        echo "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    else
+        echo "$SLURM_JOB_ID"
+    fi
+}
+
+tell() {
+    say "$2: telling the ranks"
+    leaving=1
+    [ -z "$step" ] || kill -"$1" "$step" 2>/dev/null
+}
+
+# A signal that comes before the ranks listen is lost, so they are told again until they are gone.
+wait_for_step() {
+    while wait "$step"; kill -0 "$step" 2>/dev/null; do # a trap ends wait early
+        while [ -n "$leaving" ] && kill -0 "$step" 2>/dev/null; do
+            sleep 5 &
+            wait -n
+            kill -USR1 "$step" 2>/dev/null
+        done
+    done
+    step=''
 }
 
 # Runs an attempt after the other, until the run is done, is to be queued again, or gets nowhere.
 run_to_the_end() {
-    local began verdict line
-    attempts=0 step=''
-    trap 'say "the time is nearly over: telling the ranks"; [ -z "$step" ] || kill -USR1 "$step" 2>/dev/null' USR1
-    trap 'say "asked to leave: telling the ranks"; [ -z "$step" ] || kill -TERM "$step" 2>/dev/null' TERM
+    local verdict line unbegun=0
+    if [ -n "${SLURM_GPUS_PER_TASK:-}" ]; then
+        say "ask for GPUs with --gpus-per-node: with --gpus-per-task no rank sees those of the others" && exit 2
+    fi
+    attempts=0 step='' leaving=''
+    trap 'tell USR1 "the time is nearly over"' USR1
+    trap 'tell TERM "asked to leave"' TERM
     [ -z "$DATA_STAGE" ] || set -- "$@" --data.stage "$DATA_STAGE"
     while :; do
-        began=$EPOCHSECONDS
         attempts=$((attempts + 1))
         choose_meeting_point
+        export REGNET_LAUNCH=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}.$attempts
         say "starting on $SLURM_JOB_NODELIST; ranks meet at $MASTER_ADDR:$MASTER_PORT"
         attempt "$@" &
         step=$!
-        while wait "$step"; kill -0 "$step" 2>/dev/null; do :; done # a trap ends wait early
-        step=''
+        wait_for_step
         verdict=0
-        line=$("${CONTAINER[@]}" python -m regnet.aftermath --since "$began" --limit "$MAX_SETBACKS" -- "$@") || verdict=$?
+        line=$("${CONTAINER[@]}" python -m regnet.aftermath --launch "$REGNET_LAUNCH" --limit "$MAX_SETBACKS" -- "$@") || verdict=$?
         say "$line"
         case $verdict in
             0) exit 0 ;;
             75) requeue ;;
-            3) still_ours || exit 3 ;;
-            2) [ "$attempts" -lt "$MAX_SETBACKS" ] || { say "given up after $attempts attempts: mend what is named above, then sbatch again" && exit 2; } ;;
+            3) unbegun=0 ;;
+            2) unbegun=$((unbegun + 1)) ;;
             *) say "given up: see above; the same sbatch command continues from the last checkpoint" && exit "$verdict" ;;
         esac
+        [ "$unbegun" -lt "$MAX_SETBACKS" ] || { say "given up after $unbegun attempts: mend what is named above, then sbatch again" && exit 2; }
+        still_ours || { say "SLURM ends this job; if it is not started again, the same sbatch command continues" && exit "$verdict"; }
         sleep "$PAUSE" &
         wait $!
+        [ -z "$leaving" ] || requeue
     done
 }
 
 # Whether the job goes on: neither cancelled, nor on its way back into the queue without our asking.
-still_ours() { scontrol show job -o "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING '; }
+still_ours() {
+    local told
+    for _ in 1 2 3; do
+        told=$(scontrol show job -o "$(own_id)") && break
+        sleep 5 # a controller that is busy, or being restarted
+    done
+    grep -q 'JobState=RUNNING ' <<<"$told"
+}
 
 requeue() {
     still_ours || { say "SLURM ends this job; if it is not started again, the same sbatch command continues" && exit 75; }
     say "saved; back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" || { say "this cluster does not requeue: the same sbatch command continues" && exit 75; }
+    scontrol requeue "$(own_id)" || { say "this cluster does not requeue: the same sbatch command continues" && exit 75; }
     sleep 600 # SLURM ends this script
     exit 75
 }

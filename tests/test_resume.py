@@ -106,6 +106,24 @@ def test_two_runs_at_once_in_one_directory_are_refused(shards, tmp_path):
         kill_group(first)
 
 
+def test_the_next_attempt_of_the_same_job_alone_takes_a_run_over(shards, tmp_path):
+    """The one before may live on, on a machine that was cut off, and hold the lock there."""
+    flags = (*SLOW, "--distributed.heartbeat_timeout", "1")
+    first = start(trainer(tmp_path, shards, *flags), REGNET_LAUNCH="7.0.1")
+    wait_until(lambda: rows(tmp_path / "tiny", "step"))
+    second = start(trainer(tmp_path, shards, *flags), REGNET_LAUNCH="7.1.1")
+    try:
+        _, err = first.communicate(timeout=60)
+        assert (first.returncode, "a newer attempt has taken this run over" in err) == (1, True), err
+        other = run(trainer(tmp_path, shards, *flags), REGNET_LAUNCH="8.1.1")
+        assert (other.returncode, "another process is training this run" in other.stderr) == (2, True), other.stderr
+        assert (state(tmp_path / "tiny")["state"], state(tmp_path / "tiny")["launch"]) == ("running", "7.1.1")
+        assert second.poll() is None
+    finally:
+        kill_group(first)
+        kill_group(second)
+
+
 def test_a_run_is_not_continued_on_other_images_or_another_curve(shards, tmp_path):
     other = convert_synthetic(tmp_path / "other", 8, 2)
     assert run(trainer(tmp_path, shards, "--train.max_steps", "2")).returncode == 0

@@ -38,6 +38,17 @@ def test_a_copy_that_was_damaged_or_not_finished_is_made_again(shards, tmp_path)
     verify(place, read_manifest(place), Verify.always)
 
 
+def test_what_an_interrupted_copy_has_left_is_not_copied_again(shards, tmp_path):
+    place = stage(shards, tmp_path)
+    (place / "manifest.json").unlink()
+    cut, *kept = sorted(place.glob("*.beton"))
+    cut.write_bytes(b"cut")
+    before = {path: path.stat().st_ino for path in kept}
+    stage(shards, tmp_path)
+    assert {path: path.stat().st_ino for path in kept} == before
+    verify(place, read_manifest(place), Verify.always)
+
+
 def test_other_shards_have_another_place(shards, tmp_path):
     other = convert_synthetic(tmp_path / "other", 2, 1)
     assert stage(shards, tmp_path / "disk") != stage(other, tmp_path / "disk")

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +83,8 @@ def state(status, step=9, began=4, fruitless=0):
         (None, 2, "was not begun"),
         (state(Status.finished), 0, "finished: a reason"),
         (state(Status.preempted, step=4), 75, "preempted: a reason"),
+        (state(Status.preempted, step=4, fruitless=2), 1, "3 attempts got no further"),
+        (state(Status.preempted, step=5, fruitless=2), 75, "preempted: a reason"),
         (state(Status.failed), 3, "to be tried again"),
         (state(Status.failed, step=4), 3, "to be tried again"),
         (state(Status.failed, step=4, fruitless=1), 3, "to be tried again"),
@@ -98,21 +99,22 @@ def test_the_verdict_on_an_attempt(left, verdict, words):
     assert words in line
 
 
-def aftermath(since, *arguments):
-    return run([sys.executable, "-m", "regnet.aftermath", "--since", str(since), "--", *map(str, arguments)])
+def aftermath(launch, *arguments):
+    return run([sys.executable, "-m", "regnet.aftermath", "--launch", launch, "--", *map(str, arguments)])
 
 
-def test_setbacks_in_a_row_are_counted_and_progress_ends_the_row(shards, tmp_path):
+def test_setbacks_in_a_row_are_counted_and_progress_or_another_job_ends_the_row(shards, tmp_path):
     where = (*ARGUMENTS, "--runs_dir", tmp_path)
-    for expected in (3, 3, 1):
-        began = time.time() - 1
-        assert run(skewed(tmp_path, shards, "raises:0:2")).returncode == 1
-        done = aftermath(began, *where)
+    for launch, expected in (("7.0.1", 3), ("7.0.2", 3), ("7.1.1", 1), ("8.0.1", 3)):
+        assert run(skewed(tmp_path, shards, "raises:0:2"), REGNET_LAUNCH=launch).returncode == 1
+        done = aftermath(launch, *where)
         assert done.returncode == expected, done.stdout
     assert "a defect on this rank alone" in done.stdout
-    assert run(skewed(tmp_path, shards, "raises:0:8", "--checkpoint.every_steps", "2")).returncode == 1
-    assert aftermath(began, *where).returncode == 3
-    assert aftermath(time.time() + 9, *where).returncode == 2, "of this attempt there is nothing"
-    assert run(trainer(tmp_path, shards)).returncode == 0
-    assert aftermath(began, *where).returncode == 0
-    assert aftermath(began, "--no.such", "1").returncode == 2
+    going_on = skewed(tmp_path, shards, "raises:0:8", "--checkpoint.every_steps", "2")
+    assert run(going_on, REGNET_LAUNCH="8.0.2").returncode == 1
+    assert aftermath("8.0.2", *where).returncode == 3
+    assert aftermath("8.0.3", *where).returncode == 2, "of this attempt there is nothing"
+    for launch in ("8.0.3", "9.0.1"):
+        assert run(trainer(tmp_path, shards), REGNET_LAUNCH=launch).returncode == 0
+        assert aftermath(launch, *where).returncode == 0, "also where all was done before"
+    assert aftermath("9.0.1", "--no.such", "1").returncode == 2

@@ -8,10 +8,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 import torch
-import torch.distributed as dist
 
 from regnet.config import Config
-from regnet.distributed import World, join
+from regnet.distributed import join
 from regnet.doctor.findings import Finding, any_stops, merge, stops
 from regnet.doctor.machine import check_device, check_machine
 from regnet.doctor.needs import check_needs, read_classes
@@ -94,7 +93,8 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
     options = replace(config.distributed, timeout=min(PATIENCE, config.distributed.timeout))
     # Over gloo, which needs no GPU: a machine that lacks its GPU is named then, and nobody waits for it.
     with join("cpu", options, Notice()) as world:
-        patient = as_patient_as_a_run(world, config)
+        # As a run would be: digests may take as long.
+        patient = world.with_patience(timedelta(seconds=config.distributed.timeout))
         if world.is_main and world.lifeline is not None:  # which ends this process if another keeps it waiting
             world.lifeline.last_words = lambda why: tell(findings + apart(why), time.perf_counter() - began, as_json)
         seats = world.gather(own_seat(config, world.rank))
@@ -118,13 +118,6 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
             tell(findings, time.perf_counter() - began, as_json)
         # Nobody leaves before all is told: torchrun ends the others when one has left with a status.
         return world.share(STOPS if any_stops(findings) else FINE)
-
-
-def as_patient_as_a_run(world: World, config: Config) -> World:
-    """The same world, in which digests may take as long as a run would wait for them."""
-    if world.size == 1:
-        return world
-    return replace(world, control=dist.new_group(backend="gloo", timeout=timedelta(seconds=config.distributed.timeout)))
 
 
 def _parameters(config: Config) -> int:
