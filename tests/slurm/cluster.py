@@ -204,8 +204,8 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         command = ["sbatch", "--parsable", *arguments]
         return int(must(*command, cwd=cwd, env={**os.environ, **env}).split(";")[0])
 
-    def job(self, number: int) -> dict[str, str]:
-        """What SLURM knows of a job."""
+    def job(self, number: int | str) -> dict[str, str]:
+        """What SLURM knows of a job, or of one of an array (7_0)."""
         return dict(re.findall(r"(\w+)=(\S*)", run("scontrol", "show", "job", "-o", str(number)).stdout))
 
 

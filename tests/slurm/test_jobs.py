@@ -191,22 +191,20 @@ def test_a_failing_configuration_is_not_tried_for_ever(job, flags, attempts, wor
     assert failing.cluster.job(failing.number)["ExitCode"] == "2:0"
 
 
-def test_a_sweep_is_a_job_array_and_a_table(cluster, site, shards):
+def test_a_sweep_is_a_job_array_and_a_table_and_each_run_goes_back_into_the_queue_alone(cluster, site, shards):
+    """The element whose own number is the array's is the one that is told that its time is over."""
     sweep = site / "sweep.yaml"
     sweep.write_text("- {seed: 1}\n- {seed: 2}\n- {seed: 1, optim.lr: 0.001}\n")
-    arguments = [
-        "--config",
-        str(TINY),
-        "--data.shards",
-        str(shards),
-        "--train.max_steps",
-        "2",
-        "--tracking.wandb",
-        "offline",
-    ]
+    arguments = ["--config", str(TINY), "--data.shards", str(shards), "--train.epochs", "6"]
     number = cluster.sbatch("--array=0-2", "slurm/sweep.sbatch", str(sweep), *arguments, cwd=site)
-    finished = [site / "runs" / f"tiny-sweep-{index}" / "result.json" for index in range(3)]
-    wait_for(lambda: all(path.exists() for path in finished), 180, f"job array {number}")
+    runs = [site / "runs" / f"tiny-sweep-{index}" for index in range(3)]
+    wait_for(lambda: all((path / "state.json").exists() for path in runs), 120, f"job array {number}")
+    named = {cluster.job(f"{number}_{index}")["JobId"]: index for index in range(3)}
+    last = named[str(number)]
+    wait_for(lambda: len(rows(runs[last], "step")) >= 8, 120, f"job array {number}")
+    must("scancel", "--batch", "--signal=USR1", f"{number}_{last}")
+    wait_for(lambda: all((path / "result.json").exists() for path in runs), 180, f"job array {number}")
+    assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
     table = run_command(
         [sys.executable, "-m", "regnet.sweep", "table", str(sweep), *arguments, "--runs_dir", str(site / "runs")]
     )
@@ -214,6 +212,16 @@ def test_a_sweep_is_a_job_array_and_a_table(cluster, site, shards):
     seeds, rate = (line for line in table.stdout.splitlines() if "%" in line)
     assert "seeds alone" in seeds
     assert "optim.lr=0.001" in rate
+    wait_for(lambda: cluster.states() == {"idle": 3}, 60, "nothing that was finished to be started again")
+    assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
+
+
+def test_a_finished_run_that_is_sent_again_is_done_at_once(job):
+    options = ("--nodes=1", "--ntasks-per-node=1")
+    for _ in range(2):
+        done = job("--train.max_steps", "2", options=options)
+        assert done.end() == "COMPLETED", done.told()
+    assert "finished before" in done.told()
 
 
 def test_the_debug_job_looks_around_and_trains(cluster, site, shards):
