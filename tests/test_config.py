@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import re
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data.loader import LoaderOptions
 from regnet.config import Config, EarlyStoppingConfig, OptimConfig, TrackingConfig
 from regnet.design import Form
 from regnet.errors import UsageError
@@ -365,5 +367,5 @@ def read_names(path):
 
 def test_every_option_is_read_by_the_program():
     files = [ROOT / "train_ddp.py", *(path for path in (ROOT / "regnet").glob("*.py") if path.name != "config.py")]
-    read = {name for path in files for name in read_names(path)}
+    read = {name for path in files for name in read_names(path)} | {field.name for field in fields(LoaderOptions)}
     assert [name for name in OPTIONS if name.rpartition(".")[2] not in read] == []

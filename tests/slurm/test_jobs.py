@@ -111,14 +111,18 @@ def test_a_job_that_loses_a_rank_is_preempted_and_requeued_equals_one_left_alone
     assert state(disturbed.run_dir)["attempt"] >= 4
 
 
-def test_before_the_time_limit_a_job_saves_and_goes_on_in_the_next(job, alone):
-    """SLURM counts in minutes, and is asked to tell of the end ten seconds after the start."""
-    disturbed = job(*FLAGS, options=(*NODES, "--time=1", "--signal=B:USR1@48"))
-    assert disturbed.end() == "COMPLETED", disturbed.told()
-    assert "the time is nearly over" in disturbed.told()
-    assert "preempted: asked to leave by SIGUSR1" in disturbed.told()
-    assert "continuing from" in disturbed.told()
-    assert outcome(disturbed.run_dir) == alone
+def test_before_the_time_limit_a_job_saves_and_goes_on_in_the_next(job):
+    """SLURM counts in minutes, and is asked to tell of the end half a minute before."""
+    flags = ("--train.epochs", "400", "--tracking.log_every", "1")
+    limited = job(*flags, options=(*NODES, "--time=1", "--signal=B:USR1@30"))
+    limited.wait(lambda: "the time is nearly over" in limited.told(), 180)
+    limited.at_work(steps=state(limited.run_dir)["step"] + 8, attempt=2)
+    must("scancel", str(limited.number))
+    assert limited.end() == "CANCELLED", limited.told()
+    assert "preempted: asked to leave by SIGUSR1" in limited.told()
+    assert "continuing from" in limited.told()
+    steps = [row["step"] for row in rows(limited.run_dir, "step")]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 def test_a_job_that_is_cancelled_saves_and_stays_cancelled(job):
@@ -191,7 +195,9 @@ def test_a_failing_configuration_is_not_tried_for_ever(job, flags, attempts, wor
     assert failing.cluster.job(failing.number)["ExitCode"] == "2:0"
 
 
-def test_a_sweep_is_a_job_array_and_a_table_and_each_run_goes_back_into_the_queue_alone(cluster, site, shards):
+def test_a_sweep_is_a_job_array_and_a_table_and_each_run_goes_back_into_the_queue_alone(
+    cluster, site, shards, undisturbed
+):
     """The element whose own number is the array's is the one that is told that its time is over."""
     sweep = site / "sweep.yaml"
     sweep.write_text("- {seed: 1}\n- {seed: 2}\n- {seed: 1, optim.lr: 0.001}\n")
@@ -205,6 +211,8 @@ def test_a_sweep_is_a_job_array_and_a_table_and_each_run_goes_back_into_the_queu
     must("scancel", "--batch", "--signal=USR1", f"{number}_{last}")
     wait_for(lambda: all((path / "result.json").exists() for path in runs), 180, f"job array {number}")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
+    changes = (("--seed", "1"), ("--seed", "2"), ("--seed", "1", "--optim.lr", "0.001"))
+    assert outcome(runs[last]) == undisturbed("--train.epochs", "6", *changes[last])
     table = run_command(
         [sys.executable, "-m", "regnet.sweep", "table", str(sweep), *arguments, "--runs_dir", str(site / "runs")]
     )
