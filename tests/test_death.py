@@ -83,13 +83,15 @@ def test_a_rank_that_hangs_counts_as_gone_after_the_configured_time(shards, tmp_
 
 
 def test_a_job_that_was_suspended_as_a_whole_accuses_nobody(shards, tmp_path):
-    flags = (*SLOW, "--distributed.heartbeat_timeout", "2")
+    """It wakes rank by rank; the first sees the others where they were before the night."""
+    flags = (*SLOW, "--distributed.heartbeat_timeout", "3")
     process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=2))
     for rank in ranks:
         os.kill(rank, signal.SIGSTOP)
-    threading.Event().wait(5)
+    threading.Event().wait(6)
     for rank in ranks:
         os.kill(rank, signal.SIGCONT)
+        threading.Event().wait(1)
     seen = len(rows(tmp_path / "tiny", "step"))
     wait_until(lambda: len(rows(tmp_path / "tiny", "step")) >= seen + 8)
     process.send_signal(signal.SIGTERM)
