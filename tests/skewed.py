@@ -102,6 +102,18 @@ class Skew:
 
         Trainer.count = count
 
+    def slow_to_leave(self) -> None:
+        """This rank parts from the others two seconds after they would."""
+        from regnet.lifeline import Lifeline
+
+        original = Lifeline.close
+
+        def close(lifeline) -> None:
+            time.sleep(2)
+            original(lifeline)
+
+        Lifeline.close = close
+
     def slow_disk(self) -> None:
         """Every fsync takes a while."""
         original = os.fsync

@@ -145,8 +145,13 @@ def test_a_rank_that_fails_over_a_stuck_disk_is_heard_at_once(shards, tmp_path):
         assert f"failed (rank {rank}): rank 0 failed: a defect on this rank alone" in err
 
 
+def test_rank_zero_keeps_the_store_until_the_last_has_left(shards, tmp_path):
+    done = run(skewed(tmp_path, shards, "slow_to_leave:1", "--train.max_steps", "2", processes=2))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_ranks_that_srun_starts_need_no_torchrun(shards, tmp_path):
-    """Rank zero, which need not be the first to come, keeps the store, and leaves last."""
+    """Rank zero, which need not be the first to come, keeps the store then."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
