@@ -103,13 +103,13 @@ class Skew:
         Trainer.count = count
 
     def slow_to_leave(self) -> None:
-        """This rank parts from the others two seconds after they would."""
+        """This rank parts from the others long after they would."""
         from regnet.lifeline import Lifeline
 
         original = Lifeline.close
 
         def close(lifeline) -> None:
-            time.sleep(2)
+            time.sleep(7)
             original(lifeline)
 
         Lifeline.close = close
