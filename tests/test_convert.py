@@ -299,6 +299,16 @@ def test_a_disk_that_fills_up_ends_the_conversion_with_one_line(tmp_path):
         verify(disk / "out", read_manifest(disk / "out"), Verify.always)
 
 
+def test_a_write_that_was_cut_short_without_an_error_is_noticed(tmp_path):
+    """The kernel takes all of the last page of images but five bytes, and calls that a success."""
+    options = ("--source", "synthetic", "--per-class", 1, "--shards", 1)
+    assert convert(*options, "--out", tmp_path / "whole").returncode == 0
+    size = (tmp_path / "whole" / "train-00000-of-00001.beton").stat().st_size
+    limit = size - 24 * 100 - 5  # FFCV ends a file with 24 bytes for each of the 100 samples
+    done = convert(*options, "--out", tmp_path / "cut", launcher=("prlimit", f"--fsize={limit}", *PYTHON))
+    refused(done, "short write", status=1)
+
+
 def test_a_place_that_cannot_be_written_to_is_told_in_one_line(tmp_path):
     with mounted(tmp_path / "disk", "ro") as disk:
         options = ("--source", "synthetic", "--per-class", 5, "--out", disk / "out")

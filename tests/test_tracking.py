@@ -89,7 +89,7 @@ def without(shards, tmp_path_factory):
     return rows(folder / "tiny", "step"), time.monotonic() - began
 
 
-@pytest.mark.parametrize("behaviour", ["absent", "refusing", "failing", "silent", "dying", *KILLED])
+@pytest.mark.parametrize("behaviour", ["absent", "refusing", "failing", "silent", "falling silent", "dying", *KILLED])
 def test_a_server_that_fails_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_path, without, behaviour):
     steps, alone = without
     folder = tmp_path / "tiny"
@@ -111,7 +111,7 @@ def test_a_server_that_fails_delays_a_run_by_seconds_and_never_ends_it(shards, t
     assert training.returncode == 0, err
     assert rows(folder, "step") == steps
     assert state(folder)["state"] == "finished"
-    if behaviour not in ("dying", *KILLED):
+    if behaviour not in ("falling silent", "dying", *KILLED):
         assert "cannot be used online" in out
         assert len(read_run(offline_file(folder))["rows"]) >= 8
 

@@ -2,8 +2,8 @@
 
     python tests/wandb_server.py BEHAVIOUR     prints its port, then a JSON line for all that it is sent
 
-BEHAVIOUR: well; refusing (401 to all); failing (500 to all); silent (accepts, never answers); dying (well for
-the run's start and its first rows, then closes every connection).
+BEHAVIOUR: well; refusing (401 to all); failing (500 to all); silent (accepts, never answers); falling silent
+and dying (well for the run's start and its first rows, then silent, or closing every connection).
 """
 
 import gzip
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
-        if self.behaviour == "silent":
+        if self.behaviour == "silent" or (self.behaviour == "falling silent" and self.rows_seen.is_set()):
             threading.Event().wait()
         if self.behaviour == "dying" and self.rows_seen.is_set():
             self.close_connection = True
