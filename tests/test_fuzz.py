@@ -73,6 +73,7 @@ def _torch_as_it_was():
 @example([("optim.lr", 1e6), ("optim.name", "sgd")])
 @example([("optim.lr", 1e6), ("schedule.start_lr", 1e6), ("optim.momentum", 0.9999999)])
 @example([("train.batch_size", HUGE)])
+@example([("data.workers", 1000)])
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_extremes_are_done_or_refused_in_one_line(shards, drawn):
     error = io.StringIO()
