@@ -114,6 +114,12 @@ class Skew:
 
         Lifeline.close = close
 
+    def stuck_wandb(self) -> None:
+        """The last call of Weights & Biases never comes back."""
+        import wandb
+
+        wandb.Run.finish = lambda *_, **__: time.sleep(1000)
+
     def slow_disk(self) -> None:
         """Every fsync takes a while."""
         original = os.fsync

@@ -91,6 +91,7 @@ def test_a_job_that_was_suspended_as_a_whole_accuses_nobody(shards, tmp_path):
             os.kill(ranks[rank], asked)
             threading.Event().wait(1)
         threading.Event().wait(6 if asked == signal.SIGSTOP else 0)
+    threading.Event().wait(7)  # an accused job would be given five seconds to end by itself
     seen = len(rows(tmp_path / "tiny", "step"))
     wait_until(lambda: len(rows(tmp_path / "tiny", "step")) >= seen + 8)
     process.send_signal(signal.SIGTERM)

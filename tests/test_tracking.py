@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from programs import PYTHON, ROOT, kill_group, result, rows, run, start, state, trainer, wait_until
+from programs import PYTHON, ROOT, kill_group, result, rows, run, skewed, start, state, trainer, wait_until
 from wandb_file import read_run
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -114,6 +114,14 @@ def test_a_server_that_fails_delays_a_run_by_seconds_and_never_ends_it(shards, t
     if behaviour not in ("falling silent", "dying", *KILLED):
         assert "cannot be used online" in out
         assert len(read_run(offline_file(folder))["rows"]) >= 8
+
+
+def test_a_call_that_never_comes_back_is_not_waited_for(shards, tmp_path):
+    flags = (*QUICK, "--tracking.wandb", "offline", "--tracking.wandb_timeout", "1")
+    done = run(skewed(tmp_path, shards, "stuck_wandb", *flags), timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Weights & Biases does not answer: the run ends without it" in done.stdout
+    assert state(tmp_path / "tiny")["state"] == "finished"
 
 
 def test_a_resumed_run_stays_the_same_run_and_the_key_is_written_nowhere(shards, tmp_path):
