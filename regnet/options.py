@@ -102,19 +102,20 @@ def _read_flags(path: Path) -> Iterator[str]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: not a configuration: a mapping of options is needed")
     try:
-        yield from _flags(content, "")
+        yield from as_flags(content)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _flags(options: dict[Any, Any], prefix: str) -> Iterator[str]:
+def as_flags(options: dict[Any, Any], prefix: str = "") -> Iterator[str]:
+    """What says the same on the command line as a mapping of options and sections, of a file or a checkpoint."""
     for key, value in options.items():
         name = f"{prefix}{key}"
         kind = option_types().get(name)
         if is_dataclass(kind):
             if not isinstance(value, dict):
                 raise UsageError(shorten(f"{name} is a section of options, not {value!r}"))
-            yield from _flags(value, name + ".")
+            yield from as_flags(value, name + ".")
             continue
         check_known(name, name)
         if isinstance(value, dict | list) or value is None:

@@ -85,7 +85,7 @@ class TrainingState:
         Raises:
             CheckpointError: it belongs to another network; the message names the first difference.
         """
-        _check_same_shapes(self.model.state_dict(), state["model"])
+        check_same_shapes(self.model.state_dict(), state["model"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -130,7 +130,8 @@ def _set_random_states(states: dict[str, torch.Tensor], device: torch.device) ->
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def _check_same_shapes(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+def check_same_shapes(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Raises CheckpointError, which names the first difference, if the two are not of one network."""
     for name in [*mine, *theirs]:
         if name not in theirs:
             raise CheckpointError(f"the checkpoint is of another network: it lacks {name}")

@@ -1,0 +1,61 @@
+"""A network to look at or to use: fresh, from a configuration, or with the weights of a checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from regnet.checkpoint import CheckpointError, load
+from regnet.config import Config
+from regnet.model import Model
+from regnet.options import as_flags, parse_config
+from regnet.state import check_same_shapes
+
+_AVERAGED = "module."  # what AveragedModel puts before the names of the weights that it keeps
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and where it comes from.
+
+    Attributes:
+        model: on the CPU, in evaluation mode.
+        config: of the run.
+        classes: their names, by label.
+        epochs: that it was trained for; 0 for fresh weights.
+    """
+
+    model: Model
+    config: Config
+    classes: tuple[str, ...]
+    epochs: int
+
+
+def fresh(arguments: Sequence[str], classes: int) -> Trained:
+    """The network of a configuration, with the weights that a run of it begins with. Raises UsageError."""
+    config = parse_config(arguments)
+    torch.manual_seed(config.seed)
+    model = Model(config.model.design(), classes)
+    return Trained(model.eval(), config, tuple(f"class_{label}" for label in range(classes)), 0)
+
+
+def open_checkpoint(path: Path) -> Trained:
+    """The network that the checkpoint's run would evaluate: its moving average, where it keeps one.
+
+    Raises:
+        CheckpointError: the file cannot be used; one line that names it and the reason.
+    """
+    saved = load(path)
+    try:
+        config = parse_config([*as_flags(saved["config"])])
+        model = Model(config.model.design(), len(saved["classes"]))
+        weights = saved["model"]
+        if saved["ema"] is not None:
+            averaged = saved["ema"].items()
+            weights = {name.removeprefix(_AVERAGED): value for name, value in averaged if name.startswith(_AVERAGED)}
+        check_same_shapes(model.state_dict(), weights)
+        model.load_state_dict(weights)
+        return Trained(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error

@@ -1,0 +1,115 @@
+"""python -m regnet.summary: operators, costs, weights."""
+
+import csv
+import io
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nursery import Forked
+from programs import ROOT, run, trainer
+from reference import needs_reference, read_reference
+from torch.utils.flop_counter import FlopCounterMode
+
+from regnet.checkpoint import load
+from regnet.design import Form, generate_design
+from regnet.errors import UsageError
+from regnet.model import Model, count_parameters
+from regnet.operators import operators
+from regnet.summary import histogram
+
+SEED = ("--config", str(ROOT / "configs" / "seed.yaml"))
+
+
+def summary(*arguments):
+    return run(Forked(["-m", "regnet.summary", *map(str, arguments)]))
+
+
+@needs_reference
+def test_the_table_is_the_references_row_by_row():
+    rows = list(csv.DictReader(io.StringIO(summary(*SEED, "--format", "csv").stdout)))
+    assert [{name: row[name] for name in ("index", "operator", "output_shape", "parameters")} for row in rows] == (
+        read_reference("operators.csv")
+    )
+
+
+def test_the_costs_and_sizes_are_those_of_the_reference_network():
+    told = json.loads(summary(*SEED, "--format", "json").stdout)
+    assert told["parameters"] == 2_275_604
+    assert round(told["multiply_adds"] / 1e6, 2) == 166.86
+    assert told["megabytes"]["parameters"] == pytest.approx(4 * 2_275_604 / 2**20)
+    assert told["megabytes"]["input"] == pytest.approx(4 * 3 * 56 * 56 / 2**20)
+    shown = summary(*SEED).stdout
+    assert "2,275,604" in shown
+    assert "166,857,120" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+@given(
+    form=st.sampled_from(Form),
+    depth=st.integers(1, 6),
+    initial_width=st.sampled_from([8, 16, 24]),
+    slope=st.floats(0, 40),
+    quantization=st.floats(1.5, 3),
+    ratio=st.sampled_from([0.5, 1, 2]),
+    resolution=st.sampled_from([32, 33, 56]),
+)
+@settings(deadline=None, max_examples=25)
+def test_multiply_adds_are_exactly_those_that_torch_counts(
+    form, depth, initial_width, slope, quantization, ratio, resolution
+):
+    try:
+        design = generate_design(form, depth, initial_width, slope, quantization, ratio, 4, 8)
+    except UsageError:
+        return
+    model = Model(design, classes=7).eval()
+    if resolution < design.reduction:
+        return
+    found = operators(model, resolution)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.zeros(1, 3, resolution, resolution))
+    assert 2 * sum(operator.multiply_adds for operator in found) == counter.get_total_flops()
+    assert sum(operator.parameters for operator in found) == count_parameters(model)
+
+
+def test_the_weights_of_a_checkpoint_are_those_that_its_run_evaluates(shards, tmp_path):
+    flags = ("--train.max_steps", "3", "--train.epochs", "1", "--schedule.warmup_epochs", "0")
+    assert run(trainer(tmp_path, shards, *flags, "--optim.ema_decay", "0.5")).returncode == 0
+    path = tmp_path / "tiny" / "checkpoints" / "best.pt"
+    saved = load(path)
+    told = json.loads(summary("--checkpoint", path, "--format", "json", "--weights").stdout)
+    weights = saved["ema"]["module.stem.conv_3x3.weight"]
+    assert not torch.equal(weights, saved["model"]["stem.conv_3x3.weight"])
+    found = told["weights"]["stem.conv_3x3.weight"]
+    assert found["shape"] == list(weights.shape)
+    assert found["mean"] == pytest.approx(weights.mean().item(), abs=1e-7)
+    assert found["std"] == pytest.approx(weights.std(correction=0).item(), abs=1e-7)
+    assert (found["min"], found["max"]) == (weights.min().item(), weights.max().item())
+    assert told["epochs"] == 1
+    shown = summary("--checkpoint", path, "--weights").stdout
+    assert "stem.conv_3x3.weight  8x3x3x3" in shown
+    values = summary("--checkpoint", path, "--values", "head.f_out.bias").stdout
+    assert len(values.replace(",", " ").replace("]", " ").split("[")[1].split(")")[0].split()) >= 100
+
+
+def test_a_histogram_shows_where_values_lie():
+    assert histogram(torch.tensor([0.0, 0.0, 0.0, 1.0]), bins=4) == "█  ▃"
+    assert histogram(torch.full((5,), 2.0)) == "█"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--checkpoint", "no/such.pt"), "no/such.pt"),
+        (("--model.depht", "3"), "did you mean model.depth?"),
+        (("--checkpoint", "some.pt", "--seed", "3"), "brings its own configuration"),
+        ((*SEED, "--values", "stem.weights"), "no such weights"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(arguments, words):
+    done = summary(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
