@@ -1,0 +1,153 @@
+"""How good a trained network is, on every test image once, by one process or by several.
+
+python -m regnet.evaluate --checkpoint runs/seed/checkpoints/best.pt [--shards DIR] [--json FILE]
+torchrun --nproc_per_node=N -m regnet.evaluate --checkpoint ...
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from data.errors import DataError, LoaderError
+from data.loader import EvaluationLoader, Place, open_loaders
+from data.superclasses import SUPERCLASSES, superclass_of
+from regnet.distributed import Elsewhere, World, join
+from regnet.errors import UsageError
+from regnet.leaving import DONE, FAILED, USAGE, leave
+from regnet.lifeline import PeerLost
+from regnet.precision import Precision
+from regnet.preemption import Notice
+from regnet.tally import Evaluation, Tally
+from regnet.trained import Trained, open_checkpoint
+from train_ddp import loader_options, open_shards
+
+CONFUSED = 10  # pairs that are told
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: EvaluationLoader, precision: Precision, classes: int, world: World
+) -> tuple[Evaluation, Evaluation]:
+    """The network as it is, and with the mean of its logits for an image and for its mirror image."""
+    model = model.to(device=world.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    plain, mirrored = (Tally(classes, world.device) for _ in range(2))
+
+    def logits(images: Tensor) -> Tensor:
+        with precision.autocast():
+            return model(images).float()
+
+    for batch in batches:
+        straight = logits(batch.images)
+        plain.update(straight, batch.labels)
+        mirrored.update((straight + logits(batch.images.flip(3))) / 2, batch.labels)
+    return plain.result(world), mirrored.result(world)
+
+
+def as_told(trained: Trained, plain: Evaluation, mirrored: Evaluation) -> dict[str, Any]:
+    """Everything, as JSON has it."""
+    groups = superclass_of(trained.classes)
+    accuracy = dict(zip(trained.classes, plain.class_accuracy(), strict=True))
+    of_groups = (
+        {} if groups is None else dict(zip(SUPERCLASSES, plain.group_accuracy(torch.tensor(groups)), strict=True))
+    )
+    return {
+        "epochs": trained.epochs,
+        "samples": plain.samples,
+        "top1": plain.top1,
+        "top5": plain.top5,
+        "loss": plain.loss,
+        "calibration_error": plain.calibration_error,
+        "with_mirror_images": {"top1": mirrored.top1, "top5": mirrored.top5, "loss": mirrored.loss},
+        "class_accuracy": accuracy,
+        "superclass_accuracy": dict(zip(SUPERCLASSES, of_groups, strict=False)),
+        "most_confused": [
+            {"label": trained.classes[label], "taken_for": trained.classes[taken], "times": times}
+            for label, taken, times in plain.most_confused(CONFUSED)
+        ],
+        "confusion": plain.confusion.tolist(),
+    }
+
+
+def show(told: dict[str, Any], console: Console) -> None:
+    flipped = told["with_mirror_images"]
+    for line in (
+        f"{told['samples']:,} test images, {told['epochs']} epochs",
+        f"top-1 {told['top1']:.2%}  top-5 {told['top5']:.2%}  loss {told['loss']:.4f}  "
+        f"calibration error {told['calibration_error']:.2%}",
+        f"with mirror images: top-1 {flipped['top1']:.2%}  top-5 {flipped['top5']:.2%}  loss {flipped['loss']:.4f}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+    for heading, accuracies in (("class", told["class_accuracy"]), ("superclass", told["superclass_accuracy"])):
+        if accuracies:
+            console.print(f"\nby {heading}, best first:", highlight=False)
+            console.print(_columns(accuracies, console.width))
+    if told["most_confused"]:
+        console.print("\nmost often taken for another:", highlight=False)
+        for pair in told["most_confused"]:
+            words = f"{pair['times']:4d} x {pair['label']} for {pair['taken_for']}"
+            console.print(words, highlight=False, markup=False)
+
+
+def _columns(accuracies: dict[str, float], width: int) -> Table:
+    cells = [f"{name} {value:.1%}" for name, value in sorted(accuracies.items(), key=lambda entry: -entry[1])]
+    columns = max(1, width // (max(map(len, cells)) + 2))
+    rows = -(-len(cells) // columns)
+    table = Table.grid(padding=(0, 2))
+    for row in range(rows):
+        table.add_row(*cells[row::rows])
+    return table
+
+
+def run(args: argparse.Namespace) -> int:
+    trained = open_checkpoint(args.checkpoint)
+    config = trained.config
+    shards = str(args.shards) if args.shards else config.data.shards
+    config = replace(config, data=replace(config.data, shards=shards, stage=""))
+    with join(args.device, config.distributed, Notice()) as world:
+        directory, manifest = open_shards(config, world)
+        if manifest.classes != trained.classes:
+            raise UsageError(f"{directory}: the checkpoint was trained on other classes")
+        place = Place(world.rank, world.size, world.device)
+        _, batches = open_loaders(directory, manifest, loader_options(config), place)
+        precision = Precision(config.train.precision, world.device)
+        plain, mirrored = evaluate(trained.model, batches, precision, len(trained.classes), world)
+        if world.is_main:
+            told = as_told(trained, plain, mirrored)
+            show(told, Console())
+            if args.json:
+                args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return DONE
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m regnet.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--shards", type=Path, help="other than those that the run was trained on")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes everything, the confusion matrix too")
+    rank = os.environ.get("RANK", "0")
+    try:
+        return run(parser.parse_args(argv))
+    except (UsageError, DataError) as error:
+        print(f"error (rank {rank}): {error}", file=sys.stderr)
+        return USAGE
+    except Elsewhere as other:
+        return other.exit_status
+    except (LoaderError, PeerLost, OSError) as error:
+        print(f"failed (rank {rank}): {error}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))
