@@ -91,9 +91,9 @@ def show(told: dict[str, Any], console: Console) -> None:
             console.print(f"\nby {heading}, best first:", highlight=False)
             console.print(_columns(accuracies, console.width))
     if told["most_confused"]:
-        console.print("\nmost often taken for another:", highlight=False)
+        console.print("\nmost often confused:", highlight=False)
         for pair in told["most_confused"]:
-            words = f"{pair['times']:4d} x {pair['label']} for {pair['taken_for']}"
+            words = f"{pair['times']:4d} x {pair['label']} taken for {pair['taken_for']}"
             console.print(words, highlight=False, markup=False)
 
 

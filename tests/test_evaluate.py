@@ -57,7 +57,7 @@ def test_it_is_readable_and_talks_once(trained, shards):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("top-1") == 2, "with and without mirror images, from rank zero alone"
     assert "calibration error" in done.stdout
-    assert "most often taken for another:" in done.stdout
+    assert "most often confused:" in done.stdout
     assert "superclass" not in done.stdout, "these are not CIFAR-100's classes"
     assert max(map(len, done.stdout.splitlines())) <= 80
 

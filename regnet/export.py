@@ -1,0 +1,125 @@
+"""A trained network as ONNX, checked against PyTorch.
+
+python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --onnx seed.onnx [--normalize]
+"""
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from data.errors import DataError
+from data.shards import read_manifest
+from regnet.errors import UsageError
+from regnet.leaving import DONE, FAILED, USAGE
+from regnet.trained import Trained, open_checkpoint
+
+BATCHES = (1, 2, 7, 32)
+BOUND = 1e-4  # of logits; the same sums in another order differ by about 1e-6 of them
+
+
+class Normalized(nn.Module):
+    """The network behind the normalisation that it was trained with: images (N, 3, H, W) of 0 to 1 -> logits."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
+
+
+def export_onnx(trained: Trained, network: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Writes one file with a free batch dimension: `images` float32 (N, 3, side, side) -> `logits` (N, classes)."""
+    side = trained.config.data.resolution
+    warnings.simplefilter("ignore", FutureWarning)  # of the exporter's own calls
+    program = torch.onnx.export(
+        network.eval(),
+        (torch.zeros(2, 3, side, side),),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def describe(trained: Trained, normalized: bool) -> dict[str, str]:
+    """What whoever is given the file alone has to know."""
+    return {
+        "classes": json.dumps(trained.classes),
+        "resolution": str(trained.config.data.resolution),
+        "normalized": "inside, images are 0 to 1" if normalized else "outside",
+        "epochs": str(trained.epochs),
+        "name": trained.config.name,
+    }
+
+
+def largest_difference(network: nn.Module, path: Path, side: int) -> float:
+    """Of the logits, between PyTorch and onnxruntime, over batches of several sizes."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for count in BATCHES:
+        images = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(count))
+        with torch.inference_mode():
+            expected = network(images)
+        (found,) = session.run(["logits"], {"images": images.numpy()})
+        worst = max(worst, (torch.from_numpy(found) - expected).abs().max().item())
+    return worst
+
+
+def run(args: argparse.Namespace) -> int:
+    trained = open_checkpoint(args.checkpoint)
+    network: nn.Module = trained.model
+    if args.normalize:
+        manifest = read_manifest(args.shards or Path(trained.config.data.shards))
+        network = Normalized(network, manifest.mean, manifest.std)
+    export_onnx(trained, network, args.onnx, describe(trained, args.normalize))
+    worst = largest_difference(network, args.onnx, trained.config.data.resolution)
+    sizes = ", ".join(map(str, BATCHES))
+    print(f"{args.onnx}: {args.onnx.stat().st_size / 1e6:.1f} MB; largest difference from PyTorch {worst:.1e}", end="")
+    print(f" at batches of {sizes} ({args.bound:.0e} is allowed)")
+    if worst > args.bound:
+        print(f"failed: {args.onnx} differs from PyTorch by more than {args.bound:.0e}", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m regnet.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--normalize", action="store_true", help="takes images of 0 to 1; needs the shards' manifest")
+    parser.add_argument("--shards", type=Path, help="whose manifest, if not those that the run was trained on")
+    parser.add_argument("--bound", type=float, default=BOUND, help="largest difference of logits (%(default)g)")
+    args = parser.parse_args(argv)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        return run(args)
+    except (UsageError, DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
