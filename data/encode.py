@@ -86,13 +86,14 @@ def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> t
             size = f"{image.width}x{image.height}"
             wanted = f"{encoding.resolution}x{encoding.resolution}"
             raise DataError(f"{name}: {size} pixels, not {wanted}; --resize accepts such images")
-        image = _resize_and_cut(image, encoding.resolution)
+        image = resize_and_cut(image, encoding.resolution)
     if not 0 <= label < len(source.classes):
         raise DataError(f"{name}: label {label}, but there are {len(source.classes)} classes")
     return np.asarray(image), label
 
 
-def _resize_and_cut(image: Image.Image, side: int) -> Image.Image:
+def resize_and_cut(image: Image.Image, side: int) -> Image.Image:
+    """The middle of an image, square, after its shorter side is made this long (pixels)."""
     scale = side / min(image.size)
     width, height = (max(side, round(length * scale)) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)

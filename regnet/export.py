@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import DataError
-from data.shards import read_manifest
+from data.shards import Manifest, read_manifest
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, USAGE
 from regnet.trained import Trained, open_checkpoint
@@ -62,14 +62,16 @@ def export_onnx(trained: Trained, network: nn.Module, path: Path, metadata: dict
     path.write_bytes(model.SerializeToString())
 
 
-def describe(trained: Trained, normalized: bool) -> dict[str, str]:
-    """What whoever is given the file alone has to know."""
+def describe(trained: Trained, manifest: Manifest | None) -> dict[str, str]:
+    """What whoever is given the file alone has to know; with a manifest, normalisation is inside."""
+    inside = {} if manifest is None else {"stored_resolution": str(manifest.resolution)}
     return {
         "classes": json.dumps(trained.classes),
         "resolution": str(trained.config.data.resolution),
-        "normalized": "inside, images are 0 to 1" if normalized else "outside",
+        "normalized": "outside" if manifest is None else "inside, images are 0 to 1",
         "epochs": str(trained.epochs),
         "name": trained.config.name,
+        **inside,
     }
 
 
@@ -88,11 +90,10 @@ def largest_difference(network: nn.Module, path: Path, side: int) -> float:
 
 def run(args: argparse.Namespace) -> int:
     trained = open_checkpoint(args.checkpoint)
-    network: nn.Module = trained.model
-    if args.normalize:
-        manifest = read_manifest(args.shards or Path(trained.config.data.shards))
-        network = Normalized(network, manifest.mean, manifest.std)
-    export_onnx(trained, network, args.onnx, describe(trained, args.normalize))
+    manifest = read_manifest(args.shards or Path(trained.config.data.shards)) if args.normalize else None
+    plain = trained.model
+    network = plain if manifest is None else Normalized(plain, manifest.mean, manifest.std)
+    export_onnx(trained, network, args.onnx, describe(trained, manifest))
     worst = largest_difference(network, args.onnx, trained.config.data.resolution)
     sizes = ", ".join(map(str, BATCHES))
     print(f"{args.onnx}: {args.onnx.stat().st_size / 1e6:.1f} MB; largest difference from PyTorch {worst:.1e}", end="")
