@@ -57,7 +57,7 @@ def test_checkpoint_and_exported_file_say_the_same_and_what_the_evaluation_count
 
 
 def test_images_of_other_sizes_and_kinds_are_taken_and_told_for_people(trained, tmp_path):
-    checkpoint, exported, images = trained
+    checkpoint, _, images = trained
     with Image.open(images / "003.png") as image:
         image.resize((96, 64)).convert("L").save(tmp_path / "grey.jpeg")
     done = predict("--checkpoint", checkpoint, "--top", "2", tmp_path / "grey.jpeg", images / "003.png")
@@ -68,7 +68,7 @@ def test_images_of_other_sizes_and_kinds_are_taken_and_told_for_people(trained, 
 
 
 def test_what_is_no_image_or_no_network_is_told_in_one_line(trained, tmp_path):
-    checkpoint, exported, images = trained
+    checkpoint, _, images = trained
     (tmp_path / "cut.png").write_bytes((images / "000.png").read_bytes()[:90])
     (tmp_path / "empty").mkdir()
     for arguments, words in (
