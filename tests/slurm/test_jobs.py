@@ -112,9 +112,9 @@ def test_a_job_that_loses_a_rank_is_preempted_and_requeued_equals_one_left_alone
 
 
 def test_before_the_time_limit_a_job_saves_and_goes_on_in_the_next(job):
-    """SLURM counts in minutes, and is asked to tell of the end half a minute before."""
+    """SLURM counts in minutes, and is asked to tell of the end one minute before."""
     flags = ("--train.epochs", "400", "--tracking.log_every", "1")
-    limited = job(*flags, options=(*NODES, "--time=1", "--signal=B:USR1@30"))
+    limited = job(*flags, options=(*NODES, "--time=2", "--signal=B:USR1@60"))
     limited.wait(lambda: "the time is nearly over" in limited.told(), 180)
     limited.at_work(steps=state(limited.run_dir)["step"] + 8, attempt=2)
     must("scancel", str(limited.number))
