@@ -68,7 +68,7 @@ def as_told(trained: Trained, plain: Evaluation, mirrored: Evaluation) -> dict[s
         "calibration_error": plain.calibration_error,
         "with_mirror_images": {"top1": mirrored.top1, "top5": mirrored.top5, "loss": mirrored.loss},
         "class_accuracy": accuracy,
-        "superclass_accuracy": dict(zip(SUPERCLASSES, of_groups, strict=False)),
+        "superclass_accuracy": of_groups,
         "most_confused": [
             {"label": trained.classes[label], "taken_for": trained.classes[taken], "times": times}
             for label, taken, times in plain.most_confused(CONFUSED)

@@ -1,6 +1,7 @@
 """python -m regnet.evaluate, and what can be told from what it counts."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 from images import tree
 from nursery import Forked
 from programs import result, run, trainer
+from rich.console import Console
 from test_convert import convert
 from torch.nn import functional as F
 
 from data.superclasses import SUPERCLASSES, superclass_of
 from regnet.distributed import World
-from regnet.tally import BINS, Tally
+from regnet.evaluate import as_told, show
+from regnet.tally import BINS, Evaluation, Tally
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None, None)
 
@@ -115,6 +118,23 @@ def test_what_is_told_is_what_the_logits_say(case):
     pairs = found.most_confused(3)
     assert [times for *_, times in pairs] == sorted((times for *_, times in pairs), reverse=True)
     assert all(label != guess and found.confusion[label, guess] == times for label, guess, times in pairs)
+
+
+def test_superclasses_are_told_where_the_classes_are_cifar100s(capsys):
+    names = tuple(sorted(name for group in SUPERCLASSES.values() for name in group))
+    apple, pear = names.index("apple"), names.index("pear")
+    confusion = torch.eye(100, dtype=torch.int64) * 2
+    confusion[apple, apple], confusion[apple, pear] = 0, 2
+    confusion[pear, pear], confusion[pear, 0 if pear else 1] = 0, 2
+    found = Evaluation(200, 1.0, 0.98, 1.0, 0.0, confusion)
+    told = as_told(SimpleNamespace(classes=names, epochs=1), found, found)
+    assert list(told["superclass_accuracy"]) == list(SUPERCLASSES)
+    assert told["superclass_accuracy"]["fruit and vegetables"] == 1.0, "apple and pear are of one"
+    assert told["class_accuracy"]["apple"] == 0.0
+    show(told, Console(width=80))
+    shown = capsys.readouterr().out
+    assert "by superclass, best first:" in shown
+    assert "fruit and vegetables 100.0%" in shown
 
 
 def test_every_class_of_cifar100_has_one_superclass():
