@@ -20,6 +20,8 @@ from data.ffcv_parts import MAX_PAGE_SIZE, MIN_PAGE_SIZE, DatasetWriter, IntFiel
 from data.shards import CONTENTS, Shard, sha256
 from data.sources import Source
 
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -75,7 +77,7 @@ def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> t
     try:
         image, label = source.split(split)[index]
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"{name}: cannot be decoded ({error})") from error
     if image.mode != "RGB":
         if not encoding.convert_rgb:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from data.errors import DataError, LoaderError
@@ -27,6 +26,7 @@ from regnet.lifeline import PeerLost
 from regnet.precision import Precision
 from regnet.preemption import Notice
 from regnet.tally import Evaluation, Tally
+from regnet.tracking import in_columns
 from regnet.trained import Trained, open_checkpoint
 from train_ddp import loader_options, open_shards
 
@@ -89,22 +89,13 @@ def show(told: dict[str, Any], console: Console) -> None:
     for heading, accuracies in (("class", told["class_accuracy"]), ("superclass", told["superclass_accuracy"])):
         if accuracies:
             console.print(f"\nby {heading}, best first:", highlight=False)
-            console.print(_columns(accuracies, console.width))
+            best_first = sorted(accuracies.items(), key=lambda entry: -entry[1])
+            console.print(in_columns([f"{name} {value:.1%}" for name, value in best_first], console.width))
     if told["most_confused"]:
         console.print("\nmost often confused:", highlight=False)
         for pair in told["most_confused"]:
             words = f"{pair['times']:4d} x {pair['label']} taken for {pair['taken_for']}"
             console.print(words, highlight=False, markup=False)
-
-
-def _columns(accuracies: dict[str, float], width: int) -> Table:
-    cells = [f"{name} {value:.1%}" for name, value in sorted(accuracies.items(), key=lambda entry: -entry[1])]
-    columns = max(1, width // (max(map(len, cells)) + 2))
-    rows = -(-len(cells) // columns)
-    table = Table.grid(padding=(0, 2))
-    for row in range(rows):
-        table.add_row(*cells[row::rows])
-    return table
 
 
 def run(args: argparse.Namespace) -> int:

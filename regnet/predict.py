@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import Tensor
 
 from data.augment import Augment
-from data.encode import resize_and_cut
+from data.encode import UNDECODABLE, resize_and_cut
 from data.errors import DataError
 from data.shards import read_manifest
 from regnet.errors import UsageError
@@ -57,9 +57,10 @@ class Prediction:
 
 def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
     trained = open_checkpoint(path)
-    manifest = read_manifest(shards or Path(trained.config.data.shards))
+    directory = shards or Path(trained.config.data.shards)
+    manifest = read_manifest(directory)
     if manifest.classes != trained.classes:
-        raise UsageError(f"{shards}: the checkpoint was trained on other classes")
+        raise UsageError(f"{directory}: the checkpoint was trained on other classes")
     prepare = as_in_evaluation(manifest.mean, manifest.std, trained.config.data.resolution)
 
     def logits(images: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def read_image(path: Path, side: int) -> np.ndarray:
         with Image.open(path) as image:
             image.load()
             return np.asarray(resize_and_cut(image.convert("RGB"), side))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"{path}: cannot be decoded ({error})") from error
 
 

@@ -60,10 +60,6 @@ class RunState:
     launch: str = ""
 
     @property
-    def job(self) -> str:
-        return self.launch.partition(".")[0]
-
-    @property
     def setbacks(self) -> int:
         """Attempts in a row, the latest among them, that ended without getting any further."""
         return 0 if self.step > self.began or self.state is Status.finished else self.fruitless + 1
@@ -130,7 +126,7 @@ class RunDirectory:
             time.sleep(0.2)
 
     def _is_of_this_job(self, state: RunState) -> bool:
-        return state.job == self.launch.partition(".")[0]
+        return state.launch.partition(".")[0] == self.launch.partition(".")[0]
 
     @property
     def checkpoints(self) -> Path:

@@ -5,7 +5,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,12 +125,17 @@ def print_result(result: Result, classes: tuple[str, ...]) -> None:
     console = Console(highlight=False)
     console.print(f"test accuracy: top-1 {result.top1:.2%}, top-5 {result.top5:.2%} of {result.samples:,} images")
     cells = [f"{name} {accuracy:.0%}" for name, accuracy in zip(classes, result.class_accuracy, strict=True)]
-    columns = max(1, console.width // (max(map(len, cells)) + 2))
+    console.print(in_columns(cells, console.width))
+
+
+def in_columns(cells: Sequence[str], width: int) -> Table:
+    """Read downwards, in as many columns as fit."""
+    columns = max(1, width // (max(map(len, cells)) + 2))
     rows = math.ceil(len(cells) / columns)
     table = Table.grid(padding=(0, 2))
     for row in range(rows):
         table.add_row(*cells[row::rows])
-    console.print(table)
+    return table
 
 
 class MetricsLog(Tracker):

@@ -19,6 +19,7 @@ choose_meeting_point() {
 }
 
 # Gloo and NCCL would look a node's own name up, which may be that of its loopback (127.0.1.1 on Debian).
+# Where address or interface cannot be told (no IPv4, no ip), that is left to them.
 choose_interface() {
     local address name
     address=$(getent ahostsv4 "$1" | awk '{print $1; exit}') || true
