@@ -4,7 +4,6 @@ python train_ddp.py --config configs/debug.yaml
 torchrun --nproc_per_node=N train_ddp.py --config configs/seed.yaml [--section.option value ...]
 """
 
-import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -19,44 +18,35 @@ from data.errors import DataError, LoaderError
 from data.loader import LoaderOptions, Place, open_loaders
 from data.shards import Manifest, Verify, read_manifest
 from data.stage import prepare, prepared
+from regnet.command import status_of
 from regnet.config import Config
-from regnet.distributed import Elsewhere, World, join
-from regnet.errors import Diverged, UsageError
-from regnet.leaving import DONE, FAILED, USAGE, leave, preempted
-from regnet.lifeline import PeerLost
+from regnet.distributed import World, join
+from regnet.leaving import DONE, leave, preempted
 from regnet.model import Model, count_parameters
 from regnet.options import parse_config
 from regnet.precision import prepare_torch
 from regnet.record import Record
-from regnet.session import AskedToLeave
+from regnet.report import report_on
+from regnet.run import place as place_of
 from regnet.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:
     """Runs one process of a training; returns its exit status."""
-    rank = os.environ.get("RANK", "0")
-    try:
+
+    def run() -> int:
         config = parse_config(argv)
         with join(config.train.device, config.distributed, NOTICE) as world:
             return train(config, world)
-    except (UsageError, DataError) as error:
-        print(f"error (rank {rank}): {error}", file=sys.stderr)
-        return USAGE
-    except Elsewhere as other:
-        return other.exit_status
-    except AskedToLeave as left:
-        print(f"{left} (rank {rank})", flush=True)
-        return preempted()
-    except (Diverged, LoaderError, PeerLost, OSError) as error:
-        print(f"failed (rank {rank}): {error}", file=sys.stderr)
-        return FAILED
+
+    return status_of(run, wrong=DataError, broken=LoaderError)
 
 
 def train(config: Config, world: World) -> int:
     """Builds the parts, continues where the run stood, trains."""
     prepare_torch(config.seed, config.train)
     shards, manifest = open_shards(config, world)
-    with Record(config, world, manifest.classes, manifest.identity) as record:
+    with Record(config, world, manifest) as record:
         if record.was_finished():
             return DONE
         place, options = Place(world.rank, world.size, world.device), loader_options(config)
@@ -70,11 +60,13 @@ def train(config: Config, world: World) -> int:
             + (f" ({train_batches.dropped} images dropped in each)" if train_batches.dropped else "")
         )
         result = trainer.fit()
-        if result is not None:
-            record.finished(result, trainer.state, trainer.why_done())
-            return DONE
-        record.preempted(f"asked to leave by {NOTICE.given or 'another rank'}")
-    return preempted()
+        if result is None:
+            record.preempted(f"asked to leave by {NOTICE.given or 'another rank'}")
+            return preempted()
+        record.finished(result, trainer.state, trainer.why_done())
+    if config.tracking.report and world.is_main:
+        report_on(place_of(config))
+    return DONE
 
 
 def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:

@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> command.R
     verify(directory, manifest, Verify.once)
     prepare_torch(config.seed, config.train)
     train, val = open_loaders(directory, manifest, loader_options(config), Place(0, 1, world.device))
-    with Record(config, world, manifest.classes, manifest.identity) as record:
+    with Record(config, world, manifest) as record:
         model = Model(config.model.design(), len(manifest.classes))
         trainer = Trainer(config, world, model, train, val, record, Notice())
         record.begin(trainer.state)

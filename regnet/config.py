@@ -226,15 +226,22 @@ class TrackingConfig:
         wandb: auto (online if there is a key, else offline), online, offline or disabled.
         project: of Weights & Biases.
         group: of Weights & Biases, to gather runs; empty for none.
+        wandb_artifact: give Weights & Biases the best checkpoint at the end; raise wandb_timeout for a slow network.
         wandb_timeout: seconds that Weights & Biases may delay the run's start, and its end.
+        report: make the page of python -m regnet.report when the run is done.
         log_every: steps between reports of loss and learning rate; the device is asked for numbers only then.
+        progress_every: seconds between lines about an epoch under way, in a log, where no progress bar can be
+            drawn; 0 for none.
     """
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "regnet"
     group: str = ""
+    wandb_artifact: bool = False
     wandb_timeout: PositiveReal = 5.0
+    report: bool = True
     log_every: PositiveInt = 20
+    progress_every: NonNegativeReal = 60.0
 
 
 @dataclass(frozen=True)

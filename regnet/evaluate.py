@@ -6,7 +6,6 @@ torchrun --nproc_per_node=N -m regnet.evaluate --checkpoint ...
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,14 @@ from torch import Tensor, nn
 from data.errors import DataError, LoaderError
 from data.loader import EvaluationLoader, Place, open_loaders
 from data.superclasses import SUPERCLASSES, superclass_of
-from regnet.distributed import Elsewhere, World, join
+from regnet.command import status_of
+from regnet.console import in_columns
+from regnet.distributed import World, join
 from regnet.errors import UsageError
-from regnet.leaving import DONE, FAILED, USAGE, leave
-from regnet.lifeline import PeerLost
+from regnet.leaving import DONE, leave
 from regnet.precision import Precision
 from regnet.preemption import Notice
 from regnet.tally import Evaluation, Tally
-from regnet.tracking import in_columns
 from regnet.trained import Trained, open_checkpoint
 from train_ddp import loader_options, open_shards
 
@@ -127,17 +126,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--shards", type=Path, help="other than those that the run was trained on")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes everything, the confusion matrix too")
-    rank = os.environ.get("RANK", "0")
-    try:
-        return run(parser.parse_args(argv))
-    except (UsageError, DataError) as error:
-        print(f"error (rank {rank}): {error}", file=sys.stderr)
-        return USAGE
-    except Elsewhere as other:
-        return other.exit_status
-    except (LoaderError, PeerLost, OSError) as error:
-        print(f"failed (rank {rank}): {error}", file=sys.stderr)
-        return FAILED
+    return status_of(lambda: run(parser.parse_args(argv)), wrong=DataError, broken=LoaderError)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""A trained network as ONNX, checked against PyTorch.
+"""A trained network as ONNX, checked against PyTorch, and as pictures.
 
 python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --onnx seed.onnx [--normalize]
+python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --architecture seed.svg --graph graph.svg
 """
 
 import argparse
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from data.errors import DataError
 from data.shards import Manifest, read_manifest
+from regnet.drawing import draw_architecture, draw_graph
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, USAGE
 from regnet.trained import Trained, open_checkpoint
@@ -88,8 +90,7 @@ def largest_difference(network: nn.Module, path: Path, side: int) -> float:
     return worst
 
 
-def run(args: argparse.Namespace) -> int:
-    trained = open_checkpoint(args.checkpoint)
+def write_onnx(trained: Trained, args: argparse.Namespace) -> int:
     manifest = read_manifest(args.shards or Path(trained.config.data.shards)) if args.normalize else None
     plain = trained.model
     network = plain if manifest is None else Normalized(plain, manifest.mean, manifest.std)
@@ -104,15 +105,28 @@ def run(args: argparse.Namespace) -> int:
     return DONE
 
 
+def run(args: argparse.Namespace) -> int:
+    if not (args.onnx or args.graph or args.architecture):
+        raise UsageError("nothing to write: name --onnx, --architecture or --graph")
+    trained = open_checkpoint(args.checkpoint)
+    for path, draw in ((args.architecture, draw_architecture), (args.graph, draw_graph)):
+        if path is not None:
+            draw(trained, path)
+            print(f"{path}: {path.stat().st_size / 1e3:,.0f} KB")
+    return DONE if args.onnx is None else write_onnx(trained, args)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--onnx", type=Path, metavar="FILE")
     parser.add_argument("--normalize", action="store_true", help="takes images of 0 to 1; needs the shards' manifest")
     parser.add_argument("--shards", type=Path, help="whose manifest, if not those that the run was trained on")
     parser.add_argument("--bound", type=float, default=BOUND, help="largest difference of logits (%(default)g)")
+    parser.add_argument("--architecture", type=Path, metavar="FILE", help="svg, png, pdf: its stages, to be read")
+    parser.add_argument("--graph", type=Path, metavar="FILE", help="svg, png, pdf: autograd's graph; needs graphviz")
     args = parser.parse_args(argv)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

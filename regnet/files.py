@@ -21,6 +21,7 @@ class Workshop:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.path = directory / f".attempt-{uuid.uuid4().hex}"
         self.path.mkdir()
         for other in directory.glob(".attempt-*"):

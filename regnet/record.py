@@ -4,17 +4,45 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+import torch
 
 from regnet.background import Background
 from regnet.checkpoint import Checkpoints
 from regnet.config import Config, plain
+from regnet.console import ConsoleTracker, print_result
 from regnet.distributed import World
-from regnet.metrics import Result
-from regnet.model import fingerprint
+from regnet.model import count_parameters, fingerprint
+from regnet.outcome import Outcome
 from regnet.run import RunDirectory, Status, place, write_down_death
 from regnet.state import Progress, TrainingState, on_cpu
-from regnet.tracking import ConsoleTracker, EpochReport, MetricsLog, StepReport, Tracker, open_wandb, print_result
+from regnet.tally import Evaluation
+from regnet.tracking import EpochReport, MetricsLog, StepReport, Tracker
+from regnet.wandb_tracker import open_wandb
+
+
+class Samples(Protocol):
+    """What is trained on.
+
+    Attributes:
+        classes: their names, by label.
+        identity: equal for the same images under the same labels.
+        mean, std: of each channel, which the images were normalised with; a byte is 0 to 1.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
 
 
 class Record(AbstractContextManager["Record"]):
@@ -24,10 +52,10 @@ class Record(AbstractContextManager["Record"]):
         UsageError: on all ranks, if the run's directory cannot be used for this configuration.
     """
 
-    def __init__(self, config: Config, world: World, classes: tuple[str, ...], data: str) -> None:
-        self.config, self.world, self.classes, self.data = config, world, classes, data
+    def __init__(self, config: Config, world: World, samples: Samples) -> None:
+        self.config, self.world, self.samples = config, world, samples
         self.trackers: list[Tracker] = []
-        self.directory = world.on_main(lambda: RunDirectory(config, data))
+        self.directory = world.on_main(lambda: RunDirectory(config, samples.identity))
         self.checkpoints: Checkpoints | None = None
         if self.directory is not None:
             self.checkpoints = Checkpoints(self.directory.checkpoints, config.checkpoint.keep_last)
@@ -41,7 +69,7 @@ class Record(AbstractContextManager["Record"]):
         """True, after telling the result, if an earlier attempt has done all there is to do."""
         done = self.world.share(self.directory is not None and self.directory.finished)
         if done and self.directory is not None:
-            print_result(Result(**self.directory.read_result()["result"]), self.classes)
+            print_result(self.directory.read_result())
             print(f"finished before; results: {self.directory.path}", flush=True)
         return done
 
@@ -65,10 +93,12 @@ class Record(AbstractContextManager["Record"]):
     def _open(self, progress: Progress, found: tuple[Path, dict[str, Any]] | None) -> None:
         assert self.directory is not None
         assert self.checkpoints is not None
-        self.directory.begin(progress.global_step)
-        self.directory.write_state(Status.running, *self._at)
+        self.directory.begin(progress.epoch, progress.global_step, f"{self.world.size} x {self.world.device.type}")
         self.metrics = MetricsLog(self.directory.workshop, self.directory.metrics, progress.epoch, progress.global_step)
-        self.trackers += [ConsoleTracker(self.config.train.batch_size), self.metrics]
+        self.trackers += [
+            ConsoleTracker(self.config.train.batch_size, self.config.tracking.progress_every),
+            self.metrics,
+        ]
         if found is not None:
             path, saved = found
             self.say(f"continuing from {path}: {progress.epoch} epochs and {progress.step} steps are done")
@@ -106,8 +136,8 @@ class Record(AbstractContextManager["Record"]):
         saved = {
             **state.state_dict(self.world),
             "config": plain(asdict(self.config)),
-            "data": self.data,
-            "classes": list(self.classes),
+            "data": self.samples.identity,
+            "classes": list(self.samples.classes),
         }
         at = (state.progress.epoch, state.progress.global_step)
         self.world.on_main(lambda: self._start_writing(at, on_cpu(saved), is_best))
@@ -139,29 +169,47 @@ class Record(AbstractContextManager["Record"]):
         if self.directory is not None:
             self.say(f"{reason} after step {self._at[1]}; the same command continues")
 
-    def finished(self, result: Result, state: TrainingState, reason: str) -> None:
-        """The run is done; `result` is of its last weights."""
+    def finished(self, evaluation: Evaluation, state: TrainingState, reason: str) -> None:
+        """The run is done; `evaluation` is of its last weights."""
         self._outcome = Status.finished, reason
         self._at = (state.progress.epoch, state.progress.global_step)
         if self.directory is None:
             return
+        result, outcome = self._result(evaluation, state), self._as_outcome(evaluation)
+        self.directory.write_result(result, outcome.pack())
         for tracker in self.trackers:
-            tracker.final(result, self.classes)
-        accuracies = dict(zip(self.classes, result.class_accuracy, strict=True))
-        self.directory.write_result(
-            {
-                "top1": result.top1,
-                "top5": result.top5,
-                "loss": result.loss,
-                "samples": result.samples,
-                "best_top1": state.progress.best_accuracy,
-                "epochs": state.progress.epoch,
-                "weights_sha256": fingerprint(state.evaluated),
-                "class_accuracy": accuracies,
-                "result": asdict(result),
-            }
-        )
+            tracker.final(result, outcome)
         self.say(f"{reason}; results: {self.directory.path}")
+
+    def _result(self, evaluation: Evaluation, state: TrainingState) -> dict[str, Any]:
+        classes = self.samples.classes
+        return {
+            "top1": evaluation.top1,
+            "top5": evaluation.top5,
+            "loss": evaluation.loss,
+            "calibration_error": evaluation.calibration_error,
+            "samples": evaluation.samples,
+            "best_top1": state.progress.best_accuracy,
+            "epochs": state.progress.epoch,
+            "parameters": count_parameters(state.model),
+            "weights_sha256": fingerprint(state.evaluated),
+            "class_accuracy": dict(zip(classes, evaluation.class_accuracy(), strict=True)),
+            "class_samples": dict(zip(classes, evaluation.class_samples(), strict=True)),
+        }
+
+    def _as_outcome(self, evaluation: Evaluation) -> Outcome:
+        mean, std = (torch.tensor(of_channels).view(3, 1, 1) for of_channels in (self.samples.mean, self.samples.std))
+        seen = evaluation.mistaken
+        assert seen is not None
+        images = ((seen.images * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+        return Outcome(
+            classes=np.array(self.samples.classes),
+            confusion=evaluation.confusion.numpy(),
+            confidence=seen.confidence.numpy(),
+            labels=seen.labels.numpy(),
+            taken=seen.taken.numpy(),
+            images=images.numpy(),
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

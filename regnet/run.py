@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from regnet.config import Config, plain
 from regnet.errors import UsageError
+from regnet.events import Event, log_event
 from regnet.files import TakenOver, Workshop, make_directory
 from regnet.options import parse_config
 
@@ -136,10 +137,12 @@ class RunDirectory:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def begin(self, step: int) -> None:
-        """Keeps the resolved configuration of this attempt, which continues from this step."""
+    def begin(self, epoch: int, step: int, where: str) -> None:
+        """Keeps the resolved configuration of this attempt, which continues from this step, on such processes."""
         self.began = step
         self._write("config.yaml", self.config.to_yaml())
+        self.write_state(Status.running, epoch, step)
+        log_event(self.workshop, Event("began", self.attempt, epoch, step, where))
 
     def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
         epochs = self.config.train.epochs
@@ -147,6 +150,8 @@ class RunDirectory:
         record = RunState(state, epoch, step, *counts, self.data, reason, self.wandb_id, self.launch)
         try:
             self._write(STATE, _as_json(asdict(record)))
+            if state is not Status.running:
+                log_event(self.workshop, Event(str(state), self.attempt, epoch, step, reason))
         except TakenOver:
             raise
         except OSError:
@@ -157,7 +162,8 @@ class RunDirectory:
                 file.write(_as_json(asdict(record)))
                 file.truncate()
 
-    def write_result(self, result: dict[str, Any]) -> None:
+    def write_result(self, result: dict[str, Any], outcome: bytes) -> None:
+        self.workshop.write(self.path / EVALUATION, outcome)
         self._write(RESULT, _as_json(result))
 
     def read_result(self) -> dict[str, Any]:
@@ -174,7 +180,7 @@ class RunDirectory:
         if before is None or before.state is not Status.finished or before.epochs < self.config.train.epochs:
             return False
         try:
-            return "result" in self.read_result()
+            return "class_accuracy" in self.read_result()
         except (OSError, ValueError):
             return False  # it is evaluated again
 
@@ -194,7 +200,7 @@ class RunDirectory:
             )
 
 
-STATE, RESULT = "state.json", "result.json"
+STATE, RESULT, EVALUATION = "state.json", "result.json", "evaluation.npz"
 _TRACES = (STATE, RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
 _GRACE = 10.0  # seconds in which a rank ends after it has noticed that another is gone
 
@@ -213,7 +219,7 @@ def check_config(directory: Path, config: Config) -> None:
 
 
 def _check_same_numbers(directory: Path, kept: dict[str, Any], config: Config) -> None:
-    before, now = _numbers_depend_on(kept), _numbers_depend_on(plain(asdict(config)))
+    before, now = numbers_depend_on(kept), numbers_depend_on(plain(asdict(config)))
     changed = [
         f"{key} ({before.get(key)} there, {now.get(key)} now)"
         for key in sorted(before.keys() | now.keys())
@@ -253,6 +259,7 @@ def write_down_death(directory: Path, why: str) -> None:
                 workshop = Workshop(directory)
                 dead = replace(state, state=Status.failed, reason=why)
                 workshop.write(directory / STATE, _as_json(asdict(dead)).encode())
+                log_event(workshop, Event(str(dead.state), dead.attempt, dead.epoch, dead.step, why))
                 workshop.close()
     except OSError as error:
         print(f"{directory / STATE} still says running ({error.strerror})", flush=True)
@@ -275,7 +282,7 @@ def _as_json(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=1) + "\n"
 
 
-def _numbers_depend_on(config: dict[str, Any]) -> dict[str, Any]:
+def numbers_depend_on(config: dict[str, Any]) -> dict[str, Any]:
     """Dotted options and values of a plain configuration, without those that may change."""
     flat = {}
     for section, value in config.items():

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regnet.distributed import World
+from regnet.mistakes import Mistaken
 
 BINS = 15  # of confidence, as in Guo et al., On Calibration of Modern Neural Networks (2017), section 2
 
@@ -21,6 +22,7 @@ class Evaluation:
         top1, top5: share of samples whose label was the first, or among the first five, 0 to 1.
         calibration_error: mean distance between confidence and accuracy, weighted by samples (ECE, 15 bins), 0 to 1.
         confusion: int64 (classes, classes): how often label r was taken for c.
+        mistaken: samples to look at; None while nobody asked for them.
     """
 
     samples: int
@@ -29,6 +31,11 @@ class Evaluation:
     top5: float
     calibration_error: float
     confusion: Tensor
+    mistaken: Mistaken | None = None
+
+    def class_samples(self) -> list[int]:
+        """Of each class, by label."""
+        return self.confusion.sum(1).tolist()
 
     def class_accuracy(self) -> list[float]:
         """Of each class, by label, 0 to 1; not a number where there are no samples."""

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -17,6 +18,7 @@ from regnet.distributed import Agreement, World, average_in_rank_order
 from regnet.early_stopping import EarlyStopping
 from regnet.errors import Diverged
 from regnet.metrics import Counters, Result
+from regnet.mistakes import Mistakes
 from regnet.optim import build_ema, build_optimizer, set_learning_rate
 from regnet.precision import Precision
 from regnet.preemption import Notice
@@ -24,6 +26,7 @@ from regnet.record import Record
 from regnet.schedule import learning_rate
 from regnet.state import Progress, TrainingState
 from regnet.sync_batchnorm import convert
+from regnet.tally import Evaluation, Tally
 from regnet.tracking import EpochReport, StepReport
 
 
@@ -86,10 +89,11 @@ class Trainer:
         self.config, self.world = config, world
         self.train_batches, self.val_batches = train, val
         self.record, self.notice = record, notice
-        self.classes = len(record.classes)
+        self.classes = len(record.samples.classes)
         self.steps = min(train.steps, config.train.max_steps or train.steps)
         self.precision = Precision(config.train.precision, world.device)
         self.agreement = Agreement(world, flags=2)
+        self.mistakes = Mistakes()
         if config.train.sync_batchnorm and world.size > 1:
             model = convert(model)
         model = model.to(world.device)
@@ -108,14 +112,14 @@ class Trainer:
             progress=Progress(),
         )
 
-    def fit(self) -> Result | None:
-        """Trains until the last epoch or early stopping; the last result, or None if asked to leave before."""
+    def fit(self) -> Evaluation | None:
+        """Trains until the last epoch or early stopping; the last evaluation, or None if asked to leave before."""
         result = self._fit()
         self.agreement.settle()
         self.record.settle()
-        return result
+        return None if result is None else replace(result, mistaken=self.mistakes.gathered(self.world))
 
-    def _fit(self) -> Result | None:
+    def _fit(self) -> Evaluation | None:
         if any(self.world.gather(self.notice.given is not None)):
             return None
         self.notice.start_clock(self.config.train.max_minutes)
@@ -247,28 +251,25 @@ class Trainer:
         self.record.save(self.state, is_best)
 
     @torch.inference_mode()
-    def evaluate(self) -> Result | None:
+    def evaluate(self) -> Evaluation | None:
         """Counts every test sample once over all ranks; None if asked to leave before the end."""
         self.state.sync_buffers(self.world)
         network = self.state.evaluated.eval()
-        counters = Counters(self.classes, self.world.device)
+        tally, self.mistakes = Tally(self.classes, self.world.device), Mistakes()
         with closing(iter(self.val_batches)) as batches:
             for _ in range(self.val_batches.steps):
                 batch = next(batches, None)  # shares differ by a sample, so one rank's may end earlier
                 if batch is not None:
-                    self.count(network, batch, counters)
+                    with self.precision.autocast():
+                        logits = network(batch.images)
+                    tally.update(logits.float(), batch.labels)
+                    self.mistakes.update(batch.images, logits.float(), batch.labels)
                 leave, _ = self.agreement.exchange(self.notice.given is not None, False)
                 if leave:
                     return None
-        return counters.summed(self.world).result()
+        return tally.result(self.world)
 
-    def count(self, network: nn.Module, batch: Batch, counters: Counters) -> None:
-        with self.precision.autocast():
-            logits = network(batch.images)
-        logits = logits.float()
-        counters.update(logits, batch.labels, F.cross_entropy(logits, batch.labels, reduction="sum"))
-
-    def end_epoch(self, train: Result, val: Result, trained: float, seconds: float) -> None:
+    def end_epoch(self, train: Result, val: Evaluation, trained: float, seconds: float) -> None:
         """Counts the epoch as done, reports it and saves."""
         state, progress = self.state, self.state.progress
         watched = train.loss if self.config.early_stopping.monitor == "train_loss" else val.top1

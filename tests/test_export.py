@@ -1,15 +1,18 @@
 """python -m regnet.export: the same logits outside PyTorch."""
 
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from nursery import Forked
-from programs import run, trainer
+from programs import PYTHON, run, trainer
 
 from data.shards import read_manifest
+from regnet.model import count_parameters
+from regnet.operators import operators
 from regnet.trained import open_checkpoint
 
 
@@ -64,3 +67,57 @@ def test_what_cannot_be_read_or_written_is_told_in_one_line(checkpoint, tmp_path
         done = export(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert words in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_the_drawing_and_the_graph_are_files_of_the_kind_that_is_asked_for(checkpoint, tmp_path, suffix):
+    files = tmp_path / f"drawing.{suffix}", tmp_path / f"graph.{suffix}"
+    flags = ("--architecture", files[0], *(("--graph", files[1]) if shutil.which("dot") else ()))
+    done = export("--checkpoint", checkpoint, *flags)
+    assert done.returncode == 0, done.stderr
+    begins = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}[suffix]
+    for file in files[: len(flags) // 2]:
+        assert file.read_bytes().startswith(begins)
+        assert f"{file}: " in done.stdout
+
+
+def test_the_drawing_tells_each_stage_as_the_summary_does(checkpoint, tmp_path):
+    assert export("--checkpoint", checkpoint, "--architecture", tmp_path / "drawing.svg").returncode == 0
+    text = (tmp_path / "drawing.svg").read_text()
+    model = open_checkpoint(checkpoint).model
+    for part in (model.stem, *model.body, model.head):
+        assert f">{count_parameters(part):,} parameters</" in text
+    found = operators(model, 32)
+    for prefix in ("stem", *(f"body.{index}" for index, _ in enumerate(model.body)), "head"):
+        own = [operator for operator in found if f"{operator.name}.".startswith(f"{prefix}.")]
+        assert f">{sum(operator.multiply_adds for operator in own) / 1e6:,.2f} M multiply-adds</" in text
+        if prefix != "head":
+            channels, height, width = own[-1].output
+            assert f">{channels} channels, {height}×{width}</" in text
+    assert f"tiny: {count_parameters(model):,} parameters, " in text
+    for stage in model.body:
+        assert f">{len(stage.layers)} block{'s' if len(stage.layers) > 1 else ''}</" in text
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="no graphviz here")
+def test_the_graph_has_every_weight(checkpoint, tmp_path):
+    assert export("--checkpoint", checkpoint, "--graph", tmp_path / "graph.svg").returncode == 0
+    text = (tmp_path / "graph.svg").read_text()
+    for name, weight in open_checkpoint(checkpoint).model.named_parameters():
+        assert f">{name}</" in text
+        assert str(tuple(weight.shape)).replace(",)", ")") in text
+
+
+def test_pictures_that_cannot_be_drawn_are_told_in_one_line(checkpoint, tmp_path):
+    for arguments, words in (
+        (("--architecture", tmp_path / "a.gif"), "must end in .svg, .png, .pdf"),
+        (("--graph", tmp_path / "a"), "must end in .svg, .png, .pdf"),
+        (("--architecture", tmp_path / "no" / "a.svg"), "No such file"),
+        ((), "nothing to write"),
+    ):
+        done = export("--checkpoint", checkpoint, *arguments)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert words in done.stderr
+    done = run([*PYTHON, "-m", "regnet.export", "--checkpoint", str(checkpoint), "--graph", "a.svg"], PATH="/nowhere")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "graphviz's program dot is needed" in done.stderr

@@ -1,14 +1,21 @@
 """Weights & Biases is told everything, and can never hold up or end a run."""
 
+import base64
+import hashlib
 import json
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from programs import PYTHON, ROOT, kill_group, result, rows, run, skewed, start, state, trainer, wait_until
 from wandb_file import read_run
+
+from regnet.outcome import read_outcome
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 QUICK = ("--train.max_steps", "4", "--tracking.log_every", "2")
@@ -35,24 +42,87 @@ def offline_file(folder):
     return path
 
 
-def test_without_a_key_the_run_is_recorded_offline_and_says_how_to_send_it(shards, tmp_path):
-    done = run(trainer(tmp_path, shards, *QUICK, "--tracking.wandb", "auto"), HOME=str(tmp_path))
+@pytest.fixture(scope="module")
+def offline(shards, tmp_path_factory):
+    """The folder of a run without a key, and what Weights & Biases recorded of it."""
+    home = tmp_path_factory.mktemp("offline")
+    flags = (*QUICK, "--tracking.wandb", "auto", "--tracking.wandb_artifact", "true")
+    done = run(trainer(home, shards, *flags), HOME=str(home))
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "tiny"
-    assert f"wandb sync {offline_file(folder).parent}" in done.stdout
-    told = read_run(offline_file(folder))
+    assert f"wandb sync {offline_file(home / 'tiny').parent}" in done.stdout
+    return home / "tiny", read_run(offline_file(home / "tiny"))
+
+
+def test_without_a_key_the_run_is_recorded_offline_and_says_how_to_send_it(offline):
+    folder, told = offline
     assert told["id"] == state(folder)["wandb_id"]
     assert told["config"]["optim"]["lr"] == 0.003
-    steps = [row for row in told["rows"] if "loss" in row]
-    assert [(row["step"], row["loss"], row["lr"]) for row in steps] == [
+    steps = [row for row in told["rows"] if "train/loss" in row]
+    assert [(row["step"], row["train/loss"], row["train/lr"]) for row in steps] == [
         (row["step"], row["loss"], row["lr"]) for row in rows(folder, "step")
     ]
-    epochs = [row for row in told["rows"] if "val_accuracy" in row]
-    assert [row["val_accuracy"] for row in epochs] == [row["val_accuracy"] for row in rows(folder, "epoch")]
-    assert told["summary"]["test_accuracy"] == result(folder)["top1"]
+    epochs = [row for row in told["rows"] if "val/accuracy" in row]
+    columns = {"epoch": "epoch", "val/accuracy": "val_accuracy", "val/loss": "val_loss", "val/top5": "val_top5"}
+    columns |= {"train/epoch_loss": "train_loss", "train/accuracy": "train_accuracy"}
+    assert [{theirs: row[ours] for ours, theirs in columns.items()} for row in epochs] == [
+        {name: row[name] for name in columns.values()} for row in rows(folder, "epoch")
+    ]
+    for row in epochs:
+        assert min(row["time/epoch_seconds"], row["time/images_per_second"], row["system/peak_memory_gb"]) > 0
     assert told["stats"] > 0, "system metrics"
-    (table,) = folder.glob("wandb/offline-run-*/files/media/table/*.json")
-    assert {row[0]: row[1] for row in json.loads(table.read_text())["data"]} == result(folder)["class_accuracy"]
+
+
+def test_its_charts_are_grouped_and_its_summary_is_the_best(offline):
+    folder, told = offline
+    axes = {name: axis for name, (axis, _) in told["metrics"].items()}
+    assert axes["train/*"] == "step"
+    assert axes["time/*"] == axes["val/accuracy"] == axes["val/loss"] == axes["system/peak_memory_gb"] == "epoch"
+    epochs, summary = rows(folder, "epoch"), told["summary"]
+    assert summary["best/accuracy"] == max(row["val_accuracy"] for row in epochs)
+    assert summary["val/accuracy"] == {"max": max(row["val_accuracy"] for row in epochs)}
+    assert summary["val/loss"] == {"min": min(row["val_loss"] for row in epochs)}
+    expected = result(folder)
+    for name in ("top1", "top5", "loss", "calibration_error"):
+        assert summary[f"test/{name}"] == expected[name]
+
+
+def test_it_has_tables_of_classes_confusions_and_mistakes(offline):
+    folder, told = offline
+    expected, outcome = result(folder), read_outcome(folder / "evaluation.npz")
+    names = outcome.classes.tolist()
+
+    def table(name):
+        (path,) = folder.glob(f"wandb/offline-run-*/files/media/table/val/{name}_*.json")
+        return json.loads(path.read_text())["data"]
+
+    assert {row[0]: row[1] for row in table("classes")} == expected["class_accuracy"]
+    confusion = table("confusion_table")
+    assert [(row[0], row[1], row[2]) for row in confusion] == [
+        (label, taken, outcome.confusion[index, other])
+        for index, label in enumerate(names)
+        for other, taken in enumerate(names)
+    ]
+    panel = told["config"]["_wandb/visualize/val/confusion"]["panel_config"]
+    assert panel["panelDefId"] == "wandb/confusion_matrix/v1"
+    (mistakes,) = [artifact for artifact in told["artifacts"] if "mistakes" in artifact.name]
+    files = {content.path: Path(content.local_path) for content in mistakes.manifest.contents}
+    rows_of_mistakes = json.loads(files.pop("val/mistakes.table.json").read_text())["data"]
+    assert [(row[1], row[2]) for row in rows_of_mistakes] == [
+        (names[label], names[taken]) for label, taken in zip(outcome.labels, outcome.taken, strict=True)
+    ]
+    for row, image in zip(rows_of_mistakes, outcome.images, strict=True):
+        assert (np.asarray(Image.open(files[row[0]["path"]])) == image).all()
+        assert files[row[0]["path"]].is_relative_to(folder), "what is to be sent lies elsewhere"
+
+
+def test_the_best_checkpoint_is_an_artifact_if_asked_for(offline):
+    folder, told = offline
+    (artifact,) = [artifact for artifact in told["artifacts"] if artifact.type == "model"]
+    assert (artifact.name, list(artifact.aliases)) == ("tiny", ["latest", "best"])
+    (content,) = artifact.manifest.contents
+    best = folder / "checkpoints" / "best.pt"
+    assert (content.path, content.size) == ("best.pt", best.stat().st_size)
+    assert content.digest == base64.b64encode(hashlib.md5(best.read_bytes()).digest()).decode()
 
 
 def test_only_rank_zero_talks_to_wandb(shards, tmp_path):
@@ -63,7 +133,8 @@ def test_only_rank_zero_talks_to_wandb(shards, tmp_path):
 
 def test_online_the_server_gets_every_row(shards, tmp_path):
     with server("well") as (process, url):
-        done = run(trainer(tmp_path, shards, *QUICK, "--tracking.wandb", "auto"), WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
+        flags = (*QUICK, "--tracking.wandb", "auto", "--tracking.wandb_artifact", "true")
+        done = run(trainer(tmp_path, shards, *flags), WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
         assert done.returncode == 0, done.stderr
         assert "offline" not in done.stdout
         process.kill()
@@ -72,6 +143,9 @@ def test_online_the_server_gets_every_row(shards, tmp_path):
     for row in rows(tmp_path / "tiny", "step"):
         assert str(row["loss"]) in streamed
     assert any("UpsertBucket" in line.get("query", "") for line in sent)
+    artifacts = [line["variables"]["input"] for line in sent if "CreateArtifact (" in line.get("query", "")]
+    (best,) = [artifact for artifact in artifacts if artifact["artifactTypeName"] == "model"]
+    assert {alias["alias"] for alias in best["aliases"]} == {"best", "latest"}
 
 
 KILLED = {
@@ -133,7 +207,9 @@ def test_a_resumed_run_stays_the_same_run_and_the_key_is_written_nowhere(shards,
     assert done.returncode == 0, done.stderr
     files = list((tmp_path / "tiny").glob("wandb/offline-run-*/run-*.wandb"))
     assert len({path.name for path in files}) == 1
-    assert read_run(max(files, key=lambda path: path.stat().st_mtime))["id"] == state(tmp_path / "tiny")["wandb_id"]
+    told = read_run(max(files, key=lambda path: path.stat().st_mtime))
+    assert told["id"] == state(tmp_path / "tiny")["wandb_id"]
+    assert "model" not in {artifact.type for artifact in told["artifacts"]}, "nobody asked for one"
     for path in (tmp_path / "tiny").rglob("*"):
         if path.is_file():
             assert KEY.encode() not in path.read_bytes(), path

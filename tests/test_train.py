@@ -7,9 +7,7 @@ import pytest
 import yaml
 from programs import PYTHON, TINY, TORCHRUN, result, rows, run, state, trainer
 
-LINE = re.compile(
-    r"Epoch (\d+) lr = \d\.\d{6} avg_loss = \d\.\d{6} accuracy = \d+\.\d\d% time = \d+\.\d\ds  [\d,]+ images/s"
-)
+LINE = re.compile(r"Epoch (\d+) lr = \d\.\d{6} avg_loss = \d\.\d{6} accuracy = \d+\.\d\d% time = \d+\.\d\ds")
 
 
 def train(folder, shards, *flags, processes=0, launcher=(), timeout=120, **env):
@@ -34,6 +32,20 @@ def test_one_process_trains_and_leaves_its_results(single):
     assert (state(folder)["epoch"], state(folder)["step"], state(folder)["attempt"]) == (2, 22, 1)
     saved = {path.name for path in (folder / "checkpoints").iterdir()}
     assert saved == {"step-000000011.pt", "step-000000022.pt", "best.pt"}
+
+
+def test_a_log_of_80_columns_shows_every_line_whole(single, shards, tmp_path):
+    done, folder = single
+    slow = train(tmp_path, shards, "--tracking.progress_every", "0.000001", "--tracking.log_every", "2")
+    for line in (done.stdout + slow.stdout).splitlines():
+        if not line.endswith(str(folder)) and not line.endswith(str(tmp_path / "tiny")):
+            assert len(line) <= 80, line
+    under_way = re.findall(
+        r"  epoch 1, loss \d\.\d{3}, (\d+) of 11 steps(, [\d,]+ images/s, \d+ s to go)?\n", slow.stdout
+    )
+    assert [int(steps) for steps, *_ in under_way] == [2, 4, 6, 8, 10, 11]
+    assert all(under_way[-2])
+    assert "steps" not in done.stdout.replace("steps an epoch", ""), "a minute has not passed"
 
 
 def test_every_step_and_epoch_is_in_the_metrics(single):
@@ -95,9 +107,9 @@ def test_several_processes_train_as_one_does(shards, tmp_path):
         flags = ("--train.sync_batchnorm", "true", "--train.max_steps", "3", "--train.epochs", "1")
         train(folder, shards, *flags, *plain, "--schedule.warmup_epochs", "0", processes=processes)
         losses[processes] = [row["loss"] for row in rows(folder / "tiny", "step")]
-        counted = result(folder / "tiny")["result"]
+        counted = result(folder / "tiny")
         assert counted["samples"] == 200
-        assert set(counted["class_samples"]) == {2}
+        assert set(counted["class_samples"].values()) == {2}
     for processes in (2, 3):
         assert losses[processes] == pytest.approx(losses[0], rel=1e-4)
 

@@ -41,13 +41,24 @@ def _items(items) -> dict:
 
 
 def read_run(path: Path) -> dict:
-    """What a run recorded: id, config, rows (its history), summary, and how many records of system metrics."""
-    run: dict = {"rows": [], "summary": {}, "config": {}, "stats": 0}
+    """What a run recorded.
+
+    id, config, rows (its history), summary, metrics (their axes and what stands for the run), artifacts, and how many
+    records of system metrics.
+    """
+    run: dict = {"rows": [], "summary": {}, "config": {}, "metrics": {}, "artifacts": [], "stats": 0}
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run["id"] = record.run.run_id
             run["config"] |= _items(record.run.config.update)
+        elif kind == "config":
+            run["config"] |= _items(record.config.update)
+        elif kind == "metric":
+            metric = record.metric
+            run["metrics"][metric.name or metric.glob_name] = metric.step_metric, metric.summary
+        elif kind == "artifact":
+            run["artifacts"].append(record.artifact)
         elif kind == "history":
             run["rows"].append(_items(record.history.item))
         elif kind == "summary":

@@ -26,7 +26,7 @@ from regnet.optim import build_ema, build_optimizer
 from regnet.precision import Precision
 from regnet.run import check_config, place
 from regnet.state import Progress, TrainingState
-from regnet.tracking import has_wandb_key
+from regnet.wandb_tracker import has_wandb_key
 
 _SLOW_SYNC = 0.1  # seconds
 _GONE_AFTER = {

@@ -1,0 +1,42 @@
+"""evaluation.npz, what a finished run's last evaluation saw: the confusion matrix, and mistakes with their images."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of all test samples.
+
+    Attributes:
+        classes: str (classes,), their names by label.
+        confusion: int64 (classes, classes): how often label r was taken for c.
+        confidence: float32 (n,), of the most confident mistakes, falling, 0 to 1.
+        labels, taken: int64 (n,), of the same.
+        images: uint8 (n, H, W, 3), the same as the network saw them.
+    """
+
+    classes: np.ndarray
+    confusion: np.ndarray
+    confidence: np.ndarray
+    labels: np.ndarray
+    taken: np.ndarray
+    images: np.ndarray
+
+    def pack(self) -> bytes:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **vars(self))
+        return buffer.getvalue()
+
+
+def read_outcome(path: Path) -> Outcome:
+    """Raises OSError if it cannot be read, ValueError if it is something else."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Outcome(**arrays)
+    except (zipfile.BadZipFile, TypeError, EOFError) as error:
+        raise ValueError(f"{path}: not what a run leaves ({error})") from error

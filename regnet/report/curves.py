@@ -1,0 +1,55 @@
+"""The curves of a report: what metrics.jsonl holds, over epochs or steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from regnet.report.groups import Group, by_epoch, by_step
+from regnet.report.picture import Palette, Picture
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Columns of metrics.jsonl over epochs or steps; `columns` are names, line styles and factors."""
+
+    name: str
+    title: str
+    axis: Literal["epoch", "step"]
+    columns: tuple[tuple[str, str, float], ...]
+    from_zero: bool = False
+
+    def picture(self, groups: Sequence[Group]) -> Picture:
+        return Picture(self.name, self.title, 2.9, partial(self._draw, groups=groups))
+
+    def _draw(self, axes: Axes, palette: Palette, groups: Sequence[Group]) -> None:
+        for index, group in enumerate(groups):
+            colour = palette.groups[index % len(palette.groups)]
+            for key, style, scale in self.columns:
+                series = by_epoch(group.runs, key) if self.axis == "epoch" else by_step(group.runs, key)
+                x, mean, deviation = series.x, scale * series.mean, scale * series.deviation
+                label = group.label if style == "-" else None
+                marker = "o" if len(x) == 1 else None
+                axes.plot(x, mean, style, color=colour, linewidth=1.4, marker=marker, markersize=3, label=label)
+                if deviation.any():
+                    axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+        axes.set_xlabel(self.axis)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if self.from_zero:
+            axes.set_ylim(bottom=0)
+        if len(groups) > 1:
+            axes.legend()
+
+
+CURVES = (
+    Curve("loss", "Loss; dashed: of training", "epoch", (("val_loss", "-", 1), ("train_loss", "--", 1))),
+    Curve("accuracy", "Accuracy, %; dashed: of training", "epoch",
+          (("val_accuracy", "-", 100), ("train_accuracy", "--", 100)), from_zero=True),
+    Curve("steps", "Training loss of a step", "step", (("loss", "-", 1),)),
+    Curve("learning_rate", "Learning rate", "step", (("lr", "-", 1),), from_zero=True),
+    Curve("speed", "Training images a second", "epoch", (("images_per_second", "-", 1),), from_zero=True),
+    Curve("time", "Seconds an epoch, with its evaluation", "epoch", (("seconds", "-", 1),), from_zero=True),
+)  # fmt: skip

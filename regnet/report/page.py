@@ -1,0 +1,137 @@
+"""The page of a report: one HTML file that needs nothing else, and the same pictures as PNG files."""
+
+import base64
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+from PIL import Image
+
+from regnet.outcome import Outcome
+from regnet.report.classes import class_bars, confusion, contact_sheet
+from regnet.report.curves import CURVES
+from regnet.report.groups import Group, differences, group
+from regnet.report.history import History, read_history
+from regnet.run import Status
+
+PAGE = "index.html"
+CONFUSED = 12  # pairs that are told
+HEADINGS = ("epochs", "best test", "last test", "top-5", "calibration error", "images/s", "parameters", "time")
+
+
+def write(runs: Sequence[Path], out: Path) -> Path:
+    """The page, in `out` with its pictures.
+
+    Raises:
+        UsageError: a directory that holds no run.
+        OSError: the disk.
+    """
+    files = make([read_history(run) for run in runs])
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    return out / PAGE
+
+
+def make(runs: Sequence[History]) -> dict[str, bytes]:
+    """The files of a report, by name."""
+    groups = group(runs)
+    done = [run for run in runs if run.outcome is not None]
+    shown = max(done, key=lambda run: run.result["top1"], default=None)
+    outcome = None if shown is None else shown.outcome
+    curves, bars = [curve.picture(groups) for curve in CURVES], class_bars(groups)
+    matrix = None if outcome is None else confusion(outcome)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    page = template.render(
+        title=", ".join(of_one.label for of_one in groups),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        training=any(run.state.state is Status.running for run in runs),
+        several=len(runs) > 1,
+        seeds=any(len(of_one.runs) > 1 for of_one in groups),
+        first=groups[0].label,
+        shown="" if shown is None else shown.name,
+        headings=HEADINGS,
+        rows=[_row(run) for run in runs] + [_mean_row(of_one) for of_one in groups if len(of_one.runs) > 1],
+        curves=curves,
+        bars=bars,
+        confusion=matrix,
+        confused=[] if outcome is None else most_confused(outcome),
+        mistakes=[] if outcome is None else _mistakes(outcome),
+        events=sorted((_event(run, event) for run in runs for event in run.events), key=lambda event: event["at"]),
+        names=[run.name for run in runs],
+        differences=differences(runs),
+        configurations=[(run.name, yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)) for run in runs],
+    )
+    pictures = [*curves, *bars, *([] if matrix is None else [matrix])]
+    files = {PAGE: page.encode(), **{f"{picture.name}.png": picture.png() for picture in pictures}}
+    return files if outcome is None else {**files, "mistakes.png": contact_sheet(outcome)}
+
+
+def _row(run: History) -> dict[str, Any]:
+    best, last, result = run.best, run.epochs[-1] if run.epochs else None, run.result
+    speeds = [row["images_per_second"] for row in run.epochs]
+    cells = (
+        f"{run.state.epoch}/{run.state.epochs}",
+        f"{best['val_accuracy']:.2%} ({best['epoch']})" if best else "",
+        f"{result['top1']:.2%}" if result else f"{last['val_accuracy']:.2%}" if last else "",
+        f"{result['top5']:.2%}" if result else f"{last['val_top5']:.2%}" if last else "",
+        f"{result['calibration_error']:.2%}" if result else "",
+        f"{float(np.median(speeds)):,.0f}" if speeds else "",
+        f"{result['parameters']:,}" if result else "",
+        _duration(sum(row["seconds"] for row in run.epochs)),
+    )
+    return {"name": run.name, "state": str(run.state.state), "cells": cells}
+
+
+def _mean_row(of_one: Group) -> dict[str, Any]:
+    bests = [100 * run.best["val_accuracy"] for run in of_one.runs if run.best]
+    lasts = [100 * run.epochs[-1]["val_accuracy"] for run in of_one.runs if run.epochs]
+    told = [f"{mean(values):.2f} ± {stdev(values):.2f} %" if len(values) > 1 else "" for values in (bests, lasts)]
+    return {"name": of_one.label, "state": "mean", "cells": ("", *told, *[""] * (len(HEADINGS) - 3))}
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def most_confused(outcome: Outcome) -> list[dict[str, Any]]:
+    """The pairs of different classes of which the first was taken for the second most often."""
+    wrong = outcome.confusion - np.diag(outcome.confusion.diagonal())
+    names = outcome.classes.tolist()
+    places = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]]
+    return [
+        {"times": int(wrong[label, taken]), "label": names[label], "taken": names[taken]}
+        for label, taken in places
+        if wrong[label, taken]
+    ]
+
+
+def _mistakes(outcome: Outcome) -> list[dict[str, str]]:
+    names = outcome.classes.tolist()
+    return [
+        {"png": _as_png(image), "label": names[label], "taken": names[taken], "confidence": f"{confidence:.1%}"}
+        for image, label, taken, confidence in zip(
+            outcome.images, outcome.labels, outcome.taken, outcome.confidence, strict=True
+        )
+    ]
+
+
+def _as_png(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _event(run: History, event: dict[str, Any]) -> dict[str, Any]:
+    began = f"on {event['detail']}" + (f", from step {event['step']}" if event["step"] else "")
+    at = datetime.fromisoformat(event["at"]).strftime("%Y-%m-%d %H:%M:%S")
+    return {**event, "run": run.name, "at": at, "detail": began if event["what"] == "began" else event["detail"]}

@@ -1,0 +1,283 @@
+"""python -m regnet.report: looked at in a real browser, and by its words."""
+
+import html
+import json
+import re
+import shutil
+import statistics
+
+import numpy as np
+import pytest
+from browser import chromium, look
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from images import tree
+from nursery import Forked
+from PIL import Image
+from programs import kill_group, result, rows, run, start, trainer, wait_until
+from test_convert import convert
+
+from data.superclasses import SUPERCLASSES
+from regnet.outcome import read_outcome
+from regnet.report.groups import over_runs
+
+CURVES = {"loss.png", "accuracy.png", "steps.png", "learning_rate.png", "speed.png", "time.png"}
+
+
+@pytest.fixture(scope="module")
+def runs(shards, tmp_path_factory):
+    """Two seeds of one configuration, a third run with another learning rate, which was preempted and went on."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, *flags in (("even-0", "--seed", "0"), ("even-1", "--seed", "1"), ("steep", "--optim.lr", "0.02")):
+        command = trainer(folder, shards, "--name", name, "--optim.lr", "0.01", *flags)
+        if name == "steep":
+            left = run(trainer(folder, shards, "--name", name, *flags, "--train.max_minutes", "0.0001"))
+            assert left.returncode == 75, left.stderr
+        assert run(command).returncode == 0
+    return folder
+
+
+def report(*arguments):
+    return run(Forked(["-m", "regnet.report", *map(str, arguments)]))
+
+
+@pytest.fixture(scope="module")
+def alone(runs):
+    done = report(runs / "steep")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(runs / "steep" / "report" / "index.html")
+    return runs / "steep" / "report"
+
+
+@pytest.fixture(scope="module")
+def together(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("together")
+    done = report(runs / "even-0", runs / "even-1", runs / "steep", "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+def table(page, name):
+    """The cells of a table of the page, without its heading."""
+    text = page.read_text() if hasattr(page, "read_text") else page
+    (found,) = re.findall(rf'<table id="{name}">(.*?)</table>', text, re.DOTALL)
+    lines = re.findall(r"<tr>(.*?)</tr>", found, re.DOTALL)[1:]
+    return [[html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", line, re.DOTALL)] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("which", "width", "scheme"), [("alone", 1280, "light"), ("together", 1280, "dark"), ("together", 360, "light")]
+)
+def test_a_browser_shows_it_without_errors_requests_or_empty_pictures(browser, request, which, width, scheme):
+    page = request.getfixturevalue(which) / "index.html"
+    seen = look(browser, page, width, scheme)
+    try:
+        assert seen.console == []
+        assert [url for url in seen.requests if not url.startswith("data:")] == [page.as_uri()]
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+        pictures, mistakes, (heading,), words = seen.pixels("figure > svg", ".mistakes img", "h1", "figure > svg text")
+        assert (len(pictures), len(mistakes)) == (6 + 2 + 1, 24)
+        for picture in (*pictures, *mistakes):
+            assert min(picture.shape[:2]) >= 60
+            assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20, "an empty picture"
+        assert min(len(word) for word in words) >= 7, "words too small to be read"
+        assert heading[:2, -2:].mean() > 200 if scheme == "light" else heading[:2, -2:].mean() < 50
+    finally:
+        seen.page.close()
+
+
+def test_curves_change_their_colours_with_the_page(browser, alone):
+    shades = []
+    for scheme in ("light", "dark"):
+        seen = look(browser, alone / "index.html", scheme=scheme)
+        paths = "[...document.querySelectorAll('figure > svg path')].map(path => getComputedStyle(path).stroke)"
+        shades.append({stroke for stroke in seen.page.evaluate(paths) if stroke != "none"})
+        seen.page.close()
+    assert "rgb(0, 103, 168)" in shades[0] - shades[1]
+    assert "rgb(88, 180, 240)" in shades[1] - shades[0]
+    assert not any(re.fullmatch(r"rgb\(1, 1, \d\)", stroke) for stroke in shades[0] | shades[1])
+
+
+def test_it_tells_what_the_runs_files_tell(runs, alone):
+    (row,) = table(alone / "index.html", "runs")
+    told, epochs = result(runs / "steep"), rows(runs / "steep", "epoch")
+    best = max(epochs, key=lambda epoch: epoch["val_accuracy"])
+    assert row[:5] == [
+        "steep",
+        "finished",
+        "2/2",
+        f"{best['val_accuracy']:.2%} ({best['epoch']})",
+        f"{told['top1']:.2%}",
+    ]
+    assert row[5:7] == [f"{told['top5']:.2%}", f"{told['calibration_error']:.2%}"]
+    text = html.unescape((alone / "index.html").read_text())
+    names = [name for name in re.findall(r">([a-z]+_[a-z]+)</text>", text) if name in told["class_accuracy"]]
+    assert len(set(names)) == len(told["class_accuracy"])
+    accuracies = [told["class_accuracy"][name] for name in names[:100]]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_confusions_and_mistakes_are_those_of_the_last_evaluation(runs, alone):
+    outcome, told = read_outcome(runs / "steep" / "evaluation.npz"), result(runs / "steep")
+    assert outcome.confusion.sum() == told["samples"]
+    assert outcome.confusion.diagonal().sum() == round(told["top1"] * told["samples"])
+    names = outcome.classes.tolist()
+    for times, label, taken in table(alone / "index.html", "confused"):
+        assert outcome.confusion[names.index(label), names.index(taken)] == int(times)
+    assert len(outcome.images) == 24
+    assert (outcome.labels != outcome.taken).all()
+    assert (np.diff(outcome.confidence) <= 0).all()
+    text = (alone / "index.html").read_text()
+    assert text.count("<img ") == 24
+    assert f"<b>{names[outcome.labels[0]]}</b> taken for <b>{names[outcome.taken[0]]}</b>" in text
+
+
+def test_mistakes_keep_their_images(tmp_path):
+    """Each class is of one colour, and so must be the image that a mistake is shown with."""
+    source = tree(tmp_path / "images", classes=("red", "green", "blue"), train=10, val=9)
+    for channel, name in enumerate(("red", "green", "blue")):
+        for path in source.rglob(f"{name}/*.png"):
+            Image.fromarray(np.eye(3, dtype=np.uint8)[None, None, channel].repeat(32, 0).repeat(32, 1) * 200).save(path)
+    assert convert("--source", "folder", "--root", source, "--out", tmp_path / "shards").returncode == 0
+    still = ("--optim.lr", "1e-6", "--schedule.start_lr", "1e-6", "--schedule.min_lr", "0", "--train.batch_size", "10")
+    done = run(trainer(tmp_path, tmp_path / "shards", *still, processes=2))
+    assert done.returncode == 0, done.stderr
+    outcome = read_outcome(tmp_path / "tiny" / "evaluation.npz")
+    assert len(outcome.images) > 0
+    for image, label in zip(outcome.images, outcome.labels, strict=True):
+        name = outcome.classes[label]
+        expected = 200 * np.eye(3)[("red", "green", "blue").index(name)]
+        assert np.abs(image - expected).max() <= 1, name
+
+
+def test_seeds_are_one_curve_and_only_what_differs_is_listed(runs, together):
+    page = together / "index.html"
+    found = {row[0]: row for row in table(page, "runs")}
+    assert list(found) == ["even-0", "even-1", "steep", "even (2 seeds)"]
+    bests = [100 * max(epoch["val_accuracy"] for epoch in rows(runs / name, "epoch")) for name in ("even-0", "even-1")]
+    assert found["even (2 seeds)"][3] == f"{statistics.mean(bests):.2f} ± {statistics.stdev(bests):.2f} %"
+    options = {row[0]: row[1:] for row in table(page, "differences")}
+    assert options == {
+        "name": ["even-0", "even-1", "steep"],
+        "seed": ["0", "1", "3"],
+        "optim.lr": ["0.01", "0.01", "0.02"],
+    }
+
+
+def test_what_happened_is_told_in_order(runs, alone):
+    events = [row[1:] for row in table(alone / "index.html", "events")]
+    assert [row[:2] for row in events] == [["1", "began"], ["1", "preempted"], ["2", "began"], ["2", "finished"]]
+    steps = [int(row[3]) for row in events]
+    assert steps[0] == 0 < steps[1] == steps[2] < steps[3] == 22
+    assert "from step" in events[2][4]
+    assert events[3][4] == "2 epochs done"
+
+
+def test_the_pictures_are_files_as_well(alone):
+    names = {path.name for path in alone.glob("*.png")}
+    assert names == CURVES | {"classes-1.png", "classes-2.png", "confusion.png", "mistakes.png"}
+    for name in names:
+        assert np.asarray(Image.open(alone / name).convert("L")).std() > 5, name
+
+
+def test_superclasses_of_cifar100_are_what_is_confused(runs, tmp_path):
+    shutil.copytree(runs / "even-0", tmp_path / "run")
+    path = tmp_path / "run" / "evaluation.npz"
+    arrays = dict(vars(read_outcome(path)))
+    arrays["classes"] = np.array(sorted(name for names in SUPERCLASSES.values() for name in names))
+    np.savez(path, **arrays)
+    assert report(tmp_path / "run").returncode == 0
+    text = html.unescape((tmp_path / "run" / "report" / "index.html").read_text())
+    assert "What each superclass was taken for" in text
+    for number, name in enumerate(SUPERCLASSES, 1):
+        assert f">{name}  {number}</text>" in text
+
+
+def test_it_can_be_read_while_the_run_trains(shards, tmp_path):
+    process = start(trainer(tmp_path, shards, "--train.epochs", "30", "--tracking.log_every", "1"))
+    try:
+        wait_until(lambda: rows(tmp_path / "tiny", "step"))
+        early = report(tmp_path / "tiny", "--out", tmp_path / "early")
+        wait_until(lambda: rows(tmp_path / "tiny", "epoch"))
+        late = report(tmp_path / "tiny", "--out", tmp_path / "late")
+        assert process.poll() is None, "over too early"
+    finally:
+        kill_group(process)
+    with open(tmp_path / "tiny" / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "step", "epo')
+    torn = report(tmp_path / "tiny", "--out", tmp_path / "torn")
+    for made, place in ((early, "early"), (late, "late"), (torn, "torn")):
+        assert made.returncode == 0, made.stderr
+        text = (tmp_path / place / "index.html").read_text()
+        assert "Still training" in text
+        assert "Are counted when a run is done" in text
+        assert {path.name for path in (tmp_path / place).glob("*.png")} == CURVES
+        assert table(text, "runs")[0][1] == "running"
+
+
+def test_classes_may_be_called_anything(tmp_path):
+    names = ("<script>alert(1)</script>", "a & b", "$x_1$", "50% \\frac")
+    source = tree(tmp_path / "images", classes=("one", "three", "two", "zero"), train=6, val=3)
+    assert convert("--source", "folder", "--root", source, "--out", tmp_path / "shards").returncode == 0
+    assert run(trainer(tmp_path, tmp_path / "shards", "--train.batch_size", "8")).returncode == 0
+    path = tmp_path / "tiny" / "evaluation.npz"
+    np.savez(path, **{**vars(read_outcome(path)), "classes": np.array(names)})
+    told = result(tmp_path / "tiny")
+    told["class_accuracy"] = dict(zip(names, told["class_accuracy"].values(), strict=True))
+    (tmp_path / "tiny" / "result.json").write_text(json.dumps(told))
+    done = report(tmp_path / "tiny")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "tiny" / "report" / "index.html").read_text()
+    assert "<script>" not in text
+    assert all(f">{name}</text>" in html.unescape(text) for name in names)
+
+
+def test_the_run_makes_it_when_it_is_done(shards, tmp_path):
+    done = run(trainer(tmp_path, shards, "--tracking.report", "true", processes=2))
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / "tiny" / "report" / "index.html"
+    assert done.stdout.count(f"the run as a page: {page}") == 1
+    assert table(page, "runs")[0][:3] == ["tiny", "finished", "2/2"]
+
+
+def test_a_report_that_cannot_be_made_does_not_fail_the_run(shards, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "report").write_text("in the way")
+    done = run(trainer(tmp_path, shards, "--tracking.report", "true"))
+    assert done.returncode == 0, done.stderr
+    assert "no page was made (FileExistsError" in done.stdout
+
+
+def test_what_is_no_run_is_told_in_one_line(runs, tmp_path):
+    broken = {
+        "evaluation.npz": b"PK\x03\x04 cut",
+        "config.yaml": b"a: [",
+        "result.json": b"{",
+        "events.jsonl": b"{",
+        "metrics.jsonl": b'{"kind": "epoch", "epoch": 1}\n',
+    }
+    for name, content in broken.items():
+        shutil.copytree(runs / "even-0", tmp_path / name)
+        (tmp_path / name / name).write_bytes(content)
+    for directory in (tmp_path / "nowhere", tmp_path, *(tmp_path / name for name in broken)):
+        done = report(runs / "even-1", directory, "--out", tmp_path / "out")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), (directory, done.stderr)
+        assert str(directory) in done.stderr
+        assert not (tmp_path / "out").exists()
+
+
+@settings(deadline=None)
+@given(st.lists(st.dictionaries(st.integers(0, 9), st.floats(-1e3, 1e3)), min_size=1, max_size=4))
+def test_a_mean_is_over_the_runs_that_got_so_far(columns):
+    series = over_runs(columns)
+    assert series.x.tolist() == sorted({x for column in columns for x in column})
+    for x, mean, deviation in zip(series.x, series.mean, series.deviation, strict=True):
+        values = [column[x] for column in columns if x in column]
+        assert mean == pytest.approx(statistics.fmean(values), abs=1e-9)
+        assert deviation == pytest.approx(statistics.stdev(values) if len(values) > 1 else 0, abs=1e-6)
