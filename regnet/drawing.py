@@ -162,7 +162,7 @@ def draw_graph(trained: Trained, path: Path) -> None:
     logits = trained.model(torch.zeros(1, 3, side, side))
     drawn = torchviz.make_dot(logits, params=dict(trained.model.named_parameters()))
     try:
-        drawn.render(outfile=path, cleanup=True)
+        path.write_bytes(drawn.pipe(format=path.suffix.lstrip(".").lower()))
     except graphviz.ExecutableNotFound as error:
         raise UsageError("graphviz's program dot is needed for --graph: apt-get install graphviz") from error
 

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from nursery import Forked
-from programs import PYTHON, run, trainer
+from programs import PYTHON, ROOT, run, trainer
 
 from data.shards import read_manifest
 from regnet.model import count_parameters
@@ -121,3 +121,4 @@ def test_pictures_that_cannot_be_drawn_are_told_in_one_line(checkpoint, tmp_path
     done = run([*PYTHON, "-m", "regnet.export", "--checkpoint", str(checkpoint), "--graph", "a.svg"], PATH="/nowhere")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "graphviz's program dot is needed" in done.stderr
+    assert not list(ROOT.glob("a.*")), "nothing is left behind"
