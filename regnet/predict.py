@@ -16,6 +16,8 @@ import onnxruntime
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 from torch import Tensor
 
 from data.augment import Augment
@@ -138,7 +140,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("images", type=Path, nargs="+", help="PNG and JPEG files, and folders of them")
     args = parser.parse_args(argv)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
     try:
         paths = find_images(args.images)
         opened = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
@@ -152,7 +154,8 @@ def main(argv: list[str]) -> int:
     for prediction in predictions:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         told = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
-        console.print(f"{prediction.image}\n    {told}", markup=False)
+        console.print(prediction.image, markup=False, soft_wrap=True)
+        console.print(Padding(Text(told), (0, 0, 0, 4)))
     return DONE
 
 
