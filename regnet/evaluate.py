@@ -23,6 +23,7 @@ from regnet.console import in_columns
 from regnet.distributed import World, join
 from regnet.errors import UsageError
 from regnet.leaving import DONE, leave
+from regnet.outcome import most_confused
 from regnet.precision import Precision
 from regnet.preemption import Notice
 from regnet.tally import Evaluation, Tally
@@ -70,7 +71,7 @@ def as_told(trained: Trained, plain: Evaluation, mirrored: Evaluation) -> dict[s
         "superclass_accuracy": of_groups,
         "most_confused": [
             {"label": trained.classes[label], "taken_for": trained.classes[taken], "times": times}
-            for label, taken, times in plain.most_confused(CONFUSED)
+            for label, taken, times in most_confused(plain.confusion.numpy(), CONFUSED)
         ],
         "confusion": plain.confusion.tolist(),
     }

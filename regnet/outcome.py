@@ -33,6 +33,13 @@ class Outcome:
         return buffer.getvalue()
 
 
+def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int]]:
+    """Pairs of different labels and how often the first was taken for the second, most often first."""
+    wrong = confusion - np.diag(confusion.diagonal())
+    places = [divmod(int(place), len(wrong)) for place in np.argsort(-wrong, axis=None, kind="stable")[:count]]
+    return [(label, taken, int(wrong[label, taken])) for label, taken in places if wrong[label, taken]]
+
+
 def read_outcome(path: Path) -> Outcome:
     """Raises OSError if it cannot be read, ValueError if it is something else."""
     try:

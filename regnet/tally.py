@@ -49,14 +49,6 @@ class Evaluation:
         zeros = torch.zeros(count, dtype=torch.int64)
         return (zeros.index_add(0, groups, right) / zeros.index_add(0, groups, all_of_them)).tolist()
 
-    def most_confused(self, count: int) -> list[tuple[int, int, int]]:
-        """Pairs of different labels and how often the first was taken for the second, most often first."""
-        wrong = self.confusion - self.confusion.diagonal().diag()
-        most = wrong.flatten().sort(descending=True, stable=True)
-        classes = len(wrong)
-        pairs = zip(most.indices[:count].tolist(), most.values[:count].tolist(), strict=True)
-        return [(place // classes, place % classes, times) for place, times in pairs if times]
-
 
 class Tally:
     """Sums over samples, on the device: counts in int64, all else in float64."""

@@ -149,7 +149,7 @@ def test_mistakes_keep_their_images(tmp_path):
     done = run(trainer(tmp_path, tmp_path / "shards", *still, processes=2))
     assert done.returncode == 0, done.stderr
     outcome = read_outcome(tmp_path / "tiny" / "evaluation.npz")
-    assert len(outcome.images) > 0
+    assert 0 < len(outcome.images) == outcome.confusion.sum() - outcome.confusion.trace() < 24, "of both ranks"
     for image, label in zip(outcome.images, outcome.labels, strict=True):
         name = outcome.classes[label]
         expected = 200 * np.eye(3)[("red", "green", "blue").index(name)]
@@ -222,7 +222,7 @@ def test_it_can_be_read_while_the_run_trains(shards, tmp_path):
 
 
 def test_classes_may_be_called_anything(tmp_path):
-    names = ("<script>alert(1)</script>", "a & b", "$x_1$", "50% \\frac")
+    names = ("<script>alert(1)</script>", "a & b", "$x_1$", "$\\frac$")
     source = tree(tmp_path / "images", classes=("one", "three", "two", "zero"), train=6, val=3)
     assert convert("--source", "folder", "--root", source, "--out", tmp_path / "shards").returncode == 0
     assert run(trainer(tmp_path, tmp_path / "shards", "--train.batch_size", "8")).returncode == 0

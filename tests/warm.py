@@ -6,6 +6,7 @@ import torch.distributed.fsdp
 import data.encode
 import data.sources
 import regnet.doctor.command
+import regnet.report.page
 import train_ddp
 from data.reader import _MappedShards
 

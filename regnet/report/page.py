@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from regnet.outcome import Outcome
+from regnet.outcome import Outcome, most_confused
 from regnet.report.classes import class_bars, confusion, contact_sheet
 from regnet.report.curves import CURVES
 from regnet.report.groups import Group, differences, group
@@ -63,7 +63,7 @@ def make(runs: Sequence[History]) -> dict[str, bytes]:
         curves=curves,
         bars=bars,
         confusion=matrix,
-        confused=[] if outcome is None else most_confused(outcome),
+        confused=[] if outcome is None else _confused(outcome),
         mistakes=[] if outcome is None else _mistakes(outcome),
         events=sorted((_event(run, event) for run in runs for event in run.events), key=lambda event: event["at"]),
         names=[run.name for run in runs],
@@ -103,15 +103,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def most_confused(outcome: Outcome) -> list[dict[str, Any]]:
-    """The pairs of different classes of which the first was taken for the second most often."""
-    wrong = outcome.confusion - np.diag(outcome.confusion.diagonal())
+def _confused(outcome: Outcome) -> list[dict[str, Any]]:
     names = outcome.classes.tolist()
-    places = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]]
     return [
-        {"times": int(wrong[label, taken]), "label": names[label], "taken": names[taken]}
-        for label, taken in places
-        if wrong[label, taken]
+        {"times": times, "label": names[label], "taken": names[taken]}
+        for label, taken, times in most_confused(outcome.confusion, CONFUSED)
     ]
 
 
