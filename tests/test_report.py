@@ -86,6 +86,8 @@ def test_a_browser_shows_it_without_errors_requests_or_empty_pictures(browser, r
         for picture in (*pictures, *mistakes):
             assert min(picture.shape[:2]) >= 60
             assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20, "an empty picture"
+        for picture in (*pictures[:7], pictures[8]):  # the second half of the classes may be at nought
+            assert (np.ptp(picture.astype(int), axis=2) > 60).sum() > 100, "words alone, and nothing drawn"
         assert min(len(word) for word in words) >= 7, "words too small to be read"
         assert heading[:2, -2:].mean() > 200 if scheme == "light" else heading[:2, -2:].mean() < 50
     finally:
