@@ -16,6 +16,9 @@ from regnet.operators import operators
 from regnet.trained import open_checkpoint
 
 
+pytestmark = pytest.mark.xdist_group("export")
+
+
 @pytest.fixture(scope="module")
 def checkpoint(shards, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")

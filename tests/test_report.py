@@ -21,6 +21,8 @@ from data.superclasses import SUPERCLASSES
 from regnet.outcome import read_outcome
 from regnet.report.groups import over_runs
 
+pytestmark = pytest.mark.xdist_group("report")  # which trains its runs once
+
 CURVES = {"loss.png", "accuracy.png", "steps.png", "learning_rate.png", "speed.png", "time.png"}
 
 

@@ -18,6 +18,7 @@ from wandb_file import read_run
 from regnet.outcome import read_outcome
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+OFFLINE = pytest.mark.xdist_group("offline")  # one run for all of these
 QUICK = ("--train.max_steps", "4", "--tracking.log_every", "2")
 
 
@@ -53,6 +54,7 @@ def offline(shards, tmp_path_factory):
     return home / "tiny", read_run(offline_file(home / "tiny"))
 
 
+@OFFLINE
 def test_without_a_key_the_run_is_recorded_offline_and_says_how_to_send_it(offline):
     folder, told = offline
     assert told["id"] == state(folder)["wandb_id"]
@@ -72,6 +74,7 @@ def test_without_a_key_the_run_is_recorded_offline_and_says_how_to_send_it(offli
     assert told["stats"] > 0, "system metrics"
 
 
+@OFFLINE
 def test_its_charts_are_grouped_and_its_summary_is_the_best(offline):
     folder, told = offline
     axes = {name: axis for name, (axis, _) in told["metrics"].items()}
@@ -86,6 +89,7 @@ def test_its_charts_are_grouped_and_its_summary_is_the_best(offline):
         assert summary[f"test/{name}"] == expected[name]
 
 
+@OFFLINE
 def test_it_has_tables_of_classes_confusions_and_mistakes(offline):
     folder, told = offline
     expected, outcome = result(folder), read_outcome(folder / "evaluation.npz")
@@ -115,6 +119,7 @@ def test_it_has_tables_of_classes_confusions_and_mistakes(offline):
         assert files[row[0]["path"]].is_relative_to(folder), "what is to be sent lies elsewhere"
 
 
+@OFFLINE
 def test_the_best_checkpoint_is_an_artifact_if_asked_for(offline):
     folder, told = offline
     (artifact,) = [artifact for artifact in told["artifacts"] if artifact.type == "model"]
