@@ -44,6 +44,11 @@ def read_outcome(path: Path) -> Outcome:
     """Raises OSError if it cannot be read, ValueError if it is something else."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Outcome(**arrays)
+            found = Outcome(**arrays)
     except (zipfile.BadZipFile, TypeError, EOFError) as error:
         raise ValueError(f"{path}: not what a run leaves ({error})") from error
+    classes, mistakes = len(found.classes) if found.classes.ndim else 0, found.confidence.size
+    shapes = (found.confusion.shape, found.images.shape[:1], found.labels.shape, found.taken.shape)
+    if shapes != ((classes, classes), (mistakes,), (mistakes,), (mistakes,)):
+        raise ValueError(f"{path}: not what a run leaves (shapes {shapes})")
+    return found

@@ -238,13 +238,21 @@ def read_state(directory: Path) -> RunState | None:
     """What state.json says; None if it is not there, or damaged, which is told."""
     path = directory / STATE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return RunState(**{**record, "state": Status(record["state"])})
+        return parse_state(path)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
-        print(f"{path}: damaged ({error}): attempts are counted anew", flush=True)
+    except ValueError as error:
+        print(f"{error}: attempts are counted anew", flush=True)
         return None
+
+
+def parse_state(path: Path) -> RunState:
+    """Raises OSError if the file cannot be read, ValueError if it is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return RunState(**{**record, "state": Status(record["state"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from error
 
 
 def write_down_death(directory: Path, why: str) -> None:

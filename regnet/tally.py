@@ -39,7 +39,7 @@ class Evaluation:
 
     def class_accuracy(self) -> list[float]:
         """Of each class, by label, 0 to 1; not a number where there are no samples."""
-        return (self.confusion.diagonal() / self.confusion.sum(1)).tolist()
+        return (self.confusion.diagonal().double() / self.confusion.sum(1)).tolist()
 
     def group_accuracy(self, groups: Tensor) -> list[float]:
         """Share of samples taken for a class of their own group; `groups` is int64 (classes,), the group of each."""

@@ -92,6 +92,7 @@ def test_other_classes_and_other_files_are_refused_in_one_line(trained, tmp_path
     for file, flags, words in (
         (path, ("--shards", out), "trained on other classes"),
         (path, ("--shards", tmp_path / "none"), "no manifest.json"),
+        (path, ("--json", tmp_path / "none" / "told.json"), "no such directory"),
         (tmp_path / "none.pt", (), "none.pt"),
         (trained / "config.yaml", (), "not a checkpoint"),
     ):
