@@ -14,7 +14,8 @@ import yaml
 from regnet.errors import UsageError
 from regnet.events import EVENTS, read_events
 from regnet.outcome import Outcome, read_outcome
-from regnet.run import EVALUATION, RESULT, STATE, RunState, parse_state
+from regnet.run import EVALUATION, RESULT
+from regnet.run_state import STATE, RunState, parse_state
 from regnet.runs import look
 
 Row = dict[str, Any]

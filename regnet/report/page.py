@@ -24,7 +24,7 @@ from regnet.report.curves import CURVES
 from regnet.report.groups import Group, class_accuracy, differences, group
 from regnet.report.history import History, read_history
 from regnet.report.picture import PRINT
-from regnet.run import STATE, Status
+from regnet.run_state import STATE, Status
 
 PAGE = "index.html"
 CONFUSED = 12  # pairs that are told
