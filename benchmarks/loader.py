@@ -81,7 +81,7 @@ def endless(loader: TrainingLoader) -> Generator[Batch]:
 
 def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
     """The same loader over the first samples alone, in whole batches."""
-    return TrainingLoader(loader.reader, loader.augment, samples, batch_size, True, loader.place)
+    return TrainingLoader(loader.source, loader.augment, samples, batch_size, True, loader.place)
 
 
 def compare_loaders(

@@ -20,7 +20,7 @@ class StoredImages:
 
     def __init__(self, loader: TrainingLoader) -> None:
         ids = list(torch.arange(loader.samples).split(loader.batch_size))
-        with closing(loader.reader.read("train", ids)) as batches:
+        with closing(loader.source.read("train", ids)) as batches:
             parts = [(images.clone(), labels.clone()) for images, labels, _ in batches]
         self.pixels = torch.cat([images for images, _ in parts]).numpy()
         self.labels = torch.cat([labels for _, labels in parts]).tolist()
