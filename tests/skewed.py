@@ -92,15 +92,15 @@ class Skew:
         self.at_step(lambda now, step: (step(), time.sleep(60 if now else 0))[0])
 
     def slow_evaluation(self) -> None:
-        from regnet.trainer import Trainer
+        from regnet.tally import Tally
 
-        original = Trainer.count
+        original = Tally.update
 
-        def count(*args):
+        def update(*args):
             time.sleep(1)
             original(*args)
 
-        Trainer.count = count
+        Tally.update = update
 
     def slow_to_leave(self) -> None:
         """This rank parts from the others long after they would."""
@@ -158,15 +158,18 @@ class Skew:
         from dataclasses import replace
 
         from regnet.metrics import Counters
+        from regnet.tally import Tally
 
-        original = Counters.result
         seen = []
 
-        def result(counters):
-            seen.append(1)
-            return replace(original(counters), top1=len(seen) / 1000, loss=1 / len(seen))
+        def flattered(original):
+            def result(*args):
+                seen.append(1)
+                return replace(original(*args), top1=len(seen) / 1000, loss=1 / len(seen))
 
-        Counters.result = result
+            return result
+
+        Counters.result, Tally.result = flattered(Counters.result), flattered(Tally.result)
 
     def worse(self) -> None:
         """Each evaluation of the run is worse than the one before, whichever attempt makes it."""
