@@ -25,6 +25,7 @@ Needs pip install -r requirements-peers.txt. On a CPU the machine must be idle.
 """
 
 import json
+import signal
 import sys
 
 from benchmarks.peers.compare import measure
@@ -55,4 +56,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # As an exception, after which no peer is left behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

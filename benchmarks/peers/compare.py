@@ -36,21 +36,12 @@ def measure(args: argparse.Namespace) -> Report:
     options.complete(args)
     peers = chosen(args.peers)
     packages = versions(peers, args.network)
-    flags = options.trainer_flags(args)
-    config = parse_config(flags)
-    directory = Path(config.data.shards)
-    manifest = read_manifest(directory)
-    settings = options.settings(args, config, manifest)
-    verify(directory, manifest, Verify.once)
     where = environment(torch.device(args.device))
-    # Beside the project's own runs: this trainer's checkpoints are to be written to their disk.
+    # Beside the project's own runs: it is to their disk that this trainer's checkpoints are to be written.
     runs = Path("runs").resolve()
     runs.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=runs) as folder:
-        images = Path(folder)
-        write_images(images, directory, manifest, config, settings)
-        (images / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-        settings = replace(settings, images=folder, config=str(images / "config.yaml"))
+        settings = prepare(args, Path(folder))
         launcher = Launcher(args.processes, args.threads, args.timeout, runs)
         outcomes, memory = rounds(peers, settings, launcher, args.rounds)
     return {
@@ -67,11 +58,28 @@ def measure(args: argparse.Namespace) -> Report:
 _OF_A_LAUNCH = ("images", "config", "reports", "launched")
 
 
+def prepare(args: argparse.Namespace, folder: Path) -> Settings:
+    """Puts this trainer's configuration and the peers' images into a folder.
+
+    Raises:
+        UsageError, DataError: wrong options, or shards that cannot be used.
+    """
+    config = parse_config(options.trainer_flags(args))
+    shards = Path(config.data.shards)
+    manifest = read_manifest(shards)
+    settings = options.settings(args, config, manifest)
+    verify(shards, manifest, Verify.once)
+    write_images(folder, shards, manifest, config, settings)
+    file = folder / "config.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    return replace(settings, images=str(folder), config=str(file))
+
+
 def write_images(folder: Path, shards: Path, manifest: Manifest, config: Config, settings: Settings) -> None:
-    """For the peers: the test images, and the training images of this trainer's first epoch, in that order."""
-    size = 500
+    """The test images, and the training images of this trainer's first epoch, in that order."""
+    size = settings.batch_size
     reader = ShardReader(shards, manifest, size, 1, config.data.batches_ahead, config.data.loader_timeout)
-    order = epoch_order(manifest.samples("train"), config.seed, 0)[: settings.steps * settings.batch_size]
+    order = epoch_order(manifest.samples("train"), config.seed, 0)[: settings.steps * size]
     for split, ids in (("train", order), ("val", torch.arange(manifest.samples("val")))):
         samples.write(StoredImages.read(reader, split, ids, size), folder, split)
 

@@ -43,8 +43,9 @@ def recorded(metrics: Path, batch_size: int) -> list[Epoch]:
     epochs = []
     for row in rows:
         if row["kind"] == "epoch":
-            images = steps[row["epoch"]] * batch_size
-            epochs.append(Epoch(images, images / row["images_per_second"], row["train_loss"], row["val_accuracy"]))
+            taken = steps[row["epoch"]]
+            seconds = taken * batch_size / row["images_per_second"]
+            epochs.append(Epoch(taken, taken * batch_size, seconds, row["train_loss"], row["val_accuracy"]))
     return epochs
 
 

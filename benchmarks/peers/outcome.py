@@ -34,13 +34,13 @@ class Outcome:
 
 
 def combine(reports: list[RankReport]) -> Outcome:
-    """Images added, losses averaged over them; times and accuracies are rank zero's."""
+    """Images added, losses averaged over them; steps, times and accuracies are rank zero's."""
     epochs = []
     for index, first in enumerate(reports[0].epochs):
         parts = [report.epochs[index] for report in reports if index < len(report.epochs)]
         images = sum(part.images for part in parts)
         loss = sum(part.loss * part.images for part in parts) / images
-        epochs.append(Epoch(images, first.seconds, loss, first.accuracy))
+        epochs.append(Epoch(first.steps, images, first.seconds, loss, first.accuracy))
     return Outcome(reports[0].first_step, reports[0].finished, epochs, sum(report.gpu_bytes for report in reports))
 
 
@@ -48,10 +48,11 @@ def check(outcome: Outcome, peer: Peer, settings: Settings) -> None:
     """Raises PeerFailed for a peer that did more, less or something else than it was asked to do."""
     if len(outcome.epochs) != settings.epochs:
         raise PeerFailed(f"{len(outcome.epochs)} epochs instead of {settings.epochs}")
-    expected = settings.steps * settings.batch_size
+    steps, images = settings.steps, settings.steps * settings.batch_size
     for number, epoch in enumerate(outcome.epochs, 1):
-        if epoch.images != expected:
-            raise PeerFailed(f"trained on {epoch.images:,} images in epoch {number} instead of {expected:,}")
+        if (epoch.steps, epoch.images) != (steps, images):
+            done = f"{epoch.steps} steps on {epoch.images} images"
+            raise PeerFailed(f"{done} in epoch {number}, instead of {steps} on {images}")
         if not math.isfinite(epoch.loss):
             raise PeerFailed(f"the loss of epoch {number} is {epoch.loss}")
         if (epoch.accuracy is not None) != peer.evaluates:

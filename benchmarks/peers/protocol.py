@@ -90,12 +90,14 @@ class Epoch:
     """One epoch of a rank.
 
     Attributes:
+        steps: taken.
         images: trained on.
         seconds: of training alone, from asking for the first batch until the device is idle after the last step.
         loss: mean of the images.
         accuracy: on the test images, after it; None if the peer does not evaluate.
     """
 
+    steps: int
     images: int
     seconds: float
     loss: float
@@ -139,12 +141,13 @@ class Watch:
     def begin(self) -> None:
         """Before an epoch's first batch is asked for."""
         self._loss = torch.zeros((), device=self.device)
-        self._images = 0
+        self._steps = self._images = 0
         self._began = time.perf_counter()
 
     def step(self, loss: Tensor, images: int) -> None:
         """After each step: its mean loss, on the device, of so many images of this rank."""
         self._loss += loss.detach() * images
+        self._steps += 1
         self._images += images
         if math.isnan(self.first_step):
             synchronise(self.device)
@@ -154,7 +157,7 @@ class Watch:
         """After an epoch's last step."""
         synchronise(self.device)
         seconds = time.perf_counter() - self._began
-        self.epochs.append(Epoch(self._images, seconds, self._loss.item() / self._images))
+        self.epochs.append(Epoch(self._steps, self._images, seconds, self._loss.item() / self._images))
 
     def evaluated(self, accuracy: float) -> None:
         """After the evaluation that follows: the share of all test images that were right, 0 to 1."""

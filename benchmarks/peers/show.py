@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Report, print_place
-from benchmarks.peers.roster import OURS, PEERS
+from benchmarks.peers.roster import OURS, PEERS, Peer
 from regnet.report.picture import Palette, Picture
 
 
@@ -70,6 +70,12 @@ def _range(spread: Mapping[str, float], digits: str) -> str:
     return f"{format(spread['lowest'], digits)}..{format(spread['highest'], digits)}"
 
 
+def colour(peer: Peer, palette: Palette) -> str:
+    if peer is OURS:
+        return palette.groups[0]
+    return palette.groups[1] if peer.evaluates else palette.grid
+
+
 def picture(report: Report) -> Picture:
     """Images/s as bars, with lines from the slowest round to the fastest."""
     results = report["results"]
@@ -83,7 +89,7 @@ def picture(report: Report) -> Picture:
             [spread["median"] - spread["lowest"] for spread in spreads],
             [spread["highest"] - spread["median"] for spread in spreads],
         ]
-        colours = [palette.groups[0 if name == OURS.name else 1] for name in names]
+        colours = [colour(PEERS[name], palette) for name in names]
         axes.barh([PEERS[name].label for name in names], medians, color=colours, height=0.6)
         axes.errorbar(medians, range(len(names)), xerr=reach, fmt="none", ecolor=palette.ink, elinewidth=1, capsize=2)
         axes.set_xlabel("images/s")
