@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 if TYPE_CHECKING:  # a program that has the images already need not wait until FFCV is imported
-    from data.reader import ShardReader
+    from data.loader import Source
 
 CROP_PADDING = 4  # pixels of black border, of which all loaders cut at random
 
@@ -28,9 +28,9 @@ class StoredImages:
     labels: list[int]
 
     @staticmethod
-    def read(reader: "ShardReader", split: str, ids: Tensor, batch_size: int) -> "StoredImages":
+    def read(source: "Source", split: str, ids: Tensor, batch_size: int) -> "StoredImages":
         """The images of a split with these ids, int64 (N,), read so many at a time."""
-        with closing(reader.read(split, ids.split(batch_size))) as batches:
+        with closing(source.read(split, ids.split(batch_size))) as batches:
             parts = [(images.clone(), labels.clone()) for images, labels, _ in batches]
         pixels = torch.cat([images for images, _ in parts]).numpy()
         return StoredImages(pixels, torch.cat([labels for _, labels in parts]).tolist())

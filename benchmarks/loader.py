@@ -82,7 +82,7 @@ def endless(loader: TrainingLoader) -> Generator[Batch]:
 
 def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
     """The same loader over the first samples alone, in whole batches."""
-    return TrainingLoader(loader.reader, loader.augment, samples, batch_size, True, loader.place)
+    return TrainingLoader(loader.source, loader.augment, samples, batch_size, True, loader.place)
 
 
 def compare_loaders(
@@ -170,7 +170,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str,
     # A loader's streams belong to the rank's place; there is one rank here.
     full, _ = open_loaders(directory, manifest, loader_options(config), Place(0, 1, device))
     pool = with_batch_size(full, min(full.samples, max(POOL, args.batch_size)), config.train.batch_size)
-    images = StoredImages.read(pool.reader, "train", torch.arange(pool.samples), pool.batch_size)
+    images = StoredImages.read(pool.source, "train", torch.arange(pool.samples), pool.batch_size)
     dataset = Transformed(images, manifest, config.data.resolution)
     results = compare_loaders(pool, dataset, args.workers, args.rounds, args.seconds)
     step = Step(config, len(manifest.classes), device)

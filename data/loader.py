@@ -1,17 +1,19 @@
 """Batches on the device: the order of the epoch, FFCV's bytes, the augmentation."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from data.augment import Augment
+from data.cache import Cache, Where, wanted
 from data.order import epoch_order, rank_batch, share, trainable_steps
+from data.reader import Batch as Bytes
 from data.reader import ShardReader
 from data.shards import Manifest
 
@@ -40,26 +42,57 @@ class Place:
     device: torch.device
 
 
+class Source(Protocol):
+    """Bytes of samples on the device."""
+
+    def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Bytes]:
+        """The samples of each list of ids, in that order; images may be overwritten once the next are asked for."""
+
+
+class Streamed:
+    """What the reader decodes, which re-uses its tensors, copied to the device batch by batch."""
+
+    def __init__(self, reader: ShardReader, device: torch.device) -> None:
+        self.reader, self.device = reader, device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Bytes]:
+        with closing(self.reader.read(split, batches)) as decoded:
+            for batch in decoded:
+                yield self._copy(*batch)
+
+    def _copy(self, images: Tensor, labels: Tensor, ids: Tensor) -> Bytes:
+        if self.stream is None:
+            # Images and ids are used up before the next batch is asked for; labels go to the consumer.
+            return images, labels.clone(), ids
+        with torch.cuda.stream(self.stream):
+            copies = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels, ids)]
+        # Waits for this copy alone, on a stream of its own: the reader may then fill its buffer again.
+        self.stream.synchronize()
+        for copy in copies:
+            copy.record_stream(torch.cuda.current_stream(self.device))
+        return copies[0], copies[1], copies[2]
+
+
 class TrainingLoader:
     """All training samples once an epoch, in a new order each epoch.
 
     Args:
         batch_size: samples of a global step, over all ranks.
         drop_last: leave out the epoch's last batch if it is smaller.
-        reader: opened for at least `largest_part(batch_size, place)` samples a batch.
+        source: opened for at least `largest_part(batch_size, place)` samples a batch.
 
     Raises:
         DataError: the last batch has too few samples to give every rank two, which BatchNorm needs.
     """
 
     def __init__(
-        self, reader: ShardReader, augment: Augment, samples: int, batch_size: int, drop_last: bool, place: Place
+        self, source: Source, augment: Augment, samples: int, batch_size: int, drop_last: bool, place: Place
     ) -> None:
-        self.reader, self.augment, self.place = reader, augment, place
+        self.source, self.augment, self.place = source, augment, place
         self.samples, self.batch_size = samples, batch_size
         self.steps = trainable_steps(samples, batch_size, drop_last, place.world)
         self.dropped = max(0, samples - self.steps * batch_size)
-        self._copy = DeviceCopy(place.device)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of one epoch (from 0), from step `first_step` on."""
@@ -67,9 +100,8 @@ class TrainingLoader:
         order = epoch_order(self.samples, self.augment.seed, epoch)
         steps = range(first_step, self.steps)
         parts = [rank_batch(order, step, size, place.rank, place.world) for step in steps]
-        with closing(self.reader.read("train", parts)) as batches:
-            for step, batch in zip(steps, batches, strict=True):
-                images, labels, ids = self._copy(*batch)
+        with closing(self.source.read("train", parts)) as batches:
+            for step, (images, labels, ids) in zip(steps, batches, strict=True):
                 global_size = min(size, self.samples - step * size)
                 yield Batch(self.augment.training(images, ids, epoch), labels, global_size)
 
@@ -84,40 +116,18 @@ class EvaluationLoader:
         steps: the most batches that any rank has.
     """
 
-    def __init__(self, reader: ShardReader, augment: Augment, samples: int, batch_size: int, place: Place) -> None:
-        self.reader, self.augment = reader, augment
+    def __init__(self, source: Source, augment: Augment, samples: int, batch_size: int, place: Place) -> None:
+        self.source, self.augment = source, augment
         self.samples = samples
         own = torch.arange(samples)[share(samples, place.rank, place.world)]
         size = largest_part(min(batch_size, samples), place)
         self.steps = math.ceil(largest_part(samples, place) / size)
         self._parts = list(own.split(size)) if len(own) else []
-        self._copy = DeviceCopy(place.device)
 
     def __iter__(self) -> Generator[Batch]:
-        with closing(self.reader.read("val", self._parts)) as batches:
-            for batch in batches:
-                images, labels, _ = self._copy(*batch)
+        with closing(self.source.read("val", self._parts)) as batches:
+            for images, labels, _ in batches:
                 yield Batch(self.augment.evaluation(images), labels, len(labels))
-
-
-class DeviceCopy:
-    """Takes the reader's tensors, which it re-uses, to the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def __call__(self, images: Tensor, labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.stream is None:
-            # Images and ids are used up before the next batch is asked for; labels go to the consumer.
-            return images, labels.clone(), ids
-        with torch.cuda.stream(self.stream):
-            copies = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels, ids)]
-        # Waits for this copy alone, on a stream of its own: the reader may then fill its buffer again.
-        self.stream.synchronize()
-        for copy in copies:
-            copy.record_stream(torch.cuda.current_stream(self.device))
-        return copies[0], copies[1], copies[2]
 
 
 def largest_part(samples: int, place: Place) -> int:
@@ -135,6 +145,7 @@ class LoaderOptions:
     workers: int
     batches_ahead: int
     loader_timeout: float
+    cache: str
     flip: bool
     crop_padding: int
     cutout: int
@@ -159,7 +170,9 @@ def open_loaders(
     most = max(manifest.samples(split) for split in manifest.splits)
     size = largest_part(min(options.batch_size, most), place)
     reader = ShardReader(directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout)
+    cached = wanted(Where(options.cache), manifest, place.device)
+    source = Cache(reader, manifest, size, place.device) if cached else Streamed(reader, place.device)
     return (
-        TrainingLoader(reader, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),
-        EvaluationLoader(reader, augment, manifest.samples("val"), options.batch_size, place),
+        TrainingLoader(source, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),
+        EvaluationLoader(source, augment, manifest.samples("val"), options.batch_size, place),
     )

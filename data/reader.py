@@ -174,7 +174,10 @@ class ShardReader:
         if workers > threads:
             raise DataError(f"data.workers is {workers}, more than the {threads} threads that this process may use")
         splits = {split: _MappedShards(directory, manifest, split) for split in manifest.splits}
-        graph, code = _compile(splits["train"], workers)  # which serves the other split as well
+        kind = manifest.resolution, workers
+        if kind not in _COMPILED:
+            _COMPILED[kind] = _compile(splits["train"], workers)
+        graph, code = _COMPILED[kind]
         # The part of FFCV's Loader that its iterator uses.
         self._loaders = {
             split: SimpleNamespace(
@@ -202,6 +205,10 @@ class ShardReader:
         finally:
             epoch.close()
             epoch.join(self.timeout)
+
+
+# By the stored resolution and the threads: compiling takes a second, and the code reads any split of any shards.
+_COMPILED: dict[tuple[int, int], tuple[Graph, tuple]] = {}
 
 
 def _compile(shards: _MappedShards, workers: int) -> tuple[Graph, tuple]:

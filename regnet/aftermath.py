@@ -14,7 +14,8 @@ from pathlib import Path
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, PREEMPTED, USAGE
 from regnet.options import parse_config
-from regnet.run import RunState, Status, place, read_state
+from regnet.run import place
+from regnet.run_state import RunState, Status, read_state
 
 RETRY = 3
 

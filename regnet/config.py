@@ -85,6 +85,8 @@ class DataConfig:
         workers: decoding threads of each process; 1 is plenty for raw images, and on a CPU more slow the steps.
         batches_ahead: batches decoded before they are needed.
         loader_timeout: seconds without a batch before the loader counts as stalled.
+        cache: none (decoded in each epoch), device (decoded once, into the memory of the GPU or the process), or
+            auto (device on a GPU with plenty of room, none otherwise); the numbers are the same.
     """
 
     shards: str = "shards/cifar100"
@@ -95,6 +97,7 @@ class DataConfig:
     workers: Few = 1
     batches_ahead: Few = 3
     loader_timeout: PositiveReal = 60.0
+    cache: Literal["none", "device", "auto"] = "none"
 
 
 @dataclass(frozen=True)

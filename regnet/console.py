@@ -66,7 +66,7 @@ class ConsoleTracker(Tracker):
 
 def print_result(result: Mapping[str, Any]) -> None:
     """Test accuracy, and that of each class under its own name; `result` is what result.json says."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # a class may be called [red] or :smile:
     top1, top5, samples = result["top1"], result["top5"], result["samples"]
     console.print(f"test accuracy: top-1 {top1:.2%}, top-5 {top5:.2%} of {samples:,} images")
     cells = [f"{name} {accuracy:.0%}" for name, accuracy in result["class_accuracy"].items()]

@@ -1,5 +1,6 @@
 """Pictures of a network: a drawing that a person can read, and the graph that autograd sees."""
 
+import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ FORMATS = ("svg", "png", "pdf")
 INK, SOFT = "#1b1f24", "#5b636d"
 COLOURS = ("#8fb8de", "#f2b880", "#93cfa9", "#d9a3c7", "#b8b0ea", "#d8c777")
 MOST_BLOCKS = 8  # of a stage that are drawn one by one
-COLUMN, GAP, TALLEST, MARGIN = 1.75, 0.07, 1.5, 0.35  # inches
+COLUMN, GAP, TALLEST, MARGIN, BLOCK = 1.75, 0.07, 1.5, 0.35, 4.6  # inches
 
 
 @dataclass(frozen=True)
@@ -73,31 +74,28 @@ def parts(trained: Trained) -> list[Part]:
 
 
 def draw_architecture(trained: Trained, path: Path) -> None:
-    """The network from left to right: heights are resolutions, thicknesses widths; below it, what a block is.
-
-    Raises:
-        UsageError: no such format.
-    """
-    _check_format(path)
+    """The network from left to right: heights are resolutions, thicknesses widths; below it, what a block is."""
     columns, side = parts(trained), trained.config.data.resolution
-    width = sum(part.width for part in columns) + MARGIN
+    width = max(sum(part.width for part in columns) + MARGIN, 2 * BLOCK)
     figure = Figure(figsize=(width, 5.5))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(-3.3, 2.2))
     axes.axis("off")
     total = sum(part.multiply_adds for part in columns)
     title = f"{count_parameters(trained.model):,} parameters, {_millions(total)} multiply-adds at {side}×{side} pixels"
-    axes.text(MARGIN, 1.95, f"{trained.config.name}: {title}", fontsize=11, color=INK, weight="bold", va="center")
+    name = textwrap.shorten(trained.config.name, 40, placeholder="…")
+    axes.text(MARGIN, 1.95, f"{name}: {title}", fontsize=11, color=INK, weight="bold", va="center")
     left = MARGIN
     for index, part in enumerate(columns):
         _draw_part(axes, part, left, side, COLOURS[index % len(COLOURS)])
         left += part.width
     design = trained.config.model.design()
-    inner = "input" if design.form is Form.reference else "output"
+    outer = "input" if design.form is Form.reference else "output"
+    ratio = "" if design.bottleneck_ratio == 1 else f"{design.bottleneck_ratio:g} times "
     axes.text(MARGIN, 1.7, "drawn as high as its images, as thick as it has channels", fontsize=8, color=SOFT)
-    axes.text(MARGIN, -3.2, f"a block's 3×3 has as many channels as its {inner}", fontsize=8, color=SOFT)
-    _draw_block(axes, MARGIN, "first block of a stage", shortcut="1×1")
-    _draw_block(axes, MARGIN + 4.6, "the other blocks", shortcut="as it is")
+    axes.text(MARGIN, -3.2, f"a block's 3×3 has {ratio}as many channels as its {outer}", fontsize=8, color=SOFT)
+    _draw_block(axes, MARGIN, "blocks that change the shape", shortcut="1×1")
+    _draw_block(axes, MARGIN + BLOCK, "all others", shortcut="as it is")
     with mpl.rc_context({"svg.fonttype": "none"}):  # its words can be read and found
         figure.savefig(path, dpi=160)
 
@@ -155,9 +153,8 @@ def draw_graph(trained: Trained, path: Path) -> None:
     """What autograd recorded for one image of zeros: every operation from the weights to the logits.
 
     Raises:
-        UsageError: no such format, or graphviz's program `dot` is not installed.
+        UsageError: graphviz's program `dot` is not installed, or fails.
     """
-    _check_format(path)
     side = trained.config.data.resolution
     logits = trained.model(torch.zeros(1, 3, side, side))
     drawn = torchviz.make_dot(logits, params=dict(trained.model.named_parameters()))
@@ -165,8 +162,11 @@ def draw_graph(trained: Trained, path: Path) -> None:
         path.write_bytes(drawn.pipe(format=path.suffix.lstrip(".").lower()))
     except graphviz.ExecutableNotFound as error:
         raise UsageError("graphviz's program dot is needed for --graph: apt-get install graphviz") from error
+    except graphviz.CalledProcessError as error:
+        raise UsageError(f"{path}: graphviz's dot failed ({error})") from error
 
 
-def _check_format(path: Path) -> None:
+def check_format(path: Path) -> None:
+    """Raises UsageError if there are no pictures of this kind."""
     if path.suffix.lstrip(".").lower() not in FORMATS:
         raise UsageError(f"{path}: must end in .{', .'.join(FORMATS)}")

@@ -23,6 +23,7 @@ from regnet.console import in_columns
 from regnet.distributed import World, join
 from regnet.errors import UsageError
 from regnet.leaving import DONE, leave
+from regnet.outcome import most_confused
 from regnet.precision import Precision
 from regnet.preemption import Notice
 from regnet.tally import Evaluation, Tally
@@ -70,7 +71,7 @@ def as_told(trained: Trained, plain: Evaluation, mirrored: Evaluation) -> dict[s
         "superclass_accuracy": of_groups,
         "most_confused": [
             {"label": trained.classes[label], "taken_for": trained.classes[taken], "times": times}
-            for label, taken, times in plain.most_confused(CONFUSED)
+            for label, taken, times in most_confused(plain.confusion.numpy(), CONFUSED)
         ],
         "confusion": plain.confusion.tolist(),
     }
@@ -94,10 +95,12 @@ def show(told: dict[str, Any], console: Console) -> None:
         console.print("\nmost often confused:", highlight=False)
         for pair in told["most_confused"]:
             words = f"{pair['times']:4d} x {pair['label']} taken for {pair['taken_for']}"
-            console.print(words, highlight=False, markup=False)
+            console.print(words, highlight=False)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.json and not args.json.parent.is_dir():
+        raise UsageError(f"--json {args.json}: no such directory")
     trained = open_checkpoint(args.checkpoint)
     config = trained.config
     shards = str(args.shards) if args.shards else config.data.shards
@@ -112,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         plain, mirrored = evaluate(trained.model, batches, precision, len(trained.classes), world)
         if world.is_main:
             told = as_told(trained, plain, mirrored)
-            show(told, Console())
+            show(told, Console(markup=False, emoji=False))
             if args.json:
                 args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return DONE

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data.errors import DataError
 from data.shards import Manifest, read_manifest
-from regnet.drawing import draw_architecture, draw_graph
+from regnet.drawing import check_format, draw_architecture, draw_graph
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, USAGE
 from regnet.trained import Trained, open_checkpoint
@@ -108,6 +108,11 @@ def write_onnx(trained: Trained, args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     if not (args.onnx or args.graph or args.architecture):
         raise UsageError("nothing to write: name --onnx, --architecture or --graph")
+    files = [path.absolute() for path in (args.onnx, args.graph, args.architecture) if path is not None]
+    if len(set(files)) < len(files):
+        raise UsageError(f"{files[0]}: one file for two things")
+    for path in filter(None, (args.graph, args.architecture)):
+        check_format(path)
     trained = open_checkpoint(args.checkpoint)
     for path, draw in ((args.architecture, draw_architecture), (args.graph, draw_graph)):
         if path is not None:

@@ -1,6 +1,7 @@
 """The samples that a network got wrong while it was most certain, kept to be looked at."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ class Mistaken:
     def of(cls, images: Tensor, logits: Tensor, labels: Tensor) -> "Mistaken":
         """The worst of a batch; those that were right come last, with a confidence of -1."""
         confidence, taken = logits.softmax(1).max(1)
-        return cls(confidence.where(taken != labels, -1.0), labels, taken, images).worst()
+        wrong = (taken != labels) & confidence.isfinite()
+        return cls(confidence.where(wrong, -1.0), labels, taken, images).worst()
 
     def worst(self) -> "Mistaken":
         return self[self.confidence.topk(min(KEPT, len(self.confidence))).indices]
@@ -56,6 +58,10 @@ class Mistakes:
     def gathered(self, world: World) -> Mistaken:
         """Those of all ranks, one of which has seen a sample, on the CPU. All ranks call it together."""
         own = None if self._kept is None else Mistaken(*(part.cpu() for part in vars(self._kept).values()))
-        found = [part for part in world.gather(own) if part is not None]
+        # Only the worst of all are sent: images of all ranks would be too much for each of many.
+        of_ranks = world.gather([] if own is None else own.confidence.tolist())
+        bar = sorted(chain.from_iterable(of_ranks), reverse=True)[:KEPT][-1]
+        sent = None if own is None else own[own.confidence >= bar]
+        found = [part for part in world.gather(sent) if part is not None]
         together = sum(found[1:], found[0]).worst()
         return together[together.confidence >= 0]

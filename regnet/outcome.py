@@ -33,10 +33,22 @@ class Outcome:
         return buffer.getvalue()
 
 
+def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int]]:
+    """Pairs of different labels and how often the first was taken for the second, most often first."""
+    wrong = confusion - np.diag(confusion.diagonal())
+    places = [divmod(int(place), len(wrong)) for place in np.argsort(-wrong, axis=None, kind="stable")[:count]]
+    return [(label, taken, int(wrong[label, taken])) for label, taken in places if wrong[label, taken]]
+
+
 def read_outcome(path: Path) -> Outcome:
     """Raises OSError if it cannot be read, ValueError if it is something else."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Outcome(**arrays)
+            found = Outcome(**arrays)
     except (zipfile.BadZipFile, TypeError, EOFError) as error:
         raise ValueError(f"{path}: not what a run leaves ({error})") from error
+    classes, mistakes = len(found.classes) if found.classes.ndim else 0, found.confidence.size
+    shapes = (found.confusion.shape, found.images.shape[:1], found.labels.shape, found.taken.shape)
+    if shapes != ((classes, classes), (mistakes,), (mistakes,), (mistakes,)):
+        raise ValueError(f"{path}: not what a run leaves (shapes {shapes})")
+    return found

@@ -140,8 +140,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("images", type=Path, nargs="+", help="PNG and JPEG files, and folders of them")
     args = parser.parse_args(argv)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     try:
+        if args.top < 1:
+            raise UsageError(f"--top is {args.top}: at least one class")
         paths = find_images(args.images)
         opened = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
         predictions = list(predict(opened, paths, args.top))
@@ -154,7 +156,7 @@ def main(argv: list[str]) -> int:
     for prediction in predictions:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         told = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
-        console.print(prediction.image, markup=False, soft_wrap=True)
+        console.print(prediction.image, soft_wrap=True)
         console.print(Padding(Text(told), (0, 0, 0, 4)))
     return DONE
 

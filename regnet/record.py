@@ -16,7 +16,8 @@ from regnet.console import ConsoleTracker, print_result
 from regnet.distributed import World
 from regnet.model import count_parameters, fingerprint
 from regnet.outcome import Outcome
-from regnet.run import RunDirectory, Status, place, write_down_death
+from regnet.run import RunDirectory, place, write_down_death
+from regnet.run_state import Status
 from regnet.state import Progress, TrainingState, on_cpu
 from regnet.tally import Evaluation
 from regnet.tracking import EpochReport, MetricsLog, StepReport, Tracker

@@ -5,8 +5,7 @@ import json
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,55 +14,14 @@ from regnet.errors import UsageError
 from regnet.events import Event, log_event
 from regnet.files import TakenOver, Workshop, make_directory
 from regnet.options import parse_config
+from regnet.run_state import STATE, RunState, Status, as_json, read_state
 
 # What may change between the attempts of one run: nothing that its numbers depend on.
 _FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
-    "data": ("shards", "stage", "verify", "workers", "batches_ahead", "loader_timeout"),
+    "data": ("shards", "stage", "verify", "workers", "batches_ahead", "loader_timeout", "cache"),
     "train": ("epochs", "device", "detect_anomaly", "max_minutes"),
 }
-
-
-class Status(StrEnum):
-    running = "running"
-    finished = "finished"
-    preempted = "preempted"
-    failed = "failed"
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What state.json says.
-
-    Attributes:
-        epoch: epochs done.
-        step: optimiser steps done.
-        began: step that the latest attempt continued from.
-        attempt: how often the run was started.
-        fruitless: attempts of its job in a row, before the latest, that ended without getting any further.
-        epochs: that it was to train in all.
-        data: identity of the samples that it trains on.
-        reason: why it stopped, or empty.
-        wandb_id: of the run at Weights & Biases.
-        launch: what its launcher calls the latest attempt (REGNET_LAUNCH, a job and then what it likes), or empty.
-    """
-
-    state: Status
-    epoch: int
-    step: int
-    began: int
-    attempt: int
-    fruitless: int
-    epochs: int
-    data: str
-    reason: str
-    wandb_id: str
-    launch: str = ""
-
-    @property
-    def setbacks(self) -> int:
-        """Attempts in a row, the latest among them, that ended without getting any further."""
-        return 0 if self.step > self.began or self.state is Status.finished else self.fruitless + 1
 
 
 class RunDirectory:
@@ -102,7 +60,7 @@ class RunDirectory:
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
         self.workshop = Workshop(self.path)
         if before is not None and self.finished:  # which a launcher wants to hear of this attempt as well
-            self._write(STATE, _as_json(asdict(replace(before, launch=self.launch))))
+            self._write(STATE, as_json(asdict(replace(before, launch=self.launch))))
 
     def _take_lock(self, patience: float) -> TextIO:
         """Waits for an attempt that is about to end: ranks whose launcher or machine died need a while to notice.
@@ -149,7 +107,7 @@ class RunDirectory:
         counts = (self.began, self.attempt, self.fruitless, epochs)
         record = RunState(state, epoch, step, *counts, self.data, reason, self.wandb_id, self.launch)
         try:
-            self._write(STATE, _as_json(asdict(record)))
+            self._write(STATE, as_json(asdict(record)))
             if state is not Status.running:
                 log_event(self.workshop, Event(str(state), self.attempt, epoch, step, reason))
         except TakenOver:
@@ -159,12 +117,12 @@ class RunDirectory:
                 raise
             # A full disk has room where the old one lies, and launchers must not be told that the run goes on.
             with open(self.path / STATE, "r+", encoding="utf-8") as file:
-                file.write(_as_json(asdict(record)))
+                file.write(as_json(asdict(record)))
                 file.truncate()
 
     def write_result(self, result: dict[str, Any], outcome: bytes) -> None:
         self.workshop.write(self.path / EVALUATION, outcome)
-        self._write(RESULT, _as_json(result))
+        self._write(RESULT, as_json(result))
 
     def read_result(self) -> dict[str, Any]:
         return json.loads((self.path / RESULT).read_text(encoding="utf-8"))
@@ -200,7 +158,7 @@ class RunDirectory:
             )
 
 
-STATE, RESULT, EVALUATION = "state.json", "result.json", "evaluation.npz"
+RESULT, EVALUATION = "result.json", "evaluation.npz"
 _TRACES = (STATE, RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
 _GRACE = 10.0  # seconds in which a rank ends after it has noticed that another is gone
 
@@ -234,19 +192,6 @@ def place(config: Config) -> Path:
     return Path(config.runs_dir) / config.name
 
 
-def read_state(directory: Path) -> RunState | None:
-    """What state.json says; None if it is not there, or damaged, which is told."""
-    path = directory / STATE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return RunState(**{**record, "state": Status(record["state"])})
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError) as error:
-        print(f"{path}: damaged ({error}): attempts are counted anew", flush=True)
-        return None
-
-
 def write_down_death(directory: Path, why: str) -> None:
     """Says in state.json that the run has failed, for this attempt's rank zero, which is gone and cannot.
 
@@ -258,7 +203,7 @@ def write_down_death(directory: Path, why: str) -> None:
             if state is not None and state.state is Status.running and state.launch == _launch():
                 workshop = Workshop(directory)
                 dead = replace(state, state=Status.failed, reason=why)
-                workshop.write(directory / STATE, _as_json(asdict(dead)).encode())
+                workshop.write(directory / STATE, as_json(asdict(dead)).encode())
                 log_event(workshop, Event(str(dead.state), dead.attempt, dead.epoch, dead.step, why))
                 workshop.close()
     except OSError as error:
@@ -276,10 +221,6 @@ def _lock(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _as_json(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=1) + "\n"
 
 
 def numbers_depend_on(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from regnet.leaving import DONE, USAGE
-from regnet.run import STATE, RunState, Status, read_state
+from regnet.run_state import STATE, RunState, Status, read_state
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 

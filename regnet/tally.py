@@ -39,7 +39,7 @@ class Evaluation:
 
     def class_accuracy(self) -> list[float]:
         """Of each class, by label, 0 to 1; not a number where there are no samples."""
-        return (self.confusion.diagonal() / self.confusion.sum(1)).tolist()
+        return (self.confusion.diagonal().double() / self.confusion.sum(1)).tolist()
 
     def group_accuracy(self, groups: Tensor) -> list[float]:
         """Share of samples taken for a class of their own group; `groups` is int64 (classes,), the group of each."""
@@ -48,14 +48,6 @@ class Evaluation:
         count = int(groups.max()) + 1
         zeros = torch.zeros(count, dtype=torch.int64)
         return (zeros.index_add(0, groups, right) / zeros.index_add(0, groups, all_of_them)).tolist()
-
-    def most_confused(self, count: int) -> list[tuple[int, int, int]]:
-        """Pairs of different labels and how often the first was taken for the second, most often first."""
-        wrong = self.confusion - self.confusion.diagonal().diag()
-        most = wrong.flatten().sort(descending=True, stable=True)
-        classes = len(wrong)
-        pairs = zip(most.indices[:count].tolist(), most.values[:count].tolist(), strict=True)
-        return [(place // classes, place % classes, times) for place, times in pairs if times]
 
 
 class Tally:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from regnet.config import Config, plain
@@ -16,6 +17,7 @@ from regnet.outcome import Outcome
 from regnet.run import RunDirectory
 from regnet.tracking import EpochReport, StepReport, Tracker
 
+MOST_CELLS = 10_000  # rows of a table that Weights & Biases shows; a confusion matrix has more from 101 classes on
 # What each group of charts is drawn over, and which of its values stands for the run, if not the last.
 _CHARTS: dict[str, tuple[str, Literal["max", "min"] | None]] = {
     "train/*": ("step", None),
@@ -142,11 +144,9 @@ def tables(result: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
 
     names = outcome.classes.tolist()
     classes = [[name, result["class_accuracy"][name], result["class_samples"][name]] for name in names]
-    taken = [
-        [label, other, int(times)]
-        for label, row in zip(names, outcome.confusion, strict=True)
-        for other, times in zip(names, row, strict=True)
-    ]
+    fullest = np.argsort(-outcome.confusion, axis=None, kind="stable")[:MOST_CELLS]
+    cells = [(*divmod(int(place), len(names)), int(outcome.confusion.flat[place])) for place in fullest]
+    taken = [[names[label], names[other], times] for label, other, times in sorted(cells) if times]
     mistakes = [
         [wandb.Image(image), names[label], names[other], float(confidence)]
         for image, label, other, confidence in zip(

@@ -146,6 +146,7 @@ def _become(arguments: list[str], environment: dict[str, str], out: str, err: st
     sys.path[:0] = [str(ROOT)]
     if arguments[0] == "-m":
         del arguments[0]
+        sys.modules.pop(arguments[0], None)  # as in a fresh process
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(arguments[0], run_name="__main__")

@@ -14,10 +14,15 @@ from rich.console import Console
 from test_convert import convert
 from torch.nn import functional as F
 
+from data.loader import Place, open_loaders
+from data.shards import read_manifest
 from data.superclasses import SUPERCLASSES, superclass_of
 from regnet.distributed import World
 from regnet.evaluate import as_told, show
+from regnet.outcome import most_confused
 from regnet.tally import BINS, Evaluation, Tally
+from regnet.trained import open_checkpoint
+from train_ddp import loader_options
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None, None)
 
@@ -55,6 +60,21 @@ def test_it_finds_what_the_run_found_whatever_the_number_of_processes(trained, s
             assert told[processes][summed] == pytest.approx(alone[summed], rel=1e-6)
 
 
+def test_mirror_images_are_averaged_before_they_are_judged(trained, shards, tmp_path):
+    path, file = trained / "checkpoints" / "best.pt", tmp_path / "told.json"
+    assert evaluate(path, "--json", file).returncode == 0
+    opened, manifest = open_checkpoint(path), read_manifest(shards)
+    _, batches = open_loaders(shards, manifest, loader_options(opened.config), Place(0, 1, torch.device("cpu")))
+    with torch.inference_mode():
+        seen = [
+            ((opened.model(batch.images) + opened.model(batch.images.flip(3))) / 2, batch.labels) for batch in batches
+        ]
+    logits, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    found = json.loads(file.read_text())["with_mirror_images"]
+    assert found["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert found["top1"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
 def test_it_is_readable_and_talks_once(trained, shards):
     done = evaluate(trained / "checkpoints" / "best.pt", processes=2)
     assert done.returncode == 0, done.stderr
@@ -72,6 +92,7 @@ def test_other_classes_and_other_files_are_refused_in_one_line(trained, tmp_path
     for file, flags, words in (
         (path, ("--shards", out), "trained on other classes"),
         (path, ("--shards", tmp_path / "none"), "no manifest.json"),
+        (path, ("--json", tmp_path / "none" / "told.json"), "no such directory"),
         (tmp_path / "none.pt", (), "none.pt"),
         (trained / "config.yaml", (), "not a checkpoint"),
     ):
@@ -115,7 +136,7 @@ def test_what_is_told_is_what_the_logits_say(case):
         inside = groups[labels] == group
         if inside.any():
             assert accuracy == pytest.approx((groups[taken[inside]] == group).float().mean().item())
-    pairs = found.most_confused(3)
+    pairs = most_confused(found.confusion.numpy(), 3)
     assert [times for *_, times in pairs] == sorted((times for *_, times in pairs), reverse=True)
     assert all(label != guess and found.confusion[label, guess] == times for label, guess, times in pairs)
 

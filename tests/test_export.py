@@ -1,6 +1,7 @@
 """python -m regnet.export: the same logits outside PyTorch."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,8 @@ from data.shards import read_manifest
 from regnet.model import count_parameters
 from regnet.operators import operators
 from regnet.trained import open_checkpoint
+
+pytestmark = pytest.mark.xdist_group("export")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,17 @@ def test_the_drawing_tells_each_stage_as_the_summary_does(checkpoint, tmp_path):
         assert f">{len(stage.layers)} block{'s' if len(stage.layers) > 1 else ''}</" in text
 
 
+def test_the_drawing_of_the_smallest_network_has_room_for_all_it_says(shards, tmp_path):
+    short = ("--train.epochs", "1", "--schedule.warmup_epochs", "0")
+    flags = ("--model.depth", "1", "--model.bottleneck_ratio", "2", *short)
+    assert run(trainer(tmp_path, shards, *flags)).returncode == 0
+    done = export("--checkpoint", tmp_path / "tiny/checkpoints/best.pt", "--architecture", tmp_path / "drawing.svg")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "drawing.svg").read_text()
+    assert float(re.search(r'width="([\d.]+)pt"', text)[1]) >= 9 * 72
+    assert "has 2 times as many channels as its output" in text
+
+
 @pytest.mark.skipif(shutil.which("dot") is None, reason="no graphviz here")
 def test_the_graph_has_every_weight(checkpoint, tmp_path):
     assert export("--checkpoint", checkpoint, "--graph", tmp_path / "graph.svg").returncode == 0
@@ -113,11 +127,14 @@ def test_pictures_that_cannot_be_drawn_are_told_in_one_line(checkpoint, tmp_path
         (("--architecture", tmp_path / "a.gif"), "must end in .svg, .png, .pdf"),
         (("--graph", tmp_path / "a"), "must end in .svg, .png, .pdf"),
         (("--architecture", tmp_path / "no" / "a.svg"), "No such file"),
+        (("--architecture", tmp_path / "a.svg", "--graph", tmp_path / "b.txt"), "must end in"),
+        (("--architecture", tmp_path / "a.svg", "--graph", tmp_path / "a.svg"), "one file for two things"),
         ((), "nothing to write"),
     ):
         done = export("--checkpoint", checkpoint, *arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert words in done.stderr
+    assert not list(tmp_path.iterdir()), "nothing of what was asked for"
     done = run([*PYTHON, "-m", "regnet.export", "--checkpoint", str(checkpoint), "--graph", "a.svg"], PATH="/nowhere")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "graphviz's program dot is needed" in done.stderr

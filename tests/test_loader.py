@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from images import convert_synthetic
 
 from data import reader as reader_module
+from data.cache import Where, wanted
 from data.errors import DataError, LoaderError
 from data.loader import LoaderOptions, Place, open_loaders
 from data.shards import read_manifest
@@ -21,6 +23,7 @@ OPTIONS = LoaderOptions(
     workers=1,
     batches_ahead=2,
     loader_timeout=20.0,
+    cache="none",
     flip=True,
     crop_padding=4,
     cutout=6,
@@ -58,6 +61,27 @@ def test_every_step_is_the_same_for_any_number_of_processes(shards, world):
 def test_every_step_is_the_same_for_any_number_of_shards(shards, tmp_path, count):
     other = convert_synthetic(tmp_path / "other", 10, count)
     same(global_batches(other, 1, epoch=1), global_batches(shards, 1, epoch=1))
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_samples_in_memory_are_the_same_as_those_in_the_shards(shards, world):
+    for rank in range(world):
+        streamed, cached = (loaders(shards, rank, world, cache=where) for where in ("none", "device"))
+        for epoch in (0, 1):
+            same(*(pairs(loader[0].epoch(epoch)) for loader in (streamed, cached)))
+        same(*(pairs(loader[1]) for loader in (streamed, cached)))
+
+
+def pairs(batches):
+    return [(batch.images, batch.labels) for batch in batches]
+
+
+def test_memory_that_is_not_there_is_told_in_one_line(shards):
+    manifest = read_manifest(shards)
+    with pytest.raises(DataError, match=r"data.cache is device: .* GB are needed, and .* GB are free"):
+        wanted(Where.device, replace(manifest, resolution=2**20), CPU)
+    assert wanted(Where.device, manifest, CPU)
+    assert not wanted(Where.auto, manifest, CPU), "the system's own cache does as well there"
 
 
 def test_an_epoch_can_be_entered_at_any_step(shards):
@@ -118,7 +142,7 @@ def test_loops_that_are_left_early_leave_nothing_behind(shards):
 
 def test_a_decoder_that_fails_is_an_error_and_not_an_endless_wait(shards):
     train, _ = loaders(shards)
-    broken = train.reader._loaders["train"]
+    broken = train.source.reader._loaders["train"]
 
     def fail(**_):
         raise ValueError("no such pixel")
@@ -131,7 +155,7 @@ def test_a_decoder_that_fails_is_an_error_and_not_an_endless_wait(shards):
 def test_a_decoder_that_stalls_is_an_error_and_not_an_endless_wait(shards):
     train, _ = loaders(shards, loader_timeout=0.5)
     released = threading.Event()
-    train.reader._loaders["train"].code = ([(lambda **_: released.wait(30), [0])], [0])
+    train.source.reader._loaders["train"].code = ([(lambda **_: released.wait(30), [0])], [0])
     with pytest.raises(LoaderError, match=r"stalled: no batch for 0\.5 s"):
         next(train.epoch(0))
     released.set()

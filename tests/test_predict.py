@@ -72,6 +72,7 @@ def test_what_is_no_image_or_no_network_is_told_in_one_line(trained, tmp_path):
     (tmp_path / "cut.png").write_bytes((images / "000.png").read_bytes()[:90])
     (tmp_path / "empty").mkdir()
     for arguments, words in (
+        (("--checkpoint", checkpoint, "--top", "0", images), "at least one class"),
         (("--checkpoint", checkpoint, tmp_path / "cut.png"), "cut.png: cannot be decoded"),
         (("--checkpoint", checkpoint, tmp_path / "none.png"), "none.png: no such file"),
         (("--checkpoint", checkpoint, tmp_path / "empty"), "no images"),

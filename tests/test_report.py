@@ -1,6 +1,7 @@
 """python -m regnet.report: looked at in a real browser, and by its words."""
 
 import html
+import io
 import json
 import re
 import shutil
@@ -20,6 +21,8 @@ from test_convert import convert
 from data.superclasses import SUPERCLASSES
 from regnet.outcome import read_outcome
 from regnet.report.groups import over_runs
+
+pytestmark = pytest.mark.xdist_group("report")  # which trains its runs once
 
 CURVES = {"loss.png", "accuracy.png", "steps.png", "learning_rate.png", "speed.png", "time.png"}
 
@@ -86,6 +89,8 @@ def test_a_browser_shows_it_without_errors_requests_or_empty_pictures(browser, r
         for picture in (*pictures, *mistakes):
             assert min(picture.shape[:2]) >= 60
             assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20, "an empty picture"
+        for picture in (*pictures[:7], pictures[8]):  # the second half of the classes may be at nought
+            assert (np.ptp(picture.astype(int), axis=2) > 60).sum() > 100, "words alone, and nothing drawn"
         assert min(len(word) for word in words) >= 7, "words too small to be read"
         assert heading[:2, -2:].mean() > 200 if scheme == "light" else heading[:2, -2:].mean() < 50
     finally:
@@ -149,7 +154,7 @@ def test_mistakes_keep_their_images(tmp_path):
     done = run(trainer(tmp_path, tmp_path / "shards", *still, processes=2))
     assert done.returncode == 0, done.stderr
     outcome = read_outcome(tmp_path / "tiny" / "evaluation.npz")
-    assert len(outcome.images) > 0
+    assert 0 < len(outcome.images) == outcome.confusion.sum() - outcome.confusion.trace() < 24, "of both ranks"
     for image, label in zip(outcome.images, outcome.labels, strict=True):
         name = outcome.classes[label]
         expected = 200 * np.eye(3)[("red", "green", "blue").index(name)]
@@ -183,7 +188,8 @@ def test_the_pictures_are_files_as_well(alone):
     names = {path.name for path in alone.glob("*.png")}
     assert names == CURVES | {"classes-1.png", "classes-2.png", "confusion.png", "mistakes.png"}
     for name in names:
-        assert np.asarray(Image.open(alone / name).convert("L")).std() > 5, name
+        colours = np.ptp(np.asarray(Image.open(alone / name).convert("RGB")).astype(int), axis=2)
+        assert (colours > 60).sum() > 100 or name == "classes-2.png", name
 
 
 def test_superclasses_of_cifar100_are_what_is_confused(runs, tmp_path):
@@ -212,20 +218,94 @@ def test_it_can_be_read_while_the_run_trains(shards, tmp_path):
     with open(tmp_path / "tiny" / "metrics.jsonl", "a") as file:
         file.write('{"kind": "step", "epo')
     torn = report(tmp_path / "tiny", "--out", tmp_path / "torn")
-    for made, place in ((early, "early"), (late, "late"), (torn, "torn")):
+    for made, place, standing in ((early, "early", "running"), (late, "late", "running"), (torn, "torn", "died")):
         assert made.returncode == 0, made.stderr
         text = (tmp_path / place / "index.html").read_text()
-        assert "Still training" in text
-        assert "Are counted when a run is done" in text
+        assert ("Still training" in text) is (standing == "running")
+        assert "Are counted at the end of a run" in text
         assert {path.name for path in (tmp_path / place).glob("*.png")} == CURVES
-        assert table(text, "runs")[0][1] == "running"
+        assert table(text, "runs")[0][1] == standing
+
+
+def changed(run_directory, name, change):
+    """A file of a run, after `change` was made to what it says."""
+    path = run_directory / name
+    told = json.loads(path.read_text())
+    change(told)
+    path.write_text(json.dumps(told))
+    return run_directory
+
+
+def test_only_runs_on_the_same_task_are_seeds_of_one_another(runs, tmp_path):
+    for name in ("same-2", "same-3", "same-4"):
+        shutil.copytree(runs / "even-0", tmp_path / name)
+    changed(tmp_path / "same-2", "state.json", lambda told: told.update(data="others"))
+    done = report(runs / "even-0", *(tmp_path / name for name in ("same-2", "same-3", "same-4", "same-3/")))
+    assert done.returncode == 0, done.stderr
+    page = runs / "report" / "index.html"
+    assert [row[0] for row in table(page, "runs")] == ["even-0", "same-2", "same-3", "same-4"], "no mean, nothing twice"
+    shutil.rmtree(page.parent)
+
+
+def test_an_earlier_end_is_not_taken_for_the_last(runs, tmp_path):
+    shutil.copytree(runs / "even-0", tmp_path / "longer")
+    changed(tmp_path / "longer", "result.json", lambda told: told.update(epochs=1, top1=1.0))
+    assert report(tmp_path / "longer").returncode == 0
+    text = (tmp_path / "longer" / "report" / "index.html").read_text()
+    (row,) = table(text, "runs")
+    assert row[4] == f"{rows(runs / 'even-0', 'epoch')[-1]['val_accuracy']:.2%}"
+    assert "Are counted at the end of a run" in text
+
+
+def test_runs_that_are_done_are_shown_beside_one_that_is_not(runs, tmp_path):
+    shutil.copytree(runs / "steep", tmp_path / "begun")
+    (tmp_path / "begun" / "result.json").unlink()
+    done = report(tmp_path / "begun", runs / "even-0", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "Are counted" not in text
+    assert text.count("<figcaption>Accuracy of each class") == 2
+    assert 'id="confusion"' in text
+    assert "dots the others" not in text, "there are none"
+
+
+def test_runs_of_one_name_are_told_by_their_directories(runs, tmp_path):
+    for place, source in (("one", "even-0"), ("two", "steep")):
+        shutil.copytree(runs / source, tmp_path / place / "run")
+    assert report(tmp_path / "one" / "run", tmp_path / "two" / "run", "--out", tmp_path / "out").returncode == 0
+    names = [row[0] for row in table(tmp_path / "out" / "index.html", "runs")]
+    assert names == [str(tmp_path / "one" / "run"), str(tmp_path / "two" / "run")]
+
+
+def test_a_page_leaves_no_pictures_of_the_one_before_and_spares_runs(runs, tmp_path):
+    shutil.copytree(runs / "even-0", tmp_path / "run")
+    assert report(tmp_path / "run").returncode == 0
+    (tmp_path / "run" / "report" / "mine.png").write_bytes(b"")
+    (tmp_path / "run" / "result.json").unlink()
+    assert report(tmp_path / "run").returncode == 0
+    assert {path.name for path in (tmp_path / "run" / "report").glob("*.png")} == CURVES | {"mine.png"}
+    done = report(tmp_path / "run", "--out", runs / "steep")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "holds a run" in done.stderr
+
+
+def test_more_configurations_than_colours_are_refused(runs, tmp_path):
+    for number in range(9):
+        shutil.copytree(runs / "even-0", tmp_path / str(number))
+        changed(tmp_path / str(number), "state.json", lambda told, number=number: told.update(data=str(number)))
+    done = report(*(tmp_path / str(number) for number in range(9)))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "9 configurations" in done.stderr
 
 
 def test_classes_may_be_called_anything(tmp_path):
-    names = ("<script>alert(1)</script>", "a & b", "$x_1$", "50% \\frac")
-    source = tree(tmp_path / "images", classes=("one", "three", "two", "zero"), train=6, val=3)
+    names = ("<script>alert(1)</script>", "a & b", "$x_1$", "$\\frac$", "#010108", "many " * 30)
+    folders = ("[bold]", "[red]", ":smile:", "three", "two", "zero")
+    source = tree(tmp_path / "images", classes=folders, train=6, val=3)
     assert convert("--source", "folder", "--root", source, "--out", tmp_path / "shards").returncode == 0
-    assert run(trainer(tmp_path, tmp_path / "shards", "--train.batch_size", "8")).returncode == 0
+    trained = run(trainer(tmp_path, tmp_path / "shards", "--train.batch_size", "8"))
+    assert trained.returncode == 0, trained.stderr
+    assert all(f"{name} " in trained.stdout for name in folders)
     path = tmp_path / "tiny" / "evaluation.npz"
     np.savez(path, **{**vars(read_outcome(path)), "classes": np.array(names)})
     told = result(tmp_path / "tiny")
@@ -235,7 +315,8 @@ def test_classes_may_be_called_anything(tmp_path):
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "tiny" / "report" / "index.html").read_text()
     assert "<script>" not in text
-    assert all(f">{name}</text>" in html.unescape(text) for name in names)
+    assert all(f">{name if len(name) < 30 else name[:29] + '…'}</text>" in html.unescape(text) for name in names)
+    assert done.stderr == "", "collapsed axes, missing letters"
 
 
 def test_the_run_makes_it_when_it_is_done(shards, tmp_path):
@@ -255,21 +336,56 @@ def test_a_report_that_cannot_be_made_does_not_fail_the_run(shards, tmp_path):
 
 
 def test_what_is_no_run_is_told_in_one_line(runs, tmp_path):
-    broken = {
-        "evaluation.npz": b"PK\x03\x04 cut",
-        "config.yaml": b"a: [",
-        "result.json": b"{",
-        "events.jsonl": b"{",
-        "metrics.jsonl": b'{"kind": "epoch", "epoch": 1}\n',
-    }
-    for name, content in broken.items():
-        shutil.copytree(runs / "even-0", tmp_path / name)
-        (tmp_path / name / name).write_bytes(content)
-    for directory in (tmp_path / "nowhere", tmp_path, *(tmp_path / name for name in broken)):
-        done = report(runs / "even-1", directory, "--out", tmp_path / "out")
-        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), (directory, done.stderr)
-        assert str(directory) in done.stderr
+    for directory in (tmp_path / "nowhere", tmp_path):
+        refused(runs / "even-1", directory, "--out", tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def refused(*arguments):
+    done = report(*arguments)
+    assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (2, 1, ""), done.stderr
+    return done.stderr
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+EPOCH = {"kind": "epoch", "epoch": 1, "train_loss": 1.0, "train_accuracy": 0.1, "val_loss": 1.0, "val_accuracy": 0.1}
+EPOCH |= {"val_top5": 0.5, "seconds": 1.0, "images_per_second": 1.0}
+EVENT = {"at": "2026-01-01T00:00:00+00:00", "what": "began", "attempt": 1, "epoch": 0, "step": 0, "detail": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b"{"),
+        ("state.json", b"[]"),
+        ("evaluation.npz", b"PK\x03\x04 cut"),
+        ("evaluation.npz", npz(classes=0, confusion=0, confidence=0, labels=0, taken=0, images=0)),
+        ("evaluation.npz", npz(classes=np.array(["a"]))),
+        ("config.yaml", b"a: ["),
+        ("config.yaml", b""),
+        ("result.json", b"{"),
+        ("result.json", b"[]"),
+        ("result.json", b'{"top1": 0.5, "class_accuracy": {}}'),
+        ("events.jsonl", b"{"),
+        ("events.jsonl", b"{}\n"),
+        ("events.jsonl", json.dumps({**EVENT, "at": "yesterday"}).encode()),
+        ("metrics.jsonl", b'{"kind": "epoch", "epoch": 1}\n'),
+        ("metrics.jsonl", b"{\n{}\n"),
+        ("metrics.jsonl", json.dumps({**EPOCH, "val_accuracy": None}).encode() + b"\n"),
+        ("metrics.jsonl", b'{"kind": "step", "step": "3", "loss": 1.0, "lr": 0.1}\n'),
+    ],
+)
+def test_a_file_that_is_damaged_or_of_another_version_is_told_in_one_line(runs, tmp_path, name, content):
+    shutil.copytree(runs / "even-0", tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    told = refused(tmp_path / "run")
+    assert str(tmp_path / "run") in told
+    assert name in told
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ from programs import TINY, run, skewed, trainer
 
 from regnet.aftermath import judge
 from regnet.errors import UsageError
-from regnet.run import RunState, Status
+from regnet.run_state import RunState, Status
 from regnet.sweep import flags, gather, read_sweep
 
 ARGUMENTS = ["--config", str(TINY)]

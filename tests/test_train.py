@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from programs import PYTHON, TINY, TORCHRUN, result, rows, run, state, trainer
+from programs import PYTHON, TINY, TORCHRUN, outcome, result, rows, run, state, trainer
 
 LINE = re.compile(r"Epoch (\d+) lr = \d\.\d{6} avg_loss = \d\.\d{6} accuracy = \d+\.\d\d% time = \d+\.\d\ds")
 
@@ -111,6 +111,11 @@ def test_several_processes_train_as_one_does(shards, tmp_path):
         assert set(counted["class_samples"].values()) == {2}
     for processes in (2, 3):
         assert losses[processes] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_samples_kept_in_memory_change_nothing(shards, tmp_path, undisturbed):
+    train(tmp_path, shards, "--data.cache", "device")
+    assert outcome(tmp_path / "tiny") == undisturbed()
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit(shards, tmp_path):

@@ -1,13 +1,23 @@
-"""What a process that others are forked from has done for them: imports, and numba's first compilation."""
+"""What a process that others are forked from has done for them: imports, and compilation of FFCV's pipeline."""
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
 
 import torch._dynamo
 import torch.distributed.fsdp
 
-import data.encode
+import data.convert
 import data.sources
 import regnet.doctor.command
+import regnet.report.page
 import train_ddp
-from data.reader import _MappedShards
+from data.reader import ShardReader
+from data.shards import read_manifest
 
-_MappedShards.compile_read()
+with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    command = ["--source", "synthetic", "--per-class", "1", "--out", folder, "--shards", "1", "--workers", "1"]
+    assert data.convert.main(command) == 0
+    ShardReader(Path(folder), read_manifest(Path(folder)), 10, workers=1, batches_ahead=1, timeout=60)
 __all__ = ["data", "regnet", "torch", "train_ddp"]

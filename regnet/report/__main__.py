@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run")
     parser.add_argument("--out", type=Path, help="directory for the page (report/ of the run, or beside several)")
     args = parser.parse_args(argv)
-    place = args.runs[0] if len(args.runs) == 1 else args.runs[0].resolve().parent
+    place = args.runs[0] if len(args.runs) == 1 else args.runs[0].absolute().parent
     try:
         print(write(args.runs, args.out or place / REPORT))
     except (UsageError, OSError) as error:

@@ -19,28 +19,34 @@ NAMED = 30  # classes of a confusion matrix that have room for their names
 
 
 def class_bars(groups: Sequence[Group], rows: int = 50) -> list[Picture]:
-    """Accuracy of each class in the first group, best first, so many to a picture; dots for the other groups."""
-    found = [class_accuracy(group.runs) for group in groups]
-    best_first = sorted(found[0], key=lambda name: -found[0][name].mean[0]) if found else []
+    """Accuracy of each class in the first group, best first, so many to a picture; dots for the other groups.
+
+    Groups none of whose runs is done are left out.
+    """
+    accuracies = [(index, group, class_accuracy(group.runs)) for index, group in enumerate(groups)]
+    done = [(index, group, found) for index, group, found in accuracies if found]
+    first = done[0][2] if done else {}
+    best_first = sorted(first, key=lambda name: -np.nan_to_num(first[name].mean[0], nan=-1.0))
     pages = [best_first[start : start + rows] for start in range(0, len(best_first), rows)]
 
     def draw(axes: Axes, palette: Palette, names: list[str]) -> None:
         places = np.arange(len(names))
-        for index, (group, accuracy) in enumerate(zip(groups, found, strict=True)):
-            colour = palette.groups[index % len(palette.groups)]
+        for index, group, accuracy in done:
+            colour = palette.groups[index]
             own = [(place, accuracy[name]) for place, name in zip(places, names, strict=True) if name in accuracy]
             at, values = [place for place, _ in own], [100 * series.mean[0] for _, series in own]
-            if index == 0:
+            if group is done[0][1]:
                 spread = [100 * series.deviation[0] for _, series in own]
                 axes.barh(at, values, color=colour, height=0.7, label=group.label)
                 if any(spread):
                     axes.errorbar(values, at, xerr=spread, fmt="none", ecolor=palette.ink, linewidth=0.7)
             else:
                 axes.plot(values, at, "o", color=colour, markersize=3, label=group.label)
-        axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6), yticks=places, yticklabels=names)
+        axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6))
+        axes.set(yticks=places, yticklabels=[_short(name) for name in names])
         axes.tick_params(axis="y", length=0, labelsize=8)
         axes.grid(visible=False, axis="y")
-        if len(groups) > 1:
+        if len(done) > 1:
             axes.legend()
 
     numbered = [f"classes-{number}" if len(pages) > 1 else "classes" for number, _ in enumerate(pages, 1)]
@@ -51,8 +57,13 @@ def class_bars(groups: Sequence[Group], rows: int = 50) -> list[Picture]:
     ]
 
 
+def _short(name: str, most: int = 30) -> str:
+    """Of a class, so that bars have room beside it."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def confusion(outcome: Outcome) -> Picture:
-    """What the samples of each class were taken for, in shares of its row; by superclass where there are such."""
+    """What the samples of each class were taken for; by superclass where there are such."""
     classes = tuple(outcome.classes.tolist())
     groups, matrix, names, of = superclass_of(classes), outcome.confusion, list(classes), "class"
     if groups is not None:
@@ -72,10 +83,12 @@ def confusion(outcome: Outcome) -> Picture:
         if len(names) <= NAMED:
             places = np.arange(len(names))
             axes.set(xticks=places, xticklabels=[str(number) for number in places + 1])
-            axes.set(yticks=places, yticklabels=[f"{name}  {number}" for number, name in enumerate(names, 1)])
+            axes.set(yticks=places, yticklabels=[f"{_short(name)}  {number}" for number, name in enumerate(names, 1)])
+        else:
+            axes.set(xticks=[], yticks=[])
         axes.tick_params(labelsize=7, length=0)
 
-    return Picture("confusion", f"What each {of} was taken for, share of its row", 3.6, draw)
+    return Picture("confusion", f"What each {of} was taken for; the darker, the more often", 3.6, draw)
 
 
 def contact_sheet(outcome: Outcome, columns: int = 6) -> bytes:
@@ -91,7 +104,7 @@ def contact_sheet(outcome: Outcome, columns: int = 6) -> bytes:
         if index < count:
             axes.imshow(outcome.images[index])
             label, taken = outcome.classes[outcome.labels[index]], outcome.classes[outcome.taken[index]]
-            told = f"{label}\ntaken for {taken}\n{outcome.confidence[index]:.1%}"
+            told = f"{_short(label, 22)}\ntaken for {_short(taken, 22)}\n{outcome.confidence[index]:.1%}"
             axes.set_title(told, fontsize=7, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)

@@ -27,7 +27,7 @@ class Curve:
 
     def _draw(self, axes: Axes, palette: Palette, groups: Sequence[Group]) -> None:
         for index, group in enumerate(groups):
-            colour = palette.groups[index % len(palette.groups)]
+            colour = palette.groups[index]
             for key, style, scale in self.columns:
                 series = by_epoch(group.runs, key) if self.axis == "epoch" else by_step(group.runs, key)
                 x, mean, deviation = series.x, scale * series.mean, scale * series.deviation

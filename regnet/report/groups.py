@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,23 +32,35 @@ class Series:
 
 
 def group(runs: Sequence[History]) -> list[Group]:
-    """In the order in which their first runs come."""
-    groups: dict[str, list[History]] = {}
+    """In the order in which their first runs come. A seed that comes again, on the same task, is a group of its own."""
+    groups: dict[tuple[str, int], list[History]] = {}
+    seen: Counter[tuple[str, int]] = Counter()
     for run in runs:
-        groups.setdefault(_task(run), []).append(run)
-    return [Group(_label([run.name for run in alike]), tuple(alike)) for alike in groups.values()]
+        task, seed = _task(run), run.config.get("seed", 0)
+        groups.setdefault((task, seen[task, seed]), []).append(run)
+        seen[task, seed] += 1
+    labels = [_label([run.name for run in alike]) for alike in groups.values()]
+    whole = [", ".join(run.name for run in alike) for alike in groups.values()]
+    twice = {label for label, count in Counter(labels).items() if count > 1}
+    return [
+        Group(other if label in twice else label, tuple(alike))
+        for label, other, alike in zip(labels, whole, groups.values(), strict=True)
+    ]
 
 
 def _task(run: History) -> str:
+    """Equal for runs that differ in nothing but their seed: the images, the length and all options count."""
     numbers = {key: value for key, value in numbers_depend_on(run.config).items() if key not in ("seed", "name")}
-    return repr(sorted(numbers.items())) + str(run.state.epochs)
+    return repr((run.state.data, run.state.epochs, sorted(numbers.items())))
 
 
 def _label(names: Sequence[str]) -> str:
+    """The name of a run, or what the names of several share, up to a mark that ends a word."""
     if len(names) == 1:
         return names[0]
-    shared = os.path.commonprefix(names).rstrip("-_.") or ", ".join(names)  # noqa: RUF071  # names, not paths
-    return f"{shared} ({len(names)} seeds)"
+    start = os.path.commonprefix([*names])  # noqa: RUF071  # names, not paths
+    shared = re.sub(r"[-_.]*[^-_.]*$", "", start)  # "s" of s-10 and s-11
+    return f"{shared or ', '.join(names)} ({len(names)} seeds)"
 
 
 def by_epoch(runs: Sequence[History], key: str) -> Series:

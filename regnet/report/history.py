@@ -1,16 +1,22 @@
 """A run as its directory tells it; whatever is not there yet, or is being written, is left out."""
 
+import contextlib
 import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from regnet.errors import UsageError
-from regnet.events import read_events
+from regnet.events import EVENTS, read_events
 from regnet.outcome import Outcome, read_outcome
-from regnet.run import EVALUATION, RESULT, RunState, read_state
+from regnet.run import EVALUATION, RESULT
+from regnet.run_state import STATE, RunState, parse_state
+from regnet.runs import look
 
 Row = dict[str, Any]
 
@@ -20,15 +26,17 @@ class History:
     """One run.
 
     Attributes:
+        standing: how it stands: running, finished, preempted, failed, or died.
         config: as config.yaml has it.
         epochs, steps: the lines of metrics.jsonl.
         events: those of events.jsonl.
-        result: what result.json says; empty while the run is not done.
-        outcome: of the last evaluation; None while the run is not done.
+        result: what result.json says; empty unless it is of the run's last epoch so far.
+        outcome: of the same evaluation; None where there is no result.
     """
 
     name: str
     directory: Path
+    standing: str
     state: RunState
     config: dict[str, Any]
     epochs: list[Row]
@@ -48,54 +56,126 @@ class History:
         return max(self.epochs, key=lambda row: row["val_accuracy"], default=None)
 
 
-_OF_STEP = frozenset({"step", "lr", "loss"})
-_OF_EPOCH = frozenset(
-    {
-        "epoch",
-        "train_loss",
-        "train_accuracy",
-        "val_loss",
-        "val_accuracy",
-        "val_top5",
-        "seconds",
-        "images_per_second",
-    }
-)
+Fits = Callable[[Any], bool]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return _whole(value) or isinstance(value, float)
+
+
+def _loss(value: Any) -> bool:
+    """A loss that was no number is written as none."""
+    return value is None or _number(value)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _time(value: Any) -> bool:
+    return _text(value) and bool(datetime.fromisoformat(value))
+
+
+_EPOCH: dict[str, Fits] = {
+    "epoch": _whole,
+    **dict.fromkeys(("train_loss", "train_accuracy", "val_loss"), _loss),
+    **dict.fromkeys(("val_accuracy", "val_top5", "seconds", "images_per_second"), _number),
+}
+_STEP: dict[str, Fits] = {"step": _whole, "lr": _number, "loss": _loss}
+_EVENT: dict[str, Fits] = {
+    "at": _time,
+    **dict.fromkeys(("what", "detail"), _text),
+    **dict.fromkeys(("attempt", "epoch", "step"), _whole),
+}
+_RESULT: dict[str, Fits] = {
+    "class_accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
+    **dict.fromkeys(("epochs", "parameters"), _whole),
+    **dict.fromkeys(("top1", "top5", "calibration_error"), _number),
+}
 
 
 def read_history(directory: Path) -> History:
     """Raises UsageError if the directory holds no run, or one of its files cannot be used."""
-    state = read_state(directory) if directory.is_dir() else None
-    if state is None:
-        raise UsageError(f"{directory}: holds no run")
-    metrics = directory / "metrics.jsonl"
     try:
-        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-        outcome, result = directory / EVALUATION, directory / RESULT
+        state = parse_state(directory / STATE)
+        standing = look(directory)
+        assert standing is not None
+        metrics, result = directory / "metrics.jsonl", _read_result(directory / RESULT, state.epoch)
         return History(
-            directory.resolve().name,
+            Path(os.path.abspath(directory)).name,
             directory,
+            standing.state,
             state,
-            config,
-            _rows(metrics, "epoch", _OF_EPOCH),
-            _rows(metrics, "step", _OF_STEP),
-            read_events(directory),
-            json.loads(result.read_text(encoding="utf-8")) if result.exists() else {},
-            read_outcome(outcome) if outcome.exists() else None,
+            _read_config(directory / "config.yaml"),
+            _rows(metrics, "epoch", _EPOCH),
+            _rows(metrics, "step", _STEP),
+            _read_events(directory),
+            result,
+            read_outcome(directory / EVALUATION) if result and (directory / EVALUATION).exists() else None,
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{directory}: holds no run ({Path(str(error.filename)).name} is not there)") from error
+    except (OSError, ValueError) as error:
         raise UsageError(f"{directory}: cannot be read ({' '.join(str(error).split())})") from error
 
 
-def _rows(path: Path, kind: str, columns: frozenset[str]) -> list[Row]:
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Whatever is wrong inside is told with the file's name. Raises ValueError."""
+    try:
+        yield
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    with _named(path.name):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("no configuration")
+    return config
+
+
+def _read_events(directory: Path) -> list[Row]:
+    with _named(EVENTS):
+        events = read_events(directory)
+        for event in events:
+            _check(event, _EVENT)
+    return events
+
+
+def _read_result(path: Path, epoch: int) -> Row:
+    """Of this epoch; a run that was given more epochs leaves the one of its earlier end behind."""
+    if not path.exists():
+        return {}
+    with _named(path.name):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        _check(result, _RESULT)
+    return result if result["epochs"] == epoch else {}
+
+
+def _rows(path: Path, kind: str, columns: Mapping[str, Fits]) -> list[Row]:
     """The lines of one kind; the last one may be torn, or being written. Raises ValueError for another."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    found = [row for row in rows if row["kind"] == kind]
-    for row in found:
-        if missing := columns - row.keys():
-            raise ValueError(f"{path.name}: a line without {', '.join(sorted(missing))}")
+    with _named(path.name):
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        for row in rows:
+            _check(row, {"kind": _text})
+        found = [row for row in rows if row["kind"] == kind]
+        for row in found:
+            _check(row, columns)
     return found
+
+
+def _check(row: Any, columns: Mapping[str, Fits]) -> None:
+    """Raises ValueError if something is not there, or of another kind."""
+    for column, fits in columns.items():
+        if not isinstance(row, dict) or column not in row or not fits(row[column]):
+            raise ValueError(f"{column} is missing or no such thing; damaged, or of another version")
 
 
 def _flatten(config: dict[str, Any], section: str = "") -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 import base64
 import io
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -14,35 +17,54 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from regnet.outcome import Outcome
+from regnet.errors import UsageError
+from regnet.outcome import Outcome, most_confused
 from regnet.report.classes import class_bars, confusion, contact_sheet
 from regnet.report.curves import CURVES
-from regnet.report.groups import Group, differences, group
+from regnet.report.groups import Group, class_accuracy, differences, group
 from regnet.report.history import History, read_history
-from regnet.run import Status
+from regnet.report.picture import PRINT
+from regnet.run_state import STATE, Status
 
 PAGE = "index.html"
 CONFUSED = 12  # pairs that are told
+_COMES_AND_GOES = re.compile(r"(classes(-\d+)?|confusion|mistakes)\.png")  # with the number of classes, and at the end
 HEADINGS = ("epochs", "best test", "last test", "top-5", "calibration error", "images/s", "parameters", "time")
 
 
 def write(runs: Sequence[Path], out: Path) -> Path:
-    """The page, in `out` with its pictures.
+    """The page, in `out` with its pictures; the same run twice counts once.
 
     Raises:
-        UsageError: a directory that holds no run.
+        UsageError: a directory that holds no run, or too many to be told apart.
         OSError: the disk.
     """
-    files = make([read_history(run) for run in runs])
+    files = make(_told_apart([read_history(run) for run in {run.resolve(): run for run in runs}.values()]))
+    if (out / STATE).exists():
+        raise UsageError(f"{out}: holds a run; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (out / name).write_bytes(content)
+    for old in out.glob("*.png"):
+        if _COMES_AND_GOES.fullmatch(old.name) and old.name not in files:
+            old.unlink()
+    for name in sorted(files, key=PAGE.__eq__):  # the page last, when its pictures are there
+        temporary = out / f".{name}.tmp"
+        temporary.write_bytes(files[name])
+        temporary.rename(out / name)
     return out / PAGE
+
+
+def _told_apart(runs: Sequence[History]) -> list[History]:
+    """By their directories where names would not do."""
+    names = Counter(run.name for run in runs)
+    return [replace(run, name=str(run.directory)) if names[run.name] > 1 else run for run in runs]
 
 
 def make(runs: Sequence[History]) -> dict[str, bytes]:
     """The files of a report, by name."""
     groups = group(runs)
+    if len(groups) > len(PRINT.groups):
+        most = len(PRINT.groups)
+        raise UsageError(f"{len(groups)} configurations: at most {most} can be told apart by their colours")
     done = [run for run in runs if run.outcome is not None]
     shown = max(done, key=lambda run: run.result["top1"], default=None)
     outcome = None if shown is None else shown.outcome
@@ -53,17 +75,18 @@ def make(runs: Sequence[History]) -> dict[str, bytes]:
     page = template.render(
         title=", ".join(of_one.label for of_one in groups),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        training=any(run.state.state is Status.running for run in runs),
+        training=any(run.standing == Status.running for run in runs),
         several=len(runs) > 1,
         seeds=any(len(of_one.runs) > 1 for of_one in groups),
-        first=groups[0].label,
+        first=next((of_one.label for of_one in groups if class_accuracy(of_one.runs)), ""),
+        dots=sum(bool(class_accuracy(of_one.runs)) for of_one in groups) > 1,
         shown="" if shown is None else shown.name,
         headings=HEADINGS,
         rows=[_row(run) for run in runs] + [_mean_row(of_one) for of_one in groups if len(of_one.runs) > 1],
         curves=curves,
         bars=bars,
         confusion=matrix,
-        confused=[] if outcome is None else most_confused(outcome),
+        confused=[] if outcome is None else _confused(outcome),
         mistakes=[] if outcome is None else _mistakes(outcome),
         events=sorted((_event(run, event) for run in runs for event in run.events), key=lambda event: event["at"]),
         names=[run.name for run in runs],
@@ -88,7 +111,7 @@ def _row(run: History) -> dict[str, Any]:
         f"{result['parameters']:,}" if result else "",
         _duration(sum(row["seconds"] for row in run.epochs)),
     )
-    return {"name": run.name, "state": str(run.state.state), "cells": cells}
+    return {"name": run.name, "state": run.standing, "cells": cells}
 
 
 def _mean_row(of_one: Group) -> dict[str, Any]:
@@ -103,15 +126,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def most_confused(outcome: Outcome) -> list[dict[str, Any]]:
-    """The pairs of different classes of which the first was taken for the second most often."""
-    wrong = outcome.confusion - np.diag(outcome.confusion.diagonal())
+def _confused(outcome: Outcome) -> list[dict[str, Any]]:
     names = outcome.classes.tolist()
-    places = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]]
     return [
-        {"times": int(wrong[label, taken]), "label": names[label], "taken": names[taken]}
-        for label, taken in places
-        if wrong[label, taken]
+        {"times": times, "label": names[label], "taken": names[taken]}
+        for label, taken, times in most_confused(outcome.confusion, CONFUSED)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,10 @@ class Palette:
     groups: tuple[str, ...]
 
 
-PRINT = Palette("#1b1f24", "#d5d9de", ("#0067a8", "#c2500a", "#00805c", "#a3357a", "#6a5acd", "#8a6d00"))
+_PRINTED = "#0067a8 #c2500a #00805c #a3357a #6a5acd #8a6d00 #b3202c #4b6b1f"
+PRINT = Palette("#1b1f24", "#d5d9de", tuple(_PRINTED.split()))
 # Colours that no picture uses, in whose place the page puts its own, light or dark.
-PAGE = Palette("#010101", "#010102", tuple(f"#01010{digit}" for digit in "345678"))
+PAGE = Palette("#010108", "#010109", tuple(f"#01010{digit}" for digit in range(len(PRINT.groups))))
 _VARIABLES = {PAGE.ink: "var(--ink)", PAGE.grid: "var(--grid)"} | {
     colour: f"var(--group-{index})" for index, colour in enumerate(PAGE.groups)
 }
@@ -54,8 +56,7 @@ class Picture:
     def svg(self) -> str:
         """To be put into a page, as wide as there is room, with its colours as the page's variables."""
         text = self._render(PAGE, "svg", titled=False).decode()
-        for colour, variable in _VARIABLES.items():
-            text = text.replace(colour, variable)
+        text = re.sub(r"(?<=: )#01010\d", lambda found: _VARIABLES[found[0]], text)
         whole = text[text.index("<svg") :]
         return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{self.title}"', whole, count=1)
 
@@ -82,7 +83,7 @@ class Picture:
             "legend.frameon": False,
             "legend.fontsize": 8,
         }
-        with mpl.rc_context(style):
+        with mpl.rc_context(style), warnings.catch_warnings():
             figure = Figure(figsize=(WIDTH, self.height + 0.25 * titled), layout="constrained")
             FigureCanvasAgg(figure)
             axes = figure.add_subplot()
@@ -90,6 +91,8 @@ class Picture:
             if titled:
                 axes.set_title(self.title, fontsize=10)
             buffer = io.BytesIO()
+            # A file gets boxes for letters that its font lacks; the page has its reader's fonts.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             metadata = {"Date": None} if kind == "svg" else None
             figure.savefig(buffer, format=kind, dpi=160, transparent=kind == "svg", metadata=metadata)
         return buffer.getvalue()
