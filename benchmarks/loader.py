@@ -35,8 +35,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import command
+from benchmarks.images import CROP_PADDING, StoredImages
 from benchmarks.timing import Spread, alternate, environment, rate, ratio, spreads
-from benchmarks.torch_loader import CROP_PADDING, RandomBatches, StoredImages, Transformed
+from benchmarks.torch_loader import RandomBatches, Transformed
 from data.loader import Batch, Place, TrainingLoader, open_loaders
 from data.shards import Verify, read_manifest, verify
 from regnet.config import Config
@@ -169,7 +170,8 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str,
     # A loader's streams belong to the rank's place; there is one rank here.
     full, _ = open_loaders(directory, manifest, loader_options(config), Place(0, 1, device))
     pool = with_batch_size(full, min(full.samples, max(POOL, args.batch_size)), config.train.batch_size)
-    dataset = Transformed(StoredImages(pool), manifest, config.data.resolution)
+    images = StoredImages.read(pool.source, "train", torch.arange(pool.samples), pool.batch_size)
+    dataset = Transformed(images, manifest, config.data.resolution)
     results = compare_loaders(pool, dataset, args.workers, args.rounds, args.seconds)
     step = Step(config, len(manifest.classes), device)
     size = affordable_batch(step, config, args.seconds, device)

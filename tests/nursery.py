@@ -134,6 +134,7 @@ def _free_port() -> str:
 
 def _become(arguments: list[str], environment: dict[str, str], out: str, err: str) -> None:
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # Python's own, not that by which this one came to be
     os.chdir(ROOT)
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

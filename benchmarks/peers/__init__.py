@@ -1,0 +1,1 @@
+"""This trainer beside other ways to train the same network: see `python -m benchmarks.peers --help`."""

@@ -1,0 +1,146 @@
+"""All peers in turns, round by round."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.command import Report
+from benchmarks.images import StoredImages
+from benchmarks.peers import options, samples
+from benchmarks.peers.launch import Launcher, PeerFailed
+from benchmarks.peers.outcome import Outcome, check, combine
+from benchmarks.peers.protocol import Settings
+from benchmarks.peers.roster import OURS, Peer, chosen, versions
+from benchmarks.timing import Spread, environment, ratio
+from data.order import epoch_order
+from data.reader import ShardReader
+from data.shards import Manifest, Verify, read_manifest, verify
+from regnet.config import Config
+from regnet.options import parse_config
+
+
+def measure(args: argparse.Namespace) -> Report:
+    """Everything, as it goes into the JSON file.
+
+    Raises:
+        UsageError, DataError: wrong options, missing packages, or shards that cannot be used.
+        PeerFailed: names the peer.
+    """
+    options.complete(args)
+    peers = chosen(args.peers)
+    packages = versions(peers, args.network)
+    where = environment(torch.device(args.device))
+    # Beside the project's own runs: it is to their disk that this trainer's checkpoints are to be written.
+    runs = Path("runs").resolve()
+    runs.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=runs) as folder:
+        settings = prepare(args, Path(folder))
+        launcher = Launcher(args.processes, args.threads, args.timeout, runs)
+        outcomes, memory = rounds(peers, settings, launcher, args.rounds)
+    return {
+        **where,
+        "versions": packages,
+        "processes": args.processes,
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "settings": {key: value for key, value in asdict(settings).items() if key not in _OF_A_LAUNCH},
+        "results": results(outcomes, memory),
+    }
+
+
+_OF_A_LAUNCH = ("images", "config", "reports", "launched")
+
+
+def prepare(args: argparse.Namespace, folder: Path) -> Settings:
+    """Puts this trainer's configuration and the peers' images into a folder.
+
+    Raises:
+        UsageError, DataError: wrong options, or shards that cannot be used.
+    """
+    config = parse_config(options.trainer_flags(args))
+    shards = Path(config.data.shards)
+    manifest = read_manifest(shards)
+    settings = options.settings(args, config, manifest)
+    verify(shards, manifest, Verify.once)
+    write_images(folder, shards, manifest, config, settings)
+    file = folder / "config.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    return replace(settings, images=str(folder), config=str(file))
+
+
+def write_images(folder: Path, shards: Path, manifest: Manifest, config: Config, settings: Settings) -> None:
+    """The test images, and the training images of this trainer's first epoch, in that order."""
+    size = settings.batch_size
+    reader = ShardReader(shards, manifest, size, 1, config.data.batches_ahead, config.data.loader_timeout)
+    order = epoch_order(manifest.samples("train"), config.seed, 0)[: settings.steps * size]
+    for split, ids in (("train", order), ("val", torch.arange(manifest.samples("val")))):
+        samples.write(StoredImages.read(reader, split, ids, size), folder, split)
+
+
+def rounds(
+    peers: list[Peer], settings: Settings, launcher: Launcher, count: int
+) -> tuple[dict[str, list[Outcome]], dict[str, int]]:
+    """The outcomes of each peer by name, and the bytes of memory that it took.
+
+    Before the first round each is launched for one epoch, to have all files in the machine's memory and to look at
+    the peers' own. Every other round goes in reverse, against a machine that drifts.
+    """
+    outcomes: dict[str, list[Outcome]] = {peer.name: [] for peer in peers}
+    memory = {}
+    for peer in peers:
+        _, memory[peer.name] = _launch(peer, replace(settings, epochs=1), launcher, "trial", measure_memory=True)
+    for number in range(1, count + 1):
+        for peer in peers if number % 2 else reversed(peers):
+            outcome, _ = _launch(peer, settings, launcher, f"round {number}")
+            outcomes[peer.name].append(outcome)
+            _tell(f"round {number}, {peer.label}: {outcome.images_per_second:,.1f} images/s")
+    return outcomes, memory
+
+
+def _launch(
+    peer: Peer, settings: Settings, launcher: Launcher, turn: str, measure_memory: bool = False
+) -> tuple[Outcome, int]:
+    with tempfile.TemporaryDirectory(dir=settings.images) as reports:
+        settings = replace(settings, reports=reports)
+        try:
+            told, memory = launcher.launch(peer, settings, measure_memory)
+            outcome = combine(told)
+            check(outcome, peer, settings)
+        except PeerFailed as failure:
+            raise PeerFailed(f"{peer.label} ({peer.name}), {turn}: {failure}") from failure
+    return outcome, memory
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def results(outcomes: dict[str, list[Outcome]], memory: dict[str, int]) -> dict[str, Any]:
+    """Of each peer: spreads over the rounds, and everything that its launches told."""
+    rates = {name: [outcome.images_per_second for outcome in those] for name, those in outcomes.items()}
+
+    def spread(name: str, figure: Callable[[Outcome], float]) -> dict[str, Any]:
+        return asdict(Spread.of([figure(outcome) for outcome in outcomes[name]]))
+
+    return {
+        name: {
+            "images_per_second": asdict(Spread.of(rates[name])),
+            "ours_over_it": asdict(ratio(rates, OURS.name, name)),
+            "first_step": spread(name, lambda outcome: outcome.first_step),
+            "finished": spread(name, lambda outcome: outcome.finished),
+            "memory_bytes": memory[name],
+            "gpu_bytes": max(outcome.gpu_bytes for outcome in those),
+            "first_loss": median(outcome.epochs[0].loss for outcome in those),
+            "last_loss": median(outcome.epochs[-1].loss for outcome in those),
+            "learned": all(outcome.learned for outcome in those),
+            "launches": [asdict(outcome) for outcome in those],
+        }
+        for name, those in outcomes.items()
+    }

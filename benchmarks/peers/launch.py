@@ -1,0 +1,142 @@
+"""Starts a peer under its own torchrun and waits for it, but not for ever."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from benchmarks.peers.protocol import RankReport, Settings
+from benchmarks.peers.roster import Peer
+
+ROOT = Path(__file__).parents[2]
+TICK = 0.5  # seconds between looks at a peer's memory
+# Not --standalone: that goes by the name localhost, which not every container can resolve.
+TORCHRUN = ("-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0")
+_ERROR = re.compile(
+    r"(?:\[rank\d+\]: ?)?((?:error|failed) \(rank \d+\): .+|(?!torch\.distributed\.elastic)[\w.]*Error\b.*)"
+)
+
+
+class PeerFailed(Exception):
+    """A peer did not do what was asked of it: one line that says what."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How every peer is started.
+
+    Attributes:
+        processes: of each peer.
+        threads: of torch, in each process.
+        timeout: seconds that a launch may take.
+        logs: directory that keeps the output of a peer that fails.
+    """
+
+    processes: int
+    threads: int
+    timeout: float
+    logs: Path
+
+    def launch(self, peer: Peer, settings: Settings, measure_memory: bool = False) -> tuple[list[RankReport], int]:
+        """What the ranks of one launch tell, in order, and the most memory that they took together.
+
+        Memory is in bytes, of all processes of the launch, shared pages counted once; 0 unless it is measured:
+        looking takes time, which belongs into no other figure.
+
+        Raises:
+            PeerFailed: its exit status is not 0, it ran out of time, or a rank told nothing.
+        """
+        reports = Path(settings.reports)
+        order = reports / "settings.json"
+        log = reports / "output.log"
+        module = f"benchmarks.peers.{peer.name}"
+        command = [sys.executable, *TORCHRUN, "--local-addr=127.0.0.1", f"--nproc-per-node={self.processes}"]
+        order.write_text(json.dumps(asdict(replace(settings, launched=time.monotonic()))), encoding="utf-8")
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [*command, "--module", module, str(order)],
+                cwd=ROOT,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            peak = self.wait(process, measure_memory)
+        except PeerFailed as failure:
+            raise PeerFailed(f"{failure}{self.explain(peer, log)}") from failure
+        finally:
+            end(process)
+        paths = [reports / f"{rank}.json" for rank in range(self.processes)]
+        silent = [path.stem for path in paths if not path.exists()]
+        if silent:
+            raise PeerFailed(f"rank {silent[0]} told nothing{self.explain(peer, log)}")
+        return [RankReport.read(path) for path in paths], peak
+
+    def environment(self) -> dict[str, str]:
+        """The caller's, without what would make a peer believe that it is a job of its own on a cluster."""
+        foreign = ("SLURM_", "WANDB_", "REGNET_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        return {**kept, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+
+    def wait(self, process: subprocess.Popen, measure_memory: bool) -> int:
+        deadline, peak = time.monotonic() + self.timeout, 0
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                status = process.wait(max(0.0, min(left, TICK) if measure_memory else left))
+            except subprocess.TimeoutExpired:
+                if time.monotonic() >= deadline:
+                    raise PeerFailed(f"not done after {self.timeout:g} s") from None
+                peak = max(peak, sum(map(proportional_bytes, family(process.pid))))
+                continue
+            if status:
+                raise PeerFailed(f"exit status {status}")
+            return peak
+
+    def explain(self, peer: Peer, log: Path) -> str:
+        """The first error in a peer's output, and where that is kept."""
+        text = log.read_text(encoding="utf-8", errors="replace")
+        kept = self.logs / f"peers-{peer.name}.log"
+        kept.write_text(text, encoding="utf-8")
+        errors = filter(None, map(_ERROR.fullmatch, text.splitlines()))
+        first = next((f": {error[1]}" for error in errors), "")
+        return f"{first} (its output: {kept})"
+
+
+def end(process: subprocess.Popen) -> None:
+    """Leaves nothing of a launch behind. torchrun's ranks are no part of its process group."""
+    if process.poll() is None:
+        for pid in family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found = [pid]
+    for member in found:
+        found += children.get(member, [])
+    return found
+
+
+def proportional_bytes(pid: int) -> int:
+    """Memory of a process, with its part of what it shares with others; 0 for one that has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,59 @@
+"""What the ranks of one launch have told, made into one, and whether it can be believed."""
+
+import math
+from dataclasses import dataclass
+
+from benchmarks.peers.launch import PeerFailed
+from benchmarks.peers.protocol import Epoch, RankReport, Settings
+from benchmarks.peers.roster import Peer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One launch of one peer, over all ranks.
+
+    Attributes:
+        first_step, finished: seconds from the launch.
+        gpu_bytes: the most that torch had allocated, over all GPUs.
+    """
+
+    first_step: float
+    finished: float
+    epochs: list[Epoch]
+    gpu_bytes: int
+
+    @property
+    def images_per_second(self) -> float:
+        """Of training, in all epochs but the first, in which workers start and algorithms are chosen."""
+        later = self.epochs[1:]
+        return sum(epoch.images for epoch in later) / sum(epoch.seconds for epoch in later)
+
+    @property
+    def learned(self) -> bool:
+        return self.epochs[-1].loss < self.epochs[0].loss
+
+
+def combine(reports: list[RankReport]) -> Outcome:
+    """Images added, losses averaged over them; steps, times and accuracies are rank zero's."""
+    epochs = []
+    for index, first in enumerate(reports[0].epochs):
+        parts = [report.epochs[index] for report in reports if index < len(report.epochs)]
+        images = sum(part.images for part in parts)
+        loss = sum(part.loss * part.images for part in parts) / images
+        epochs.append(Epoch(first.steps, images, first.seconds, loss, first.accuracy))
+    return Outcome(reports[0].first_step, reports[0].finished, epochs, sum(report.gpu_bytes for report in reports))
+
+
+def check(outcome: Outcome, peer: Peer, settings: Settings) -> None:
+    """Raises PeerFailed for a peer that did more, less or something else than it was asked to do."""
+    if len(outcome.epochs) != settings.epochs:
+        raise PeerFailed(f"{len(outcome.epochs)} epochs instead of {settings.epochs}")
+    steps, images = settings.steps, settings.steps * settings.batch_size
+    for number, epoch in enumerate(outcome.epochs, 1):
+        if (epoch.steps, epoch.images) != (steps, images):
+            done = f"{epoch.steps} steps on {epoch.images} images"
+            raise PeerFailed(f"{done} in epoch {number}, instead of {steps} on {images}")
+        if not math.isfinite(epoch.loss):
+            raise PeerFailed(f"the loss of epoch {number} is {epoch.loss}")
+        if (epoch.accuracy is not None) != peer.evaluates:
+            raise PeerFailed(f"{'no' if peer.evaluates else 'an'} evaluation after epoch {number}")

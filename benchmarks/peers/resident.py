@@ -1,0 +1,53 @@
+"""The ceiling: this trainer's network and step on one batch that stays on the device. It loads and tests nothing."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.peers.network import our_network
+from benchmarks.peers.place import Place, join
+from benchmarks.peers.protocol import Settings, Watch, run
+from benchmarks.peers.samples import open_samples
+from data.augment import Augment
+from regnet.precision import Precision
+
+
+def train(settings: Settings, place: Place) -> None:
+    samples = open_samples(settings)
+    manifest, size = samples.manifest, settings.batch_size // place.size
+    first = place.rank * size
+    pixels = torch.from_numpy(samples.train.pixels[first : first + size].copy()).to(place.device)
+    augment = Augment(manifest.mean, manifest.std, settings.resolution, False, 0, 0, 0, place.device)
+    images = augment.evaluation(pixels).contiguous(memory_format=settings.memory_format)
+    labels = torch.tensor(samples.train.labels[first : first + size], device=place.device)
+    network: nn.Module = our_network(settings, samples.classes).to(place.device)
+    if place.size > 1:  # as regnet.trainer does
+        network = DistributedDataParallel(
+            network, place.device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
+    optimizer = torch.optim.SGD(network.parameters(), **settings.sgd)
+    precision = Precision(settings.precision, place.device)
+    watch = Watch(settings, place.device)
+    for _ in range(settings.epochs):
+        watch.begin()
+        for _ in range(settings.steps):
+            with precision.autocast():
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels)
+            precision.scaler.scale(loss).backward()
+            precision.scaler.step(optimizer)
+            precision.scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            watch.step(loss, len(labels))
+        watch.trained()
+    watch.finished()
+
+
+def main(settings: Settings) -> None:
+    with join(settings.device) as place:
+        train(settings, place)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,117 @@
+"""timm: its loader with the prefetcher, which normalises on the device, its task, optimiser, scaler and evaluator.
+
+Its training script is in no package; the loop is written anew around these parts of it.
+"""
+
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+from benchmarks.images import CROP_PADDING, StoredImages
+from benchmarks.peers.network import peers_network
+from benchmarks.peers.place import Place, join
+from benchmarks.peers.protocol import Settings, Watch, run
+from benchmarks.peers.samples import Samples, loader_options, open_samples
+from data.vision import torchvision
+
+# isort: split
+from timm.data import create_loader
+from timm.data.transforms import MaybePILToTensor
+from timm.optim import create_optimizer_v2
+from timm.task import ClassificationTask
+from timm.task.evaluator import evaluation_sample_limit
+from timm.utils import NativeScaler, distribute_bn
+
+
+class TimmDataset(Dataset):
+    """PIL images with a transform that timm's loader sets."""
+
+    def __init__(self, images: StoredImages) -> None:
+        self.images, self.transform = images, lambda image: image
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):  # type: ignore[no-untyped-def]  # whatever the transform makes
+        image, label = self.images[index]
+        return self.transform(image), label
+
+
+def loaders(samples: Samples, settings: Settings, place: Place):  # type: ignore[no-untyped-def]  # timm's classes
+    """timm's own, but that the training images are cropped like everybody's, not resized at random."""
+    manifest, size = samples.manifest, settings.resolution
+    make = partial(
+        create_loader,
+        input_size=(3, size, size),
+        interpolation="bilinear",
+        mean=manifest.mean,
+        std=manifest.std,
+        crop_pct=1.0,
+        distributed=place.size > 1,
+        device=place.device,
+        **loader_options(settings, place.size),
+    )
+    train, val = make(TimmDataset(samples.train), is_training=True), make(TimmDataset(samples.val))
+    transforms = torchvision.transforms
+    enlarge = [transforms.Resize(size)] if size != manifest.resolution else []
+    crop = transforms.RandomCrop(manifest.resolution, padding=CROP_PADDING)
+    train.dataset.transform = transforms.Compose(
+        [crop, *enlarge, transforms.RandomHorizontalFlip(), MaybePILToTensor()]
+    )
+    return train, val
+
+
+def train(settings: Settings, place: Place) -> None:
+    samples = open_samples(settings)
+    train_loader, val_loader = loaders(samples, settings, place)
+    model = peers_network(settings, samples.classes).to(place.device)
+    optimizer = create_optimizer_v2(model, "sgd", filter_bias_and_bn=False, **settings.sgd)
+    task = ClassificationTask(model, device=place.device, verbose=False)
+    if place.size > 1:
+        task.prepare_distributed(device_ids=place.device_ids)
+    autocast = partial(torch.autocast, settings.device, settings.autocast) if settings.autocast else nullcontext
+    scaler = NativeScaler(settings.device) if settings.precision == "fp16" else None
+
+    def evaluate() -> float:
+        if place.size > 1:
+            distribute_bn(model, place.size, reduce=True)
+        task.eval()
+        evaluator = task.create_evaluator(max_samples=evaluation_sample_limit(val_loader))
+        with torch.inference_mode():
+            for images, labels in val_loader:
+                with autocast():
+                    output = model(images.contiguous(memory_format=settings.memory_format))
+                evaluator.update(output, labels)
+        return evaluator.compute(distributed=place.size > 1)["top1"] / 100
+
+    watch = Watch(settings, place.device)
+    for epoch in range(settings.epochs):
+        if isinstance(train_loader.sampler, DistributedSampler):
+            train_loader.sampler.set_epoch(epoch)
+        task.train()
+        watch.begin()
+        for images, labels in train_loader:
+            images = images.contiguous(memory_format=settings.memory_format)
+            with autocast():
+                loss = task(images, labels)["loss"]
+            if scaler is None:
+                loss.backward()
+                optimizer.step()
+            else:
+                scaler(loss, optimizer)
+            optimizer.zero_grad()
+            watch.step(loss, len(labels))
+        watch.trained()
+        watch.evaluated(evaluate())
+    watch.finished()
+
+
+def main(settings: Settings) -> None:
+    with join(settings.device) as place:
+        train(settings, place)
+
+
+if __name__ == "__main__":
+    run(main)
