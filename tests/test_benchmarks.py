@@ -6,6 +6,8 @@ import sys
 import pytest
 from programs import ROOT, run
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # they look at what is left in runs/
+
 SMALL = ("--batch-size", 50, "--rounds", 1, "--seconds", 0.3, "--config", "configs/debug.yaml")
 
 

@@ -19,6 +19,8 @@ from benchmarks.peers.protocol import Epoch, RankReport
 from benchmarks.peers.roster import OURS, PEERS
 from regnet.errors import UsageError
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # they look at what is left in runs/
+
 SMALL = ("--config", "tests/tiny.yaml", "--batch-size", "96", "--epochs", "2", "--workers", "1", "--device", "cpu")
 
 
