@@ -21,6 +21,7 @@ QUIET = (
     "--no-first-run",
     "--disable-gpu",
     "--no-sandbox",
+    "--disable-dev-shm-usage",  # which is small in containers
 )
 
 
