@@ -26,7 +26,7 @@ class Run:
     """One run as it stands.
 
     Attributes:
-        state: as state.json says, but `died` where that says running and no process holds the run's lock.
+        state: see how_it_stands.
         best: test accuracy of the best epoch, 0 to 1; None before the first.
         age: seconds since state.json was written.
         next: what to do, or empty.
@@ -47,17 +47,22 @@ def look(directory: Path) -> Run | None:
     state = read_state(directory)
     if state is None:
         return None
-    died = state.state is Status.running and not _is_held(directory)
+    standing = how_it_stands(directory, state)
     return Run(
         directory.name,
-        "died" if died else str(state.state),
+        standing,
         state.epoch,
         state.epochs,
         _best(directory / "metrics.jsonl"),
         time.time() - (directory / STATE).stat().st_mtime,
         state.reason,
-        _next(directory, state, died),
+        "" if standing in (Status.finished, Status.running) else _next(directory),
     )
+
+
+def how_it_stands(directory: Path, state: RunState) -> str:
+    """As state.json says, but `died` where that says running and no process holds the run's lock."""
+    return "died" if state.state is Status.running and not _is_held(directory) else str(state.state)
 
 
 def _best(log: Path) -> float | None:
@@ -83,9 +88,7 @@ def _is_held(directory: Path) -> bool:
     return False
 
 
-def _next(directory: Path, state: RunState, died: bool) -> str:
-    if state.state is Status.finished or (state.state is Status.running and not died):
-        return ""
+def _next(directory: Path) -> str:
     return f"continue with train_ddp.py --config {directory / 'config.yaml'}"
 
 

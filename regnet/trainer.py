@@ -262,8 +262,9 @@ class Trainer:
                 if batch is not None:
                     with self.precision.autocast():
                         logits = network(batch.images)
-                    tally.update(logits.float(), batch.labels)
-                    self.mistakes.update(batch.images, logits.float(), batch.labels)
+                    logits = logits.float()
+                    tally.update(logits, batch.labels)
+                    self.mistakes.update(batch.images, logits, batch.labels)
                 leave, _ = self.agreement.exchange(self.notice.given is not None, False)
                 if leave:
                     return None

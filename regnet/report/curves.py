@@ -8,7 +8,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from regnet.report.groups import Group, by_epoch, by_step
+from regnet.report.groups import Group, Series, by_epoch, by_step
 from regnet.report.picture import Palette, Picture
 
 
@@ -23,15 +23,15 @@ class Curve:
     from_zero: bool = False
 
     def picture(self, groups: Sequence[Group]) -> Picture:
-        return Picture(self.name, self.title, 2.9, partial(self._draw, groups=groups))
+        series_of = by_epoch if self.axis == "epoch" else by_step
+        drawn = [(group.label, [series_of(group.runs, key) for key, *_ in self.columns]) for group in groups]
+        return Picture(self.name, self.title, 2.9, partial(self._draw, drawn=drawn))
 
-    def _draw(self, axes: Axes, palette: Palette, groups: Sequence[Group]) -> None:
-        for index, group in enumerate(groups):
-            colour = palette.groups[index]
-            for key, style, scale in self.columns:
-                series = by_epoch(group.runs, key) if self.axis == "epoch" else by_step(group.runs, key)
+    def _draw(self, axes: Axes, palette: Palette, drawn: Sequence[tuple[str, Sequence[Series]]]) -> None:
+        for colour, (name, of_columns) in zip(palette.groups, drawn, strict=False):
+            for (_, style, scale), series in zip(self.columns, of_columns, strict=True):
                 x, mean, deviation = series.x, scale * series.mean, scale * series.deviation
-                label = group.label if style == "-" else None
+                label = name if style == "-" else None
                 marker = "o" if len(x) == 1 else None
                 axes.plot(x, mean, style, color=colour, linewidth=1.4, marker=marker, markersize=3, label=label)
                 if deviation.any():
@@ -40,7 +40,7 @@ class Curve:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if self.from_zero:
             axes.set_ylim(bottom=0)
-        if len(groups) > 1:
+        if len(drawn) > 1:
             axes.legend()
 
 

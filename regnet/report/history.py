@@ -16,7 +16,7 @@ from regnet.events import EVENTS, read_events
 from regnet.outcome import Outcome, read_outcome
 from regnet.run import EVALUATION, RESULT
 from regnet.run_state import STATE, RunState, parse_state
-from regnet.runs import look
+from regnet.runs import how_it_stands
 
 Row = dict[str, Any]
 
@@ -86,6 +86,7 @@ _EPOCH: dict[str, Fits] = {
     **dict.fromkeys(("val_accuracy", "val_top5", "seconds", "images_per_second"), _number),
 }
 _STEP: dict[str, Fits] = {"step": _whole, "lr": _number, "loss": _loss}
+_COLUMNS = {"epoch": _EPOCH, "step": _STEP}
 _EVENT: dict[str, Fits] = {
     "at": _time,
     **dict.fromkeys(("what", "detail"), _text),
@@ -102,17 +103,15 @@ def read_history(directory: Path) -> History:
     """Raises UsageError if the directory holds no run, or one of its files cannot be used."""
     try:
         state = parse_state(directory / STATE)
-        standing = look(directory)
-        assert standing is not None
-        metrics, result = directory / "metrics.jsonl", _read_result(directory / RESULT, state.epoch)
+        rows, result = _read_metrics(directory / "metrics.jsonl"), _read_result(directory / RESULT, state.epoch)
         return History(
             Path(os.path.abspath(directory)).name,
             directory,
-            standing.state,
+            how_it_stands(directory, state),
             state,
             _read_config(directory / "config.yaml"),
-            _rows(metrics, "epoch", _EPOCH),
-            _rows(metrics, "step", _STEP),
+            rows["epoch"],
+            rows["step"],
             _read_events(directory),
             result,
             read_outcome(directory / EVALUATION) if result and (directory / EVALUATION).exists() else None,
@@ -158,16 +157,18 @@ def _read_result(path: Path, epoch: int) -> Row:
     return result if result["epochs"] == epoch else {}
 
 
-def _rows(path: Path, kind: str, columns: Mapping[str, Fits]) -> list[Row]:
-    """The lines of one kind; the last one may be torn, or being written. Raises ValueError for another."""
+def _read_metrics(path: Path) -> dict[str, list[Row]]:
+    """The lines of each kind; the last one may be torn, or being written. Raises ValueError for another."""
+    found: dict[str, list[Row]] = {"epoch": [], "step": []}
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     with _named(path.name):
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        for row in rows:
-            _check(row, {"kind": _text})
-        found = [row for row in rows if row["kind"] == kind]
-        for row in found:
-            _check(row, columns)
+        for line in lines:
+            if line.endswith("\n"):
+                row = json.loads(line)
+                _check(row, {"kind": _text})
+                if row["kind"] in found:
+                    _check(row, _COLUMNS[row["kind"]])
+                    found[row["kind"]].append(row)
     return found
 
 

@@ -65,6 +65,7 @@ def make(runs: Sequence[History]) -> dict[str, bytes]:
     if len(groups) > len(PRINT.groups):
         most = len(PRINT.groups)
         raise UsageError(f"{len(groups)} configurations: at most {most} can be told apart by their colours")
+    counted = [of_one.label for of_one in groups if class_accuracy(of_one.runs)]
     done = [run for run in runs if run.outcome is not None]
     shown = max(done, key=lambda run: run.result["top1"], default=None)
     outcome = None if shown is None else shown.outcome
@@ -78,8 +79,8 @@ def make(runs: Sequence[History]) -> dict[str, bytes]:
         training=any(run.standing == Status.running for run in runs),
         several=len(runs) > 1,
         seeds=any(len(of_one.runs) > 1 for of_one in groups),
-        first=next((of_one.label for of_one in groups if class_accuracy(of_one.runs)), ""),
-        dots=sum(bool(class_accuracy(of_one.runs)) for of_one in groups) > 1,
+        first=next(iter(counted), ""),
+        dots=len(counted) > 1,
         shown="" if shown is None else shown.name,
         headings=HEADINGS,
         rows=[_row(run) for run in runs] + [_mean_row(of_one) for of_one in groups if len(of_one.runs) > 1],
