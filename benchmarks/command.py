@@ -83,14 +83,29 @@ def run(
     show: Callable[[Report], None],
 ) -> int:
     """Exit status 0 done, 1 the loader broke, 2 wrong usage or input."""
-    try:
+
+    def joined() -> Report:
         config = configure(args)
         with join(config.train.device, config.distributed, Notice()) as world:
-            report = measure(args, config, world)
+            return measure(args, config, world)
+
+    return tell(args, joined, show, LoaderError)
+
+
+def tell(
+    args: argparse.Namespace, measure: Callable[[], Report], show: Callable[[Report], None], *broken: type[Exception]
+) -> int:
+    """Shows what was measured and keeps it as --json says.
+
+    Returns:
+        exit status 0 done, 1 for one of the `broken`, 2 wrong usage or input.
+    """
+    try:
+        report = measure()
     except (UsageError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except LoaderError as error:
+    except broken as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     show(report)

@@ -1,13 +1,15 @@
 """Images in memory, for loaders that are not this project's."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 if TYPE_CHECKING:  # a program that has the images already need not wait until FFCV is imported
     from data.loader import Source
@@ -40,3 +42,17 @@ class StoredImages:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self.pixels[index]), self.labels[index]
+
+
+class ImageDataset(Dataset):
+    """Images, each as `transform` makes it of a PIL image, and their labels."""
+
+    def __init__(self, images: StoredImages, transform: Callable[[Image.Image], Any]) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = self.images[index]
+        return self.transform(image), label

@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from benchmarks.images import CROP_PADDING, StoredImages
+from benchmarks.images import CROP_PADDING, ImageDataset, StoredImages
 from data.shards import Manifest
 from data.vision import torchvision
 
 
-class Transformed(Dataset):
+class Transformed(ImageDataset):
     """What torchvision makes of each image: float32 (3, resolution, resolution), normalised.
 
     Args:
@@ -27,14 +25,7 @@ class Transformed(Dataset):
         if resolution != stored:
             steps.append(transforms.Resize(resolution))
         steps += [transforms.ToTensor(), transforms.Normalize(manifest.mean, manifest.std)]
-        self.images, self.transform = images, transforms.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
-        return self.transform(image), label
+        super().__init__(images, transforms.Compose(steps))
 
 
 class RandomBatches:

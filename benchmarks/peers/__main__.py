@@ -24,35 +24,27 @@ launch of one epoch before the first round; GPU memory is the most that torch ha
 Needs pip install -r requirements-peers.txt. On a CPU the machine must be idle.
 """
 
-import json
 import signal
 import sys
 
+from benchmarks.command import Report, tell
 from benchmarks.peers.compare import measure
 from benchmarks.peers.launch import PeerFailed
 from benchmarks.peers.options import parser
 from benchmarks.peers.show import picture, show
-from data.errors import DataError, LoaderError
-from regnet.errors import UsageError
+from data.errors import LoaderError
 
 
 def main(argv: list[str]) -> int:
     """Exit status 0 done, 1 a peer failed, 2 wrong usage or input."""
     args = parser(__doc__).parse_args(argv)
-    try:
-        report = measure(args)
-    except (UsageError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (PeerFailed, LoaderError) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    show(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if args.picture:
-        args.picture.write_bytes(picture(report).png())
-    return 0
+
+    def show_and_draw(report: Report) -> None:
+        show(report)
+        if args.picture:
+            args.picture.write_bytes(picture(report).png())
+
+    return tell(args, lambda: measure(args), show_and_draw, PeerFailed, LoaderError)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Where a rank of a hand-written loop computes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from benchmarks.peers.protocol import Settings, run
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,13 @@ def join(device: str) -> Iterator[Place]:
     yield place
     if size > 1:
         dist.destroy_process_group()
+
+
+def run_loop(train: Callable[[Settings, Place], None]) -> None:
+    """The command line of a hand-written loop, which finds its place among the others first."""
+
+    def joined(settings: Settings) -> None:
+        with join(settings.device) as place:
+            train(settings, place)
+
+    run(joined)

@@ -7,8 +7,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
 from benchmarks.peers.network import peers_network
-from benchmarks.peers.place import Place, join
-from benchmarks.peers.protocol import Settings, Watch, run
+from benchmarks.peers.place import Place, run_loop
+from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import loader_options, open_samples
 from benchmarks.torch_loader import Transformed
 
@@ -63,10 +63,5 @@ def evaluate(network: nn.Module, loader: DataLoader, settings: Settings, place: 
     return (right[0] / right[1]).item()
 
 
-def main(settings: Settings) -> None:
-    with join(settings.device) as place:
-        train(settings, place)
-
-
 if __name__ == "__main__":
-    run(main)
+    run_loop(train)

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.peers.network import our_network
-from benchmarks.peers.place import Place, join
-from benchmarks.peers.protocol import Settings, Watch, run
+from benchmarks.peers.place import Place, run_loop
+from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import open_samples
 from data.augment import Augment
 from regnet.precision import Precision
@@ -44,10 +44,5 @@ def train(settings: Settings, place: Place) -> None:
     watch.finished()
 
 
-def main(settings: Settings) -> None:
-    with join(settings.device) as place:
-        train(settings, place)
-
-
 if __name__ == "__main__":
-    run(main)
+    run_loop(train)

@@ -7,12 +7,12 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DistributedSampler
 
-from benchmarks.images import CROP_PADDING, StoredImages
+from benchmarks.images import CROP_PADDING, ImageDataset, StoredImages
 from benchmarks.peers.network import peers_network
-from benchmarks.peers.place import Place, join
-from benchmarks.peers.protocol import Settings, Watch, run
+from benchmarks.peers.place import Place, run_loop
+from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import Samples, loader_options, open_samples
 from data.vision import torchvision
 
@@ -25,18 +25,9 @@ from timm.task.evaluator import evaluation_sample_limit
 from timm.utils import NativeScaler, distribute_bn
 
 
-class TimmDataset(Dataset):
-    """PIL images with a transform that timm's loader sets."""
-
-    def __init__(self, images: StoredImages) -> None:
-        self.images, self.transform = images, lambda image: image
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int):  # type: ignore[no-untyped-def]  # whatever the transform makes
-        image, label = self.images[index]
-        return self.transform(image), label
+def untransformed(images: StoredImages) -> ImageDataset:
+    """PIL images, with a transform that timm's loader replaces by its own."""
+    return ImageDataset(images, lambda image: image)
 
 
 def loaders(samples: Samples, settings: Settings, place: Place):  # type: ignore[no-untyped-def]  # timm's classes
@@ -53,7 +44,7 @@ def loaders(samples: Samples, settings: Settings, place: Place):  # type: ignore
         device=place.device,
         **loader_options(settings, place.size),
     )
-    train, val = make(TimmDataset(samples.train), is_training=True), make(TimmDataset(samples.val))
+    train, val = make(untransformed(samples.train), is_training=True), make(untransformed(samples.val))
     transforms = torchvision.transforms
     enlarge = [transforms.Resize(size)] if size != manifest.resolution else []
     crop = transforms.RandomCrop(manifest.resolution, padding=CROP_PADDING)
@@ -108,10 +99,5 @@ def train(settings: Settings, place: Place) -> None:
     watch.finished()
 
 
-def main(settings: Settings) -> None:
-    with join(settings.device) as place:
-        train(settings, place)
-
-
 if __name__ == "__main__":
-    run(main)
+    run_loop(train)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
-from benchmarks.images import CROP_PADDING, StoredImages
+from benchmarks.images import CROP_PADDING, ImageDataset, StoredImages
 from benchmarks.peers.network import peers_network
-from benchmarks.peers.place import Place, join
-from benchmarks.peers.protocol import Settings, Watch, run
+from benchmarks.peers.place import Place, run_loop
+from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import loader_options, open_samples
 from data.shards import Manifest
 from data.vision import torchvision
 
 
-class Preset(Dataset):
+class Preset(ImageDataset):
     """The recipe's order of things: crop, flip, then bytes to a tensor, to float32, normalised."""
 
     def __init__(self, images: StoredImages, manifest: Manifest, resolution: int, training: bool) -> None:
@@ -31,14 +31,7 @@ class Preset(Dataset):
             steps = [crop, *steps, transforms.RandomHorizontalFlip()]
         as_float = transforms.ConvertImageDtype(torch.float)
         steps += [transforms.PILToTensor(), as_float, transforms.Normalize(manifest.mean, manifest.std)]
-        self.images, self.transform = images, transforms.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
-        return self.transform(image), label
+        super().__init__(images, transforms.Compose(steps))
 
 
 def samplers(train: Dataset, val: Dataset, place: Place) -> tuple[Sampler, Sampler]:
@@ -122,15 +115,14 @@ def right(output: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([hits[:, 0].sum(), hits.sum()]).float()
 
 
-def main(settings: Settings) -> None:
-    with join(settings.device) as place:
-        recipe = Recipe(settings, place)
-        watch = Watch(settings, place.device)
-        for epoch in range(settings.epochs):
-            recipe.train_epoch(epoch, watch)
-            watch.evaluated(recipe.evaluate())
-        watch.finished()
+def train(settings: Settings, place: Place) -> None:
+    recipe = Recipe(settings, place)
+    watch = Watch(settings, place.device)
+    for epoch in range(settings.epochs):
+        recipe.train_epoch(epoch, watch)
+        watch.evaluated(recipe.evaluate())
+    watch.finished()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_loop(train)
