@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from regnet.checkpoint import CheckpointError
 from regnet.distributed import World
 from regnet.early_stopping import EarlyStopping
+from regnet.ema import MovingAverage
 from regnet.metrics import Counters
 
 
@@ -42,7 +42,7 @@ class TrainingState:
     model: nn.Module
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    ema: AveragedModel | None
+    ema: MovingAverage | None
     counters: Counters
     stopping: EarlyStopping
     progress: Progress

@@ -12,7 +12,7 @@ from regnet.model import Model
 from regnet.options import as_flags, parse_config
 from regnet.state import check_same_shapes
 
-_AVERAGED = "module."  # what AveragedModel puts before the names of the weights that it keeps
+_AVERAGED = "module."  # what MovingAverage puts before the names of the weights that it keeps
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from regnet.config import Config
 from regnet.distributed import Agreement, World, average_in_rank_order
 from regnet.early_stopping import EarlyStopping
+from regnet.ema import MovingAverage
 from regnet.errors import Diverged
 from regnet.metrics import Counters, Result
 from regnet.mistakes import Mistakes
-from regnet.optim import build_ema, build_optimizer, set_learning_rate
+from regnet.optim import build_optimizer, set_learning_rate
 from regnet.precision import Precision
 from regnet.preemption import Notice
 from regnet.record import Record
@@ -104,7 +105,7 @@ class Trainer:
             model=model,
             optimizer=build_optimizer(model, config.optim),
             scaler=self.precision.scaler,
-            ema=build_ema(model, config.optim.ema_decay),
+            ema=MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None,
             counters=Counters(self.classes, world.device),
             stopping=EarlyStopping(
                 config.early_stopping.patience, "min" if config.early_stopping.monitor == "train_loss" else "max"
@@ -187,32 +188,47 @@ class Trainer:
         Each rank's summed loss is divided by the global batch, so that gradients and losses are means over
         samples even where ranks or parts have different numbers of them.
         """
-        state, config = self.state, self.config
-        set_learning_rate(state.optimizer, rate)
+        set_learning_rate(self.state.optimizer, rate)
         # As many parts on every rank, since parts may talk across ranks, and no part of a single sample.
-        count = max(1, min(config.train.accumulate, batch.global_size // self.world.size // 2))
+        count = max(1, min(self.config.train.accumulate, batch.global_size // self.world.size // 2))
         parts = list(zip(batch.images.tensor_split(count), batch.labels.tensor_split(count), strict=True))
         total = torch.zeros((), device=self.world.device)
         for index, (images, labels) in enumerate(parts):
             with self.gradients_stay_here() if index < len(parts) - 1 else nullcontext():
-                with self.precision.autocast():
-                    logits = self.forward(images)
-                loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+                logits, loss = self.forward_pass(images, labels)
                 # DDP averages gradients over ranks; the factor makes that a sum.
-                state.scaler.scale(loss * (self.world.size / batch.global_size)).backward()
-            # A part that the scaler is about to skip must not spoil the epoch's mean.
-            counted = loss.isfinite() if self.precision.skips_overflow else None
-            state.counters.update(logits.detach(), labels, loss.detach(), counted)
+                self.backward_pass(loss * (self.world.size / batch.global_size))
+            self.count(logits.detach(), labels, loss.detach())
             total += loss.detach() / batch.global_size
-        if config.optim.clip_norm:
+        self.update()
+        return total
+
+    def forward_pass(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes) and the sum of the n losses."""
+        with self.precision.autocast():
+            logits = self.forward(images)
+        return logits, F.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def backward_pass(self, loss: Tensor) -> None:
+        """Adds the gradients of a loss, and where they don't stay here exchanges them meanwhile."""
+        self.state.scaler.scale(loss).backward()
+
+    def count(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        # A part that the scaler is about to skip must not spoil the epoch's mean.
+        counted = loss.isfinite() if self.precision.skips_overflow else None
+        self.state.counters.update(logits, labels, loss, counted)
+
+    def update(self) -> None:
+        """Moves the weights by their gradients, and their moving average after them."""
+        state, clip_norm = self.state, self.config.optim.clip_norm
+        if clip_norm:
             state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
+            nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         if state.ema is not None:
-            state.ema.update_parameters(state.model)
-        return total
+            state.ema.update(state.model)
 
     def report_steps(self, pending: list[StepLoss]) -> None:
         """Reports the global mean loss of each pending step: one exchange, one wait for the device for all.

@@ -18,11 +18,12 @@ from regnet.distributed import World
 from regnet.doctor.findings import Finding, guarded, in_bytes, in_seconds, note, ok, stops
 from regnet.doctor.needs import read_classes
 from regnet.early_stopping import EarlyStopping
+from regnet.ema import MovingAverage
 from regnet.errors import UsageError
 from regnet.files import Workshop
 from regnet.metrics import Counters
 from regnet.model import Model
-from regnet.optim import build_ema, build_optimizer
+from regnet.optim import build_optimizer
 from regnet.precision import Precision
 from regnet.run import check_config, place
 from regnet.state import Progress, TrainingState
@@ -197,7 +198,7 @@ def state_of(config: Config) -> dict[str, Any]:
         model=model,
         optimizer=optimizer,
         scaler=Precision(config.train.precision, cpu).scaler,
-        ema=build_ema(model, config.optim.ema_decay),
+        ema=MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None,
         counters=Counters(classes, cpu),
         stopping=EarlyStopping(config.early_stopping.patience, "min"),
         progress=Progress(),

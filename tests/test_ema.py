@@ -1,0 +1,36 @@
+"""The moving average is the sum that its name says."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from regnet.ema import MovingAverage
+
+
+@given(st.floats(0.01, 0.999), st.integers(1, 6))
+def test_it_is_the_weighted_mean_of_all_weights_since_the_first(decay, updates):
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    average = MovingAverage(model, decay)
+    expected = {name: value.clone().double() for name, value in model.state_dict().items()}
+    for number in range(updates):
+        with torch.no_grad():
+            model[0].weight.add_(number - 1.5)
+            model[1].running_mean.add_(0.5)
+            model[1].num_batches_tracked.add_(3)
+        average.update(model)
+        for name, value in model.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value.double()
+    counted = average.module[1].num_batches_tracked
+    assert (counted.dtype, counted.item()) == (torch.int64, 3 * updates)
+    for name, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            assert value.double().numpy() == pytest.approx(expected[name].numpy(), abs=1e-4), name
+
+
+def test_it_is_no_part_of_what_is_trained():
+    model = nn.Linear(2, 2)
+    average = MovingAverage(model, 0.5)
+    assert not [parameter for parameter in average.parameters() if parameter.requires_grad]
+    assert average.module.weight.data_ptr() != model.weight.data_ptr()
