@@ -27,8 +27,10 @@ def positive(text: str) -> int:
     return value
 
 
-def parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """With the options that all benchmarks of the trainer have."""
+def parser(
+    module: str, description: str | None, seconds: str = "for each side in each round"
+) -> argparse.ArgumentParser:
+    """With the options that all benchmarks of the trainer have; `seconds` tells what --seconds is for."""
     made = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
@@ -53,7 +55,7 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     )
     add("--batch-size", type=positive, default=500, metavar="N", help="images (%(default)s)")
     add("--rounds", type=positive, default=3, metavar="N", help="how often each side is measured (%(default)s)")
-    add("--seconds", type=float, default=5.0, metavar="S", help="for each side in each round, about (%(default)s)")
+    add("--seconds", type=float, default=5.0, metavar="S", help=f"{seconds}, about (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all figures, round by round, to this file too")
     return made
 
@@ -82,20 +84,24 @@ def run(
     measure: Callable[[argparse.Namespace, Config, World], Report],
     show: Callable[[Report], None],
 ) -> int:
-    """Exit status 0 done, 1 the loader broke, 2 wrong usage or input."""
+    """Exit status 0 done, 1 the loader broke, 2 wrong usage or input. Of several processes rank zero tells."""
 
-    def joined() -> Report:
+    def joined() -> Report | None:
         config = configure(args)
         with join(config.train.device, config.distributed, Notice()) as world:
-            return measure(args, config, world)
+            report = measure(args, config, world)
+            return report if world.is_main else None
 
     return tell(args, joined, show, LoaderError)
 
 
 def tell(
-    args: argparse.Namespace, measure: Callable[[], Report], show: Callable[[Report], None], *broken: type[Exception]
+    args: argparse.Namespace,
+    measure: Callable[[], Report | None],
+    show: Callable[[Report], None],
+    *broken: type[Exception],
 ) -> int:
-    """Shows what was measured and keeps it as --json says.
+    """Shows what was measured, if that is this process's to do, and keeps it as --json says.
 
     Returns:
         exit status 0 done, 1 for one of the `broken`, 2 wrong usage or input.
@@ -108,6 +114,8 @@ def tell(
     except broken as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    if report is None:
+        return 0
     show(report)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -59,11 +59,12 @@ class Streamed:
     def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Bytes]:
         with closing(self.reader.read(split, batches)) as decoded:
             for batch in decoded:
-                yield self._copy(*batch)
+                yield self.copy(*batch)
 
-    def _copy(self, images: Tensor, labels: Tensor, ids: Tensor) -> Bytes:
+    def copy(self, images: Tensor, labels: Tensor, ids: Tensor) -> Bytes:
+        """A decoded batch on the device; on a CPU its images and ids stay where the reader will write the next."""
         if self.stream is None:
-            # Images and ids are used up before the next batch is asked for; labels go to the consumer.
+            # They are used up before the next batch is asked for; labels go to the consumer.
             return images, labels.clone(), ids
         with torch.cuda.stream(self.stream):
             copies = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels, ids)]

@@ -134,7 +134,7 @@ class _Epoch(EpochIterator):
     def _deliver(self, item: Batch | Exception | None) -> bool:
         while not self.terminate_event.is_set():
             try:
-                self.output_queue.put(item, timeout=0.1)
+                self.output_queue.put(item, timeout=0.01)  # no longer, for whoever leaves early waits
                 return True
             except queue.Full:
                 continue

@@ -2,9 +2,21 @@
 
 import json
 import sys
+from collections import Counter
 
 import pytest
-from programs import ROOT, run
+import torch
+import yaml
+from nursery import Forked
+from programs import ROOT, TINY, run
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.step.machine import work_of
+from benchmarks.step.waits import HostWaits
+from regnet.model import Model
+from regnet.operators import operators
+from regnet.options import parse_config
+from regnet.precision import Precision
 
 pytestmark = pytest.mark.xdist_group("benchmarks")  # they look at what is left in runs/
 
@@ -41,9 +53,83 @@ def test_the_checkpoint_benchmark_compares_writing_beside_and_waiting(shards, tm
     assert not list((ROOT / "runs").glob(".benchmark-*"))
 
 
-@pytest.mark.parametrize("name", ["loader", "checkpoint"])
+@pytest.mark.parametrize("name", ["loader", "checkpoint", "step"])
 def test_missing_shards_are_told_in_one_line(tmp_path, name):
     done = benchmark(name, "--shards", tmp_path / "none")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "manifest.json" in done.stderr
+
+
+STEP = ("--batch-size", 48, "--steps", 3, "--rounds", 2, "--seconds", 0.1, "--config", "configs/debug.yaml")
+PARTS = {"load", "copy", "augment", "forward", "backward", "count", "update", "report", "rest"}
+
+
+def step_report(folder, shards, processes, *more):
+    report = folder / "report.json"
+    flags = ("--shards", shards, *STEP, "--json", report, *more)
+    done = run(Forked(["-m", "benchmarks.step", *map(str, flags)], processes), timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done, json.loads(report.read_text())
+
+
+def test_the_step_benchmark_takes_a_step_apart(shards, tmp_path):
+    done, told = step_report(tmp_path, shards, 0, "--trace", tmp_path / "trace.json")
+    assert set(told["results"]) == {"trainer", "resident", "apart", "ratio"}
+    assert in_order(told["results"])
+    parts = told["milliseconds"]
+    assert set(parts) == PARTS
+    assert all(spread["lowest"] > 0 for spread in parts.values())
+    # One and the same turns: what the parts take together is what the step took.
+    whole = 1000 * 48 / told["results"]["apart"]["rounds"][0]
+    assert sum(spread["rounds"][0] for spread in parts.values()) == pytest.approx(whole, rel=0.05)
+    assert told["machine"]["flops_per_second"] > told["work"]["flops"] / 10
+    assert told["work"]["bytes"] > 48 * 3 * 32 * 32 * 4
+    trace = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    optimizer_steps = {event["ts"] for event in trace if event.get("name", "").startswith("Optimizer.step")}
+    assert len(optimizer_steps) == 3
+    assert "host waits between two reports: none" in done.stdout
+    assert not list((ROOT / "runs").glob(".benchmark-*"))
+
+
+def test_no_step_between_two_reports_waits_for_the_device(shards, tmp_path):
+    """With everything on that a step may have: one wait of any of them would be counted."""
+    config = yaml.safe_load((ROOT / "configs" / "debug.yaml").read_text())
+    config["train"]["accumulate"] = 2
+    config["optim"] = {"name": "adamw", "clip_norm": 1.0, "ema_decay": 0.9, "weight_decay": 0.01}
+    (tmp_path / "everything.yaml").write_text(yaml.safe_dump(config))
+    _, told = step_report(tmp_path, shards, 0, "--config", tmp_path / "everything.yaml")
+    assert told["host_waits"] == {}
+
+
+def test_on_several_processes_rank_zero_tells_the_time_of_the_exchange(shards, tmp_path):
+    done, told = step_report(tmp_path, shards, 2)
+    assert set(told["milliseconds"]) == PARTS | {"exchange"}
+    assert (told["processes"], told["host_waits"]) == (2, None)
+    assert done.stdout.count("host waits") == 1
+
+
+def test_host_waits_are_counted_by_name():
+    device = torch.device("cpu")
+    with HostWaits(device) as waits:
+        numbers = torch.arange(3.0)
+        numbers.add_(1).mean()
+        assert waits.calls == []
+        numbers.sum().item()
+        if numbers[0] > 0:
+            float(numbers[1])
+        numbers.tolist()
+    assert Counter(waits.calls) == {"item": 1, "__bool__": 1, "__float__": 1, "tolist": 1}
+
+
+def test_work_is_counted_as_the_reference_counts_multiply_adds():
+    model = parse_config(["--config", str(TINY)]).model
+    images, labels = torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
+    work = work_of(model, 10, images, labels, Precision("fp32", torch.device("cpu")))
+    multiply_adds = sum(each.multiply_adds for each in operators(Model(model.design(), 10).eval(), 32))
+    assert work.flops == 2 * 3 * 4 * multiply_adds
+    with FlopCounterMode(display=False) as counted:
+        Model(model.design(), 10)(images)
+    assert counted.get_total_flops() == work.flops / 3
+    double = work_of(model, 10, images.repeat(2, 1, 1, 1), labels.repeat(2), Precision("fp32", torch.device("cpu")))
+    assert 1.5 * work.bytes < double.bytes < 2 * work.bytes  # weights are read once

@@ -1,0 +1,89 @@
+"""What the machine can do at best, and what a step asks of it."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.timing import rate
+from regnet.config import ModelConfig
+from regnet.model import Model
+from regnet.operators import operators
+from regnet.precision import Precision
+
+# Large enough for full speed, small enough for a CPU to get through many in a second.
+_SIDE = {"cpu": 1024, "cuda": 8192}
+_COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, more than any cache holds
+
+
+def fastest(work: Callable[[], object], amount: int, seconds: float, device: torch.device) -> float:
+    """Units of work a second, the best of three turns, after one that does not count."""
+
+    def pieces() -> Generator[int]:
+        while True:
+            work()
+            yield amount
+
+    return max([rate(pieces(), seconds / 3, device) for _ in range(4)][1:])
+
+
+def matrix_rate(precision: Precision, seconds: float, device: torch.device) -> float:
+    """FLOP/s of large matrix products, a multiply-add counted as two, in the precision of the forward pass."""
+    side = _SIDE[device.type]
+    a, b = torch.randn(2, side, side, device=device)
+    with torch.inference_mode(), precision.autocast():
+        return fastest(lambda: torch.mm(a, b), 2 * side**3, seconds, device)
+
+
+def bandwidth(seconds: float, device: torch.device) -> float:
+    """Bytes a second of a copy within the device's memory, read and written."""
+    source = torch.ones(_COPIED[device.type] // 4, device=device)
+    target = torch.empty_like(source)
+    return fastest(lambda: target.copy_(source), 2 * _COPIED[device.type], seconds, device)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one step on one device.
+
+    Attributes:
+        flops: of convolutions and linear layers, forward and twice as many backward: for inputs and for weights.
+        bytes: of every operation's tensors in and out, forward and backward, as if no cache kept any.
+    """
+
+    flops: int
+    bytes: int
+
+
+def work_of(model: ModelConfig, classes: int, images: Tensor, labels: Tensor, precision: Precision) -> Work:
+    """What a step of a network on these images asks for, without its optimiser."""
+    network = Model(model.design(), classes)
+    multiply_adds = sum(operator.multiply_adds for operator in operators(network.eval(), images.shape[-1]))
+    network.to(images.device).train()
+    with _Traffic() as traffic:
+        with precision.autocast():
+            logits = network(images)
+        F.cross_entropy(logits.float(), labels, reduction="sum").backward()
+    return Work(6 * multiply_adds * len(images), traffic.bytes)
+
+
+class _Traffic(TorchDispatchMode):
+    """Bytes that operations read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            tensors = tree_leaves((args, kwargs, result))
+            self.bytes += sum(leaf.nbytes for leaf in tensors if isinstance(leaf, Tensor))
+        return result

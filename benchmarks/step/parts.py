@@ -1,0 +1,78 @@
+"""Where a step's time goes: the trainer's own methods, timed one after another."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import torch
+
+from benchmarks.timing import synchronise
+from data.loader import Streamed, TrainingLoader
+from regnet.trainer import Trainer
+
+# In the order of a step. What is left is the loop itself, the agreement between ranks, and the learning rate.
+PARTS = ("load", "copy", "augment", "forward", "backward", "count", "update", "report", "rest")
+
+
+class Clock:
+    """Seconds by part. The device is idle whenever the clock is read, so that parts add up but overlap no more."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        synchronise(self.device)
+        began = time.perf_counter()
+        yield
+        synchronise(self.device)
+        self.seconds[name] += time.perf_counter() - began
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self.part(name):
+                return function(*arguments, **named)
+
+        return call
+
+    def timed_items(self, name: str, function: Callable[..., Generator]) -> Callable[..., Generator]:
+        """For a function that yields: the time until each item is there."""
+
+        def call(*arguments: Any) -> Generator:
+            with closing(function(*arguments)) as items:
+                while True:
+                    with self.part(name):
+                        item = next(items, None)
+                    if item is None:
+                        return
+                    yield item
+
+        return call
+
+
+@contextmanager
+def taken_apart(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Iterator[None]:
+    """Inside it, the trainer's steps on this loader's batches are timed part by part, and wait after each."""
+    source = loader.source
+    places: list[tuple[Any, str, str]] = [
+        (loader.augment, "training", "augment"),
+        (trainer, "forward_pass", "forward"),
+        (trainer, "backward_pass", "backward"),
+        (trainer, "count", "count"),
+        (trainer, "update", "update"),
+        (trainer, "report_steps", "report"),
+    ]
+    if isinstance(source, Streamed):
+        places.append((source, "copy", "copy"))
+    reads = source.reader if isinstance(source, Streamed) else source
+    for owner, method, name in places:
+        setattr(owner, method, clock.timed(name, getattr(owner, method)))
+    reads.read = clock.timed_items("load", reads.read)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for owner, method, _ in [*places, (reads, "read", "load")]:
+            delattr(owner, method)  # its class's shows again
