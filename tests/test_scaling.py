@@ -1,9 +1,12 @@
 """The model of scaling keeps to what no cluster can beat, and the command measures, foretells and compares."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nursery import Forked
@@ -15,7 +18,9 @@ from benchmarks.scaling.fit import fit_compute, fit_link
 from benchmarks.scaling.measure import combine
 from benchmarks.scaling.model import FIRST_BUCKET, MIB, Compute, Exchange, Link, buckets, efficiency, gather, ring, step
 from benchmarks.scaling.options import powers
-from benchmarks.scaling.protocol import Seen
+from benchmarks.scaling.protocol import Order, Seen
+from benchmarks.scaling.rank import actions
+from data.loader import Batch
 
 links = st.builds(Link, latency=st.floats(1e-7, 1e-2), per_byte=st.floats(1e-12, 1e-7))
 exchanges = st.builds(
@@ -200,6 +205,31 @@ def test_the_links_of_another_cluster_are_those_that_are_given():
     assert len(foretold["cluster"]) == 5
 
 
+def test_compute_is_the_trainers_step_with_its_gradients_kept():
+    steps, kept = [], []
+
+    @contextmanager
+    def gradients_stay_here():
+        kept.append(True)
+        yield
+        kept.pop()
+
+    trainer = SimpleNamespace(
+        world=SimpleNamespace(size=2, device=torch.device("cpu"), sum_=lambda tensor: steps.append(tensor.nbytes)),
+        gradients_stay_here=gradients_stay_here,
+        step=lambda part, rate: steps.append((len(part.images), len(part.labels), part.global_size, rate, bool(kept))),
+        state=SimpleNamespace(model=torch.nn.Linear(9, 3)),
+    )
+    batch = Batch(torch.zeros(8, 3, 4, 4), torch.zeros(8), 16)
+    found = actions(trainer, batch, Order([], [4, 8], [64], 1.0, ""))
+    for action in found.values():
+        action()
+    parts = {"step": False, "compute": True}
+    expected = {(kind, n): (n, n, 2 * n, 0.0, kept) for n in (4, 8) for kind, kept in parts.items()}
+    expected |= {("gradients", 120): 120, ("message", 64): 64}
+    assert dict(zip(found, steps, strict=True)) == expected
+
+
 def test_powers():
     assert [powers(most) for most in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2], [1, 2, 4, 8], [1, 2, 4, 8]]
 
@@ -224,7 +254,7 @@ def test_the_command_measures_foretells_and_compares(shards, tmp_path):
     assert two["alone"]["median"] > 0
     assert told["gradient_bytes"] > 4 * 1000
     assert [row["bytes"] for row in told["messages"]] == [4096 * 4**power for power in range(5)]
-    assert [(row["processes"], row["images"]) for row in told["check"]] == [(1, 16), (1, 32), (2, 16)]
+    assert [(row["processes"], row["images"]) for row in told["check"]] == [(1, 8), (1, 16), (1, 32), (2, 16)]
     assert len(told["cluster"]) == 4
     assert told["threads"]["1"] == told["cores"]
     assert told["threads"]["2"] == told["cores"] // 2

@@ -95,12 +95,12 @@ def buckets(size: int, bucket: int) -> list[int]:
 
 def step(compute: float, processes: int, exchange: Exchange, link: Link) -> float:
     """Seconds between two steps of the optimiser, where a batch takes `compute` seconds without any exchange."""
-    last, sent, ended = compute, 0, 0.0
-    for size in buckets(exchange.gradients, exchange.bucket) if processes > 1 else []:
+    sent, ended = 0, 0.0
+    for size in buckets(exchange.gradients, exchange.bucket):
         sent += size
         still_backward = BACKWARD * compute * (1 - sent / exchange.gradients) if exchange.overlaps else 0.0
         ended = max(ended, compute - still_backward) + exchange.seconds(size, processes, link)
-    return (exchange.accumulate - 1) * compute + max(last, ended)
+    return (exchange.accumulate - 1) * compute + max(compute, ended)
 
 
 def efficiency(rate: float, single: float, processes: int, shared: bool) -> float:

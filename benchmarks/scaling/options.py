@@ -50,8 +50,8 @@ def complete(args: argparse.Namespace) -> None:
     most = args.processes[-1]
     if most > places:
         raise UsageError(f"--processes {most}: there are {places} {'GPUs' if args.device == 'cuda' else 'cores'}")
-    if any(args.batch_size % count for count in args.processes) or args.batch_size < 2 * max(most, 2):
-        raise UsageError(f"--batch-size {args.batch_size}: not two images or more for each of {most}, equally")
+    if any(args.batch_size % count for count in args.processes) or args.batch_size < 4 * most:
+        raise UsageError(f"--batch-size {args.batch_size}: not four images or more for each of {most}, equally")
     for name in ("latency", "bandwidth", "seconds"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
@@ -95,14 +95,15 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 def images_of(args: argparse.Namespace, processes: int) -> list[int]:
-    """Batches of each process that are measured: the strong one and the weak one; alone, all of which others have one.
+    """Batches of each process that are measured: the strong one and the weak one.
 
-    One process has two sizes at least: from them follows how its compute depends on the images.
+    One process has those of all, from which follows how its compute depends on the images, and a smaller one: the two
+    of 1 and 2 processes alone would lie on any line.
     """
     size, most = args.batch_size, args.processes[-1]
     if processes > 1:
         return sorted({size // processes, size // most})
-    return sorted({size // count for count in args.processes} | {size // max(most, 2)})
+    return sorted({size // count for count in (*args.processes, 2 * most)})
 
 
 def messages(args: argparse.Namespace) -> list[int]:
