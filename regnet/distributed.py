@@ -119,20 +119,6 @@ class World:
         return self.with_patience(timedelta(days=7)).together(action if self.local_rank == 0 else None)
 
 
-def average_in_rank_order(world: World, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP's gradient exchange with one order of summation, wherever in a bucket a gradient lies."""
-    own = bucket.buffer()
-    parts = [torch.empty_like(own) for _ in range(world.size)]
-    work = dist.all_gather(parts, own, async_op=True)
-
-    def average(_: torch.futures.Future[list[Tensor]]) -> Tensor:
-        for part in parts[1:]:
-            parts[0] += part
-        return parts[0].div_(world.size)
-
-    return work.get_future().then(average)
-
-
 class Agreement:
     """Flags that any rank may raise and that all ranks see at the same step, without waiting for one another.
 

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from regnet.config import Config
-from regnet.distributed import Agreement, World, average_in_rank_order
+from regnet.distributed import Agreement, World
 from regnet.early_stopping import EarlyStopping
 from regnet.ema import MovingAverage
 from regnet.errors import Diverged
 from regnet.metrics import Counters, Result
 from regnet.mistakes import Mistakes
 from regnet.optim import build_optimizer, set_learning_rate
+from regnet.parallel import average_gradients
 from regnet.precision import Precision
 from regnet.preemption import Notice
 from regnet.record import Record
@@ -100,7 +101,8 @@ class Trainer:
         model = model.to(world.device)
         if config.train.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
-        self.forward = self._wrap(model)
+        forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
+        self.forward = average_gradients(forward, world, config.train.deterministic)
         self.state = TrainingState(
             model=model,
             optimizer=build_optimizer(model, config.optim),
@@ -311,24 +313,6 @@ class Trainer:
     def gradients_stay_here(self) -> AbstractContextManager:
         """Inside it, backward adds to this rank's gradients and leaves the exchange to a later part."""
         return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
-
-    def _wrap(self, model: nn.Module) -> nn.Module:
-        """What the training step calls: the network, compiled, its gradients averaged over ranks."""
-        forward: nn.Module = torch.compile(model) if self.config.train.compile else model  # type: ignore[assignment]
-        if self.world.size == 1:
-            return forward
-        # Rank zero's BatchNorm statistics are given to all ranks where they are read, not in every step.
-        wrapped = DistributedDataParallel(
-            forward,
-            device_ids=[self.world.device] if self.world.device.type == "cuda" else None,
-            forward_sync_buffers=False,
-            gradient_as_bucket_view=True,
-        )
-        # After its first step DDP packs gradients anew, in the order in which they came, and a ring then adds
-        # those of three ranks or more in another order: a resumed run would part from one never killed.
-        if self.world.size > 2 and (self.config.train.deterministic or self.world.device.type == "cpu"):
-            wrapped.register_comm_hook(self.world, average_in_rank_order)
-        return wrapped
 
 
 def take(batches: Generator[Batch], count: int) -> Iterator[Batch]:

@@ -10,10 +10,10 @@ import pytest
 from nursery import Forked
 from programs import ROOT, gone, run, wait_until
 
+from benchmarks.launch import Launcher, LaunchFailed, end, family
 from benchmarks.peers import options, roster
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.compare import prepare
-from benchmarks.peers.launch import Launcher, PeerFailed, end, family
 from benchmarks.peers.outcome import Outcome, check, combine
 from benchmarks.peers.protocol import Epoch, RankReport
 from benchmarks.peers.roster import OURS, PEERS
@@ -118,8 +118,8 @@ def test_a_peer_that_takes_too_long_ends_the_comparison_by_name(shards):
 def test_a_peer_that_fails_says_why_and_leaves_its_output(prepared, tmp_path):
     settings = replace(prepared("--steps", "8", "--lr", "0.3"), images=str(tmp_path / "none"), reports=str(tmp_path))
     launcher = Launcher(processes=1, threads=1, timeout=100, logs=tmp_path)
-    with pytest.raises(PeerFailed, match=r"exit status 1: FileNotFoundError: .*none") as failure:
-        launcher.launch(PEERS["resident"], settings)
+    with pytest.raises(LaunchFailed, match=r"exit status 1: FileNotFoundError: .*none") as failure:
+        launcher.launch(PEERS["resident"].module, asdict(settings), tmp_path)
     assert str(tmp_path / "peers-resident.log") in str(failure.value)
     assert "FileNotFoundError" in (tmp_path / "peers-resident.log").read_text()
 
@@ -158,7 +158,7 @@ def test_ranks_are_combined():
 def test_an_outcome_that_cannot_be_believed_is_none(prepared, second, complaint):
     settings = replace(prepared("--steps", "8", "--lr", "0.3"), steps=2)
     check(Outcome(1.0, 5.0, GOOD, 0), OURS, settings)
-    with pytest.raises(PeerFailed, match=complaint):
+    with pytest.raises(LaunchFailed, match=complaint):
         check(Outcome(1.0, 5.0, [GOOD[0], *second], 0), OURS, settings)
 
 

@@ -28,8 +28,8 @@ import signal
 import sys
 
 from benchmarks.command import Report, tell
+from benchmarks.launch import LaunchFailed
 from benchmarks.peers.compare import measure
-from benchmarks.peers.launch import PeerFailed
 from benchmarks.peers.options import parser
 from benchmarks.peers.show import picture, show
 from data.errors import LoaderError
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
         if args.picture:
             args.picture.write_bytes(picture(report).png())
 
-    return tell(args, lambda: measure(args), show_and_draw, PeerFailed, LoaderError)
+    return tell(args, lambda: measure(args), show_and_draw, LaunchFailed, LoaderError)
 
 
 if __name__ == "__main__":

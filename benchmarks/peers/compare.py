@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,10 +14,10 @@ import torch
 
 from benchmarks.command import Report
 from benchmarks.images import StoredImages
+from benchmarks.launch import Launcher, LaunchFailed
 from benchmarks.peers import options, samples
-from benchmarks.peers.launch import Launcher, PeerFailed
 from benchmarks.peers.outcome import Outcome, check, combine
-from benchmarks.peers.protocol import Settings
+from benchmarks.peers.protocol import RankReport, Settings
 from benchmarks.peers.roster import OURS, Peer, chosen, versions
 from benchmarks.timing import Spread, environment, ratio
 from data.order import epoch_order
@@ -31,7 +32,7 @@ def measure(args: argparse.Namespace) -> Report:
 
     Raises:
         UsageError, DataError: wrong options, missing packages, or shards that cannot be used.
-        PeerFailed: names the peer.
+        LaunchFailed: names the peer.
     """
     options.complete(args)
     peers = chosen(args.peers)
@@ -108,13 +109,13 @@ def _launch(
     peer: Peer, settings: Settings, launcher: Launcher, turn: str, measure_memory: bool = False
 ) -> tuple[Outcome, int]:
     with tempfile.TemporaryDirectory(dir=settings.images) as reports:
-        settings = replace(settings, reports=reports)
+        settings = replace(settings, reports=reports, launched=time.monotonic())
         try:
-            told, memory = launcher.launch(peer, settings, measure_memory)
-            outcome = combine(told)
+            told, memory = launcher.launch(peer.module, asdict(settings), Path(reports), measure_memory)
+            outcome = combine(list(map(RankReport.read, told)))
             check(outcome, peer, settings)
-        except PeerFailed as failure:
-            raise PeerFailed(f"{peer.label} ({peer.name}), {turn}: {failure}") from failure
+        except LaunchFailed as failure:
+            raise LaunchFailed(f"{peer.label} ({peer.name}), {turn}: {failure}") from failure
     return outcome, memory
 
 

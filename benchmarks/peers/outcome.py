@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from benchmarks.peers.launch import PeerFailed
+from benchmarks.launch import LaunchFailed
 from benchmarks.peers.protocol import Epoch, RankReport, Settings
 from benchmarks.peers.roster import Peer
 
@@ -45,15 +45,15 @@ def combine(reports: list[RankReport]) -> Outcome:
 
 
 def check(outcome: Outcome, peer: Peer, settings: Settings) -> None:
-    """Raises PeerFailed for a peer that did more, less or something else than it was asked to do."""
+    """Raises LaunchFailed for a peer that did more, less or something else than it was asked to do."""
     if len(outcome.epochs) != settings.epochs:
-        raise PeerFailed(f"{len(outcome.epochs)} epochs instead of {settings.epochs}")
+        raise LaunchFailed(f"{len(outcome.epochs)} epochs instead of {settings.epochs}")
     steps, images = settings.steps, settings.steps * settings.batch_size
     for number, epoch in enumerate(outcome.epochs, 1):
         if (epoch.steps, epoch.images) != (steps, images):
             done = f"{epoch.steps} steps on {epoch.images} images"
-            raise PeerFailed(f"{done} in epoch {number}, instead of {steps} on {images}")
+            raise LaunchFailed(f"{done} in epoch {number}, instead of {steps} on {images}")
         if not math.isfinite(epoch.loss):
-            raise PeerFailed(f"the loss of epoch {number} is {epoch.loss}")
+            raise LaunchFailed(f"the loss of epoch {number} is {epoch.loss}")
         if (epoch.accuracy is not None) != peer.evaluates:
-            raise PeerFailed(f"{'no' if peer.evaluates else 'an'} evaluation after epoch {number}")
+            raise LaunchFailed(f"{'no' if peer.evaluates else 'an'} evaluation after epoch {number}")

@@ -18,6 +18,7 @@ class Place:
 
     rank: int
     size: int
+    local_rank: int
     device: torch.device
 
     @property
@@ -36,7 +37,8 @@ class Place:
 def join(device: str) -> Iterator[Place]:
     """Joins the others; a process alone needs no group, and then no DistributedDataParallel either."""
     rank, local_rank, size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    place = Place(rank, size, torch.device(device, local_rank) if device == "cuda" else torch.device(device))
+    own = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
+    place = Place(rank, size, local_rank, own)
     torch.manual_seed(0)
     if device == "cuda":
         torch.cuda.set_device(place.device)

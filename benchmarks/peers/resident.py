@@ -1,15 +1,15 @@
 """The ceiling: this trainer's network and step on one batch that stays on the device. It loads and tests nothing."""
 
 import torch
-from torch import nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.peers.network import our_network
 from benchmarks.peers.place import Place, run_loop
 from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import open_samples
 from data.augment import Augment
+from regnet.distributed import World
+from regnet.parallel import average_gradients
 from regnet.precision import Precision
 
 
@@ -21,11 +21,8 @@ def train(settings: Settings, place: Place) -> None:
     augment = Augment(manifest.mean, manifest.std, settings.resolution, False, 0, 0, 0, place.device)
     images = augment.evaluation(pixels).contiguous(memory_format=settings.memory_format)
     labels = torch.tensor(samples.train.labels[first : first + size], device=place.device)
-    network: nn.Module = our_network(settings, samples.classes).to(place.device)
-    if place.size > 1:  # as regnet.trainer does
-        network = DistributedDataParallel(
-            network, place.device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
+    world = World(place.rank, place.size, place.local_rank, place.device, control=None, lifeline=None)
+    network = average_gradients(our_network(settings, samples.classes).to(place.device), world, deterministic=False)
     optimizer = torch.optim.SGD(network.parameters(), **settings.sgd)
     precision = Precision(settings.precision, place.device)
     watch = Watch(settings, place.device)

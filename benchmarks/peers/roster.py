@@ -24,6 +24,10 @@ class Peer:
     evaluates: bool = True
     timms: bool = True
 
+    @property
+    def module(self) -> str:
+        return f"benchmarks.peers.{self.name}"
+
 
 OURS = Peer("ours", "this trainer", timms=False)
 PEERS = {

@@ -1,4 +1,4 @@
-"""Starts a peer under its own torchrun and waits for it, but not for ever."""
+"""Starts a module under its own torchrun and waits for it, but not for ever."""
 
 import contextlib
 import json
@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.peers.protocol import RankReport, Settings
-from benchmarks.peers.roster import Peer
-
-ROOT = Path(__file__).parents[2]
-TICK = 0.5  # seconds between looks at a peer's memory
+ROOT = Path(__file__).parents[1]
+TICK = 0.5  # seconds between looks at a launch's memory
 # Not --standalone: that goes by the name localhost, which not every container can resolve.
 TORCHRUN = ("-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0")
 _ERROR = re.compile(
@@ -23,19 +22,19 @@ _ERROR = re.compile(
 )
 
 
-class PeerFailed(Exception):
-    """A peer did not do what was asked of it: one line that says what."""
+class LaunchFailed(Exception):
+    """A launched module did not do what was asked of it: one line that says what."""
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """How every peer is started.
+    """How modules are started.
 
     Attributes:
-        processes: of each peer.
+        processes: of each launch.
         threads: of torch, in each process.
         timeout: seconds that a launch may take.
-        logs: directory that keeps the output of a peer that fails.
+        logs: directory that keeps the output of a launch that fails.
     """
 
     processes: int
@@ -43,24 +42,27 @@ class Launcher:
     timeout: float
     logs: Path
 
-    def launch(self, peer: Peer, settings: Settings, measure_memory: bool = False) -> tuple[list[RankReport], int]:
-        """What the ranks of one launch tell, in order, and the most memory that they took together.
+    def launch(
+        self, module: str, order: Mapping[str, Any], folder: Path, measure_memory: bool = False
+    ) -> tuple[list[Path], int]:
+        """The files into which the ranks of one launch wrote, in order, and the most memory that they took together.
 
         Memory is in bytes, of all processes of the launch, shared pages counted once; 0 unless it is measured:
         looking takes time, which belongs into no other figure.
 
+        Args:
+            module: of benchmarks/, by its full name; its one argument is a file that holds `order` as JSON.
+            folder: an empty directory. Each rank is to write `RANK.json` there.
+
         Raises:
-            PeerFailed: its exit status is not 0, it ran out of time, or a rank told nothing.
+            LaunchFailed: the exit status is not 0, it ran out of time, or a rank wrote nothing.
         """
-        reports = Path(settings.reports)
-        order = reports / "settings.json"
-        log = reports / "output.log"
-        module = f"benchmarks.peers.{peer.name}"
+        file, log = folder / "order.json", folder / "output.log"
         command = [sys.executable, *TORCHRUN, "--local-addr=127.0.0.1", f"--nproc-per-node={self.processes}"]
-        order.write_text(json.dumps(asdict(replace(settings, launched=time.monotonic()))), encoding="utf-8")
+        file.write_text(json.dumps(order), encoding="utf-8")
         with open(log, "wb") as output:
             process = subprocess.Popen(
-                [*command, "--module", module, str(order)],
+                [*command, "--module", module, str(file)],
                 cwd=ROOT,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -70,18 +72,18 @@ class Launcher:
             )
         try:
             peak = self.wait(process, measure_memory)
-        except PeerFailed as failure:
-            raise PeerFailed(f"{failure}{self.explain(peer, log)}") from failure
+        except LaunchFailed as failure:
+            raise LaunchFailed(f"{failure}{self.explain(module, log)}") from failure
         finally:
             end(process)
-        paths = [reports / f"{rank}.json" for rank in range(self.processes)]
+        paths = [folder / f"{rank}.json" for rank in range(self.processes)]
         silent = [path.stem for path in paths if not path.exists()]
         if silent:
-            raise PeerFailed(f"rank {silent[0]} told nothing{self.explain(peer, log)}")
-        return [RankReport.read(path) for path in paths], peak
+            raise LaunchFailed(f"rank {silent[0]} told nothing{self.explain(module, log)}")
+        return paths, peak
 
     def environment(self) -> dict[str, str]:
-        """The caller's, without what would make a peer believe that it is a job of its own on a cluster."""
+        """The caller's, without what would make a launch believe that it is a job of its own on a cluster."""
         foreign = ("SLURM_", "WANDB_", "REGNET_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {**kept, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
@@ -94,17 +96,17 @@ class Launcher:
                 status = process.wait(max(0.0, min(left, TICK) if measure_memory else left))
             except subprocess.TimeoutExpired:
                 if time.monotonic() >= deadline:
-                    raise PeerFailed(f"not done after {self.timeout:g} s") from None
+                    raise LaunchFailed(f"not done after {self.timeout:g} s") from None
                 peak = max(peak, sum(map(proportional_bytes, family(process.pid))))
                 continue
             if status:
-                raise PeerFailed(f"exit status {status}")
+                raise LaunchFailed(f"exit status {status}")
             return peak
 
-    def explain(self, peer: Peer, log: Path) -> str:
-        """The first error in a peer's output, and where that is kept."""
+    def explain(self, module: str, log: Path) -> str:
+        """The first error in a launch's output, and where that is kept."""
         text = log.read_text(encoding="utf-8", errors="replace")
-        kept = self.logs / f"peers-{peer.name}.log"
+        kept = self.logs / f"{module.removeprefix('benchmarks.').replace('.', '-')}.log"
         kept.write_text(text, encoding="utf-8")
         errors = filter(None, map(_ERROR.fullmatch, text.splitlines()))
         first = next((f": {error[1]}" for error in errors), "")
