@@ -6,6 +6,18 @@ from images import convert_synthetic
 from programs import ROOT, outcome, run, trainer
 
 CIFAR100_ZIPS = ROOT.parent / "shared" / "cifar100"
+LONGEST_GROUPS = ("image", "slurm", "real", "benchmarks", "report", "export")
+
+
+def pytest_collection_modifyitems(items):
+    """A group is one worker's alone, and workers take what is next: one that began late would be waited for."""
+
+    def place(item):
+        group = item.get_closest_marker("xdist_group")
+        known = group is not None and group.args[0] in LONGEST_GROUPS
+        return LONGEST_GROUPS.index(group.args[0]) if known else len(LONGEST_GROUPS)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -249,7 +249,7 @@ def test_labels_outside_the_classes_are_refused_at_both_ends(tmp_path):
 
 
 def test_a_killed_conversion_leaves_no_manifest_and_is_safely_repeated(tmp_path):
-    command = ["--source", "synthetic", "--per-class", "150", "--shards", "2"]
+    command = ["--source", "synthetic", "--per-class", "40", "--shards", "2"]
     process = start([*PYTHON, "-m", "data.convert", *command, "--out", str(tmp_path / "out")])
     wait_until(lambda: list((tmp_path / "out").glob(".*.tmp")))
     os.kill(process.pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.real_cifar, pytest.mark.xdist_group("real")]
 
 PUBLISHED_MEAN = (0.50707516, 0.48654887, 0.44091784)
 PUBLISHED_STD = (0.26733429, 0.25643846, 0.27615047)
-# Measured after these 300 steps: 19.4 %. With gradients that stay on their ranks 10.4 %, with half of the images
+# Measured after these 300 steps: 18.9 %. With gradients that stay on their ranks 10.3 %, with half of the images
 # under another's label 10.3 %; chance is 1 %.
 BAR = 0.15
 
@@ -50,12 +50,12 @@ def test_the_channel_statistics_are_the_published_ones(converted):
 
 def test_a_few_hundred_steps_learn_real_images(converted, tmp_path):
     model = ["--model.form", "paper", "--model.depth", "6", "--model.stem_width", "24"]
-    schedule = ["--schedule.name", "onecycle", "--schedule.warmup_epochs", "1", "--train.epochs", "3"]
+    schedule = ["--schedule.name", "onecycle", "--schedule.warmup_epochs", "1", "--train.epochs", "2"]
     training = [
         "--train.batch_size",
         "256",
         "--train.max_steps",
-        "100",
+        "150",
         "--optim.lr",
         "0.004",
         "--data.resolution",
@@ -63,7 +63,7 @@ def test_a_few_hundred_steps_learn_real_images(converted, tmp_path):
     ]
     places = ["--config", "configs/seed.yaml", "--data.shards", str(converted), "--runs_dir", str(tmp_path)]
     torchrun = [*TORCHRUN, "--nproc_per_node=2"]
-    quiet = ["--tracking.wandb", "disabled"]
+    quiet = ["--tracking.wandb", "disabled", "--tracking.report", "false"]
     done = run([*torchrun, "train_ddp.py", *places, *model, *schedule, *training, *quiet], timeout=400)
     assert done.returncode == 0, done.stderr
     assert len(rows(tmp_path / "seed", "step")) == 300

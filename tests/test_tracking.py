@@ -165,7 +165,7 @@ def without(shards, tmp_path_factory):
     """The steps of a run without Weights & Biases, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("without")
     began = time.monotonic()
-    assert run(trainer(folder, shards, *QUICK, launcher=PYTHON)).returncode == 0
+    assert run(trainer(folder, shards, *QUICK)).returncode == 0
     return rows(folder / "tiny", "step"), time.monotonic() - began
 
 
@@ -178,7 +178,7 @@ def test_a_server_that_fails_delays_a_run_by_seconds_and_never_ends_it(shards, t
             process.kill()
         began = time.monotonic()
         flags = (*QUICK, "--tracking.wandb", "online", "--tracking.wandb_timeout", "3")
-        training = start(trainer(tmp_path, shards, *flags, launcher=PYTHON), WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
+        training = start(trainer(tmp_path, shards, *flags), WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
         try:
             if behaviour in KILLED:
                 wait_until(lambda: KILLED[behaviour](folder))

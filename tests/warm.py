@@ -19,5 +19,7 @@ from data.shards import read_manifest
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
     command = ["--source", "synthetic", "--per-class", "1", "--out", folder, "--shards", "1", "--workers", "1"]
     assert data.convert.main(command) == 0
-    ShardReader(Path(folder), read_manifest(Path(folder)), 10, workers=1, batches_ahead=1, timeout=60)
+    reader = ShardReader(Path(folder), read_manifest(Path(folder)), 10, workers=1, batches_ahead=1, timeout=60)
+    # numba compiles most of it when it is called.
+    assert len(list(reader.read("train", [torch.arange(10)]))) == 1
 __all__ = ["data", "regnet", "torch", "train_ddp"]
