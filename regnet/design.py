@@ -131,6 +131,7 @@ def generate_design(
     _check("bottleneck_ratio", bottleneck_ratio, 0.001, 1000)
     _check("group_width", group_width, 1, MAX_WIDTH)
     _check("stem_width", stem_width, 1, MAX_WIDTH)
+    form = Form(form)  # its bare value, from a file, is equal to it but not the same
     first_stride = 1 if form is Form.reference else 2
     stages = []
     for index, (width, blocks) in enumerate(generate_widths(depth, initial_width, slope, quantization)):
@@ -153,10 +154,10 @@ def _check_groups(design: Design) -> None:
         in_width = stage.width
 
 
-def check_resolution(design: Design, resolution: int) -> None:
+def check_resolution(design: Design, resolution: int, option: str = "data.resolution") -> None:
     """Raises UsageError if an image of this side (pixels) shrinks to nothing on its way through."""
     if resolution < design.reduction:
         raise UsageError(
-            f"data.resolution is {resolution}: this network shrinks the image {design.reduction} times, "
+            f"{option} is {resolution}: this network shrinks the image {design.reduction} times, "
             f"so it needs at least {design.reduction} pixels"
         )

@@ -14,10 +14,14 @@ from benchmarks.launch import Launcher, LaunchFailed, end, family
 from benchmarks.peers import options, roster
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.compare import prepare
+from benchmarks.peers.network import AnotherNetwork, our_network
 from benchmarks.peers.outcome import Outcome, check, combine
-from benchmarks.peers.protocol import Epoch, RankReport
+from benchmarks.peers.protocol import Epoch, RankReport, Settings
 from benchmarks.peers.roster import OURS, PEERS
+from data.shards import read_manifest
 from regnet.errors import UsageError
+from regnet.model import Model
+from regnet.options import parse_config
 
 pytestmark = pytest.mark.xdist_group("benchmarks")  # they look at what is left in runs/
 
@@ -77,12 +81,28 @@ def test_timms_network_has_the_layers_of_ours(prepared):
     import data.vision  # noqa: F401  # before timm, which imports torchvision
 
     # isort: split
-    from benchmarks.peers.network import our_network, peers_network
+    from benchmarks.peers.network import peers_network
 
     settings = prepared("--network", "regnetx_002", "--steps", "1")
     ours, theirs = our_network(settings, 100), peers_network(settings, 100)
     assert type(ours) is not type(theirs)
     assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
+
+
+@pytest.mark.parametrize("form", ["reference", "paper"])
+def test_a_launch_is_told_which_network_this_trainer_has(shards, form):
+    """What a peer builds from its file is as large, and one that is not is refused."""
+    args = options.parser(None).parse_args([*SMALL, "--shards", str(shards), "--config", "configs/seed.yaml"])
+    options.complete(args)
+    config = parse_config([*options.trainer_flags(args), "--model.form", form])
+    manifest = read_manifest(shards)
+    settings = Settings(**json.loads(json.dumps(asdict(options.settings(args, config, manifest)))))
+    classes = len(manifest.classes)
+    ours, trained = our_network(settings, classes), Model(config.model.design(), classes)
+    assert [p.shape for p in ours.parameters()] == [p.shape for p in trained.parameters()]
+    assert ours.training
+    with pytest.raises(AnotherNetwork, match=f"instead of {settings.multiply_adds - 1}"):
+        our_network(replace(settings, multiply_adds=settings.multiply_adds - 1), classes)
 
 
 def test_the_command_compares_and_tells(shards, tmp_path):

@@ -5,6 +5,7 @@ from torch import nn
 from benchmarks.peers.protocol import Settings
 from regnet.design import generate_design
 from regnet.model import Model
+from regnet.operators import operators
 
 # Its published design parameters; timm's network of this name has tensors of the very same shapes.
 REGNETX_002 = {
@@ -19,10 +20,13 @@ REGNETX_002 = {
 }
 
 
+class AnotherNetwork(Exception):
+    """A peer would train something else than this trainer."""
+
+
 def our_network(settings: Settings, classes: int) -> nn.Module:
     """On the CPU, in the memory format that is asked for, as the peers' network is too."""
-    model = Model(generate_design(**settings.design), classes)
-    return model.to(memory_format=settings.memory_format)  # type: ignore[call-overload]  # missing in its stub
+    return _checked(Model(generate_design(**settings.design), classes), settings)
 
 
 def peers_network(settings: Settings, classes: int) -> nn.Module:
@@ -34,4 +38,18 @@ def peers_network(settings: Settings, classes: int) -> nn.Module:
     # isort: split
     from timm import create_model
 
-    return create_model(settings.network, num_classes=classes).to(memory_format=settings.memory_format)
+    return _checked(create_model(settings.network, num_classes=classes), settings)
+
+
+def _checked(network: nn.Module, settings: Settings) -> nn.Module:
+    found = multiply_adds(network, settings.resolution)
+    if found != settings.multiply_adds:
+        raise AnotherNetwork(f"{found} multiply-adds an image instead of {settings.multiply_adds}")
+    return network.to(memory_format=settings.memory_format)  # type: ignore[call-overload]  # missing in its stub
+
+
+def multiply_adds(network: nn.Module, resolution: int) -> int:
+    """For one image; the network is left in training mode."""
+    found = sum(operator.multiply_adds for operator in operators(network.eval(), resolution))
+    network.train()
+    return found

@@ -9,12 +9,13 @@ import torch
 
 from benchmarks.command import positive
 from benchmarks.images import CROP_PADDING
-from benchmarks.peers.network import REGNETX_002
+from benchmarks.peers.network import REGNETX_002, multiply_adds
 from benchmarks.peers.protocol import Settings
 from benchmarks.peers.roster import PEERS
 from data.shards import Manifest
 from regnet.config import Config
 from regnet.errors import UsageError
+from regnet.model import Model
 from regnet.options import as_flags, parse_config
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 0.0005
@@ -131,6 +132,7 @@ def settings(args: argparse.Namespace, config: Config, manifest: Manifest) -> Se
     return Settings(
         network=args.network,
         design=asdict(config.model),
+        multiply_adds=multiply_adds(Model(config.model.design(), len(manifest.classes)), args.resolution),
         shards=config.data.shards,
         images="",
         config="",

@@ -28,6 +28,7 @@ class Settings:
         network: "ours", which all build from `design`, or the name of a network of timm that has the same layers:
             then this trainer and the resident step build it from `design`, and the others ask timm for it.
         design: RegNet design parameters, as regnet.design.generate_design takes them.
+        multiply_adds: of this trainer's network for one image, which every peer's must have too.
         shards: what data.convert wrote.
         images: directory with the same images as arrays: see benchmarks.peers.samples.
         config: of this trainer, as a file.
@@ -44,6 +45,7 @@ class Settings:
 
     network: str
     design: dict[str, Any]
+    multiply_adds: int
     shards: str
     images: str
     config: str
