@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> command.R
     }
     return {
         **where,
-        "config": str(args.config),
+        "config": command.described(args),
         "resolution": config.data.resolution,
         "batch_size": config.train.batch_size,
         "every": args.every,

@@ -56,6 +56,13 @@ def parser(
     add("--batch-size", type=positive, default=500, metavar="N", help="images (%(default)s)")
     add("--rounds", type=positive, default=3, metavar="N", help="how often each side is measured (%(default)s)")
     add("--seconds", type=float, default=5.0, metavar="S", help=f"{seconds}, about (%(default)s)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="of the configuration, as --set train.precision=bf16; can be repeated",
+    )
     add("--json", type=Path, metavar="FILE", help="write all figures, round by round, to this file too")
     return made
 
@@ -72,10 +79,18 @@ def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
         "config": args.config,
         "data.shards": args.shards,
         "data.resolution": args.resolution,
+        "data.growing_epochs": 0,  # so that every step costs the same
         "train.batch_size": args.batch_size,
         **more,
     }
-    return parse_config([text for name, value in options.items() for text in (f"--{name}", str(value))])
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    # Before what the benchmark itself needs, which therefore wins.
+    return parse_config([*flags[:2], *(f"--{setting}" for setting in args.set), *flags[2:]])
+
+
+def described(args: argparse.Namespace) -> str:
+    """The configuration, as a report names it."""
+    return " ".join([str(args.config), *args.set])
 
 
 def run(

@@ -82,7 +82,7 @@ def endless(loader: TrainingLoader) -> Generator[Batch]:
 
 def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
     """The same loader over the first samples alone, in whole batches."""
-    return TrainingLoader(loader.source, loader.augment, samples, batch_size, True, loader.place)
+    return TrainingLoader(loader.source, loader.augment, loader.growth, samples, batch_size, True, loader.place)
 
 
 def compare_loaders(
@@ -189,7 +189,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str,
         "images": pool.samples,
         "resolution": {"stored": manifest.resolution, "trained": config.data.resolution},
         "batch_size": config.train.batch_size,
-        "config": str(args.config),
+        "config": command.described(args),
         "precision": config.train.precision,
         "optimizer": config.optim.name,
         "step_batch_size": size,

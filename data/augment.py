@@ -4,6 +4,7 @@ What happens to a sample depends on (seed, epoch, sample id) alone; see data.dra
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -39,16 +40,27 @@ class Augment:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.resolution = resolution
         self.flip = flip
         self.crop_padding = crop_padding
         self.cutout = cutout
         self.seed = seed
-        means, stds = torch.tensor(mean, device=device), torch.tensor(std, device=device)
-        self.mean_colour = (255 * means).round().to(torch.uint8)
+        self.means, self.stds = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+        self.mean_colour = (255 * self.means).round().to(torch.uint8)
+        self._set_resolution(resolution)
+
+    def _set_resolution(self, resolution: int) -> None:
+        self.resolution = resolution
         # One row of interleaved pixels: normalising rows is twice as fast as broadcasting over channels.
-        self.scale = (1 / (255 * stds)).repeat(resolution)
-        self.shift = (-means / stds).repeat(resolution)
+        self.scale = (1 / (255 * self.stds)).repeat(resolution)
+        self.shift = (-self.means / self.stds).repeat(resolution)
+
+    def at(self, resolution: int) -> "Augment":
+        """The same, for images of another side."""
+        if resolution == self.resolution:
+            return self
+        other = copy(self)
+        other._set_resolution(resolution)
+        return other
 
     def training(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
         """uint8 (N, H, W, 3) and int64 (N,) -> float32 (N, 3, resolution, resolution), channels last."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.augment import Augment
 from data.cache import Cache, Where, wanted
+from data.growth import Growth
 from data.order import epoch_order, rank_batch, share, trainable_steps
 from data.reader import Batch as Bytes
 from data.reader import ShardReader
@@ -22,7 +23,7 @@ class Batch(NamedTuple):
     """One rank's part of a global batch.
 
     Attributes:
-        images: float32 (n, 3, resolution, resolution), channels last, normalised, on the device.
+        images: float32 (n, 3, side, side), channels last, normalised, on the device.
         labels: int64 (n,), on the device.
         global_size: samples in the global batch, over all ranks; in an evaluation, where ranks go on by
             themselves, in this part alone.
@@ -79,6 +80,8 @@ class TrainingLoader:
     """All training samples once an epoch, in a new order each epoch.
 
     Args:
+        augment: for the side that images have in the end.
+        growth: of that side.
         batch_size: samples of a global step, over all ranks.
         drop_last: leave out the epoch's last batch if it is smaller.
         source: opened for at least `largest_part(batch_size, place)` samples a batch.
@@ -88,9 +91,16 @@ class TrainingLoader:
     """
 
     def __init__(
-        self, source: Source, augment: Augment, samples: int, batch_size: int, drop_last: bool, place: Place
+        self,
+        source: Source,
+        augment: Augment,
+        growth: Growth,
+        samples: int,
+        batch_size: int,
+        drop_last: bool,
+        place: Place,
     ) -> None:
-        self.source, self.augment, self.place = source, augment, place
+        self.source, self.augment, self.growth, self.place = source, augment, growth, place
         self.samples, self.batch_size = samples, batch_size
         self.steps = trainable_steps(samples, batch_size, drop_last, place.world)
         self.dropped = max(0, samples - self.steps * batch_size)
@@ -98,13 +108,14 @@ class TrainingLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of one epoch (from 0), from step `first_step` on."""
         place, size = self.place, self.batch_size
-        order = epoch_order(self.samples, self.augment.seed, epoch)
+        augment = self.augment.at(self.growth.side(epoch))
+        order = epoch_order(self.samples, augment.seed, epoch)
         steps = range(first_step, self.steps)
         parts = [rank_batch(order, step, size, place.rank, place.world) for step in steps]
         with closing(self.source.read("train", parts)) as batches:
             for step, (images, labels, ids) in zip(steps, batches, strict=True):
                 global_size = min(size, self.samples - step * size)
-                yield Batch(self.augment.training(images, ids, epoch), labels, global_size)
+                yield Batch(augment.training(images, ids, epoch), labels, global_size)
 
 
 class EvaluationLoader:
@@ -141,6 +152,8 @@ class LoaderOptions:
     """How the shards are read: see the options of the same names in the configuration."""
 
     resolution: int
+    first_resolution: int
+    growing_epochs: int
     batch_size: int
     drop_last: bool
     workers: int
@@ -167,6 +180,7 @@ def open_loaders(
         options.seed,
         place.device,
     )
+    growth = Growth(options.first_resolution, options.resolution, options.growing_epochs)
     # A larger batch than there are samples asks for no more memory than they take.
     most = max(manifest.samples(split) for split in manifest.splits)
     size = largest_part(min(options.batch_size, most), place)
@@ -174,6 +188,8 @@ def open_loaders(
     cached = wanted(Where(options.cache), manifest, place.device)
     source = Cache(reader, manifest, size, place.device) if cached else Streamed(reader, place.device)
     return (
-        TrainingLoader(source, augment, manifest.samples("train"), options.batch_size, options.drop_last, place),
+        TrainingLoader(
+            source, augment, growth, manifest.samples("train"), options.batch_size, options.drop_last, place
+        ),
         EvaluationLoader(source, augment, manifest.samples("val"), options.batch_size, place),
     )

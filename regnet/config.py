@@ -80,6 +80,9 @@ class DataConfig:
         stage: directory on each machine's own disk into which one process there copies the shards first; empty to
             read them where they are.
         resolution: side of the images that the network sees, pixels; stored images are enlarged to it.
+        first_resolution: side of the training images in the first epoch, which grows to `resolution`, in steps of 4
+            pixels, over growing_epochs; read only if that is not 0.
+        growing_epochs: length of that growth; 0 for training images of `resolution` throughout.
         drop_last: leave out an epoch's last batch if it is smaller than the others.
         verify: SHA-256 of the shards: once on each machine, always, or sizes alone.
         workers: decoding threads of each process; 1 is plenty for raw images, and on a CPU more slow the steps.
@@ -92,6 +95,8 @@ class DataConfig:
     shards: str = "shards/cifar100"
     stage: str = ""
     resolution: Side = 56
+    first_resolution: Side = 32
+    growing_epochs: NonNegativeInt = 0
     drop_last: bool = False
     verify: Literal["once", "always", "sizes"] = "once"
     workers: Few = 1
@@ -292,6 +297,7 @@ class Config:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UsageError(f"name is {self.name!r}: it must be letters and digits, and '.', '_', '-' after the first")
         check_resolution(self.model.design(), self.data.resolution)
+        self._check_growth()
         if self.train.accumulate > self.train.batch_size:
             raise UsageError("train.accumulate is larger than train.batch_size")
         if self.schedule.name != "reference" and self.schedule.warmup_epochs >= self.train.epochs:
@@ -299,6 +305,16 @@ class Config:
         for rate in ("start_lr", "min_lr"):
             if getattr(self.schedule, rate) > self.optim.lr:
                 raise UsageError(f"schedule.{rate} is above optim.lr, the peak")
+
+    def _check_growth(self) -> None:
+        data = self.data
+        if not data.growing_epochs:
+            return
+        if data.first_resolution > data.resolution:
+            raise UsageError(f"data.first_resolution is above data.resolution, {data.resolution}")
+        if data.growing_epochs >= self.train.epochs:
+            raise UsageError("data.growing_epochs leaves none of train.epochs for images of data.resolution")
+        check_resolution(self.model.design(), data.first_resolution, "data.first_resolution")
 
     def to_yaml(self) -> str:
         """The whole configuration, as a file that reads back to the same one."""

@@ -43,9 +43,11 @@ def test_the_loader_benchmark_compares_both_sides(shards, tmp_path):
 
 def test_the_checkpoint_benchmark_compares_writing_beside_and_waiting(shards, tmp_path):
     report = tmp_path / "report.json"
-    done = benchmark("checkpoint", "--shards", shards, *SMALL, "--every", 2, "--json", report)
+    options = ("--every", 2, "--set", "optim.name=sgd", "--json", report)
+    done = benchmark("checkpoint", "--shards", shards, *SMALL, *options)
     assert done.returncode == 0, done.stderr
     told = json.loads(report.read_text())
+    assert told["config"] == "configs/debug.yaml optim.name=sgd"
     assert set(told["results"]) == {"plain", "beside", "waited", "beside_ratio", "waited_ratio"}
     assert in_order(told["results"])
     assert told["checkpoint_bytes"] > 10_000

@@ -259,6 +259,19 @@ def test_warmup_must_leave_epochs_for_the_fall():
     assert "schedule.warmup_epochs" in refusal(flags=flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--data.first_resolution=57"], "data.first_resolution"),
+        (["--data.first_resolution=7"], "data.first_resolution"),
+        (["--train.epochs=3"], "data.growing_epochs"),
+    ],
+)
+def test_images_must_grow_from_what_the_network_can_take_and_in_time(flags, named):
+    assert named in refusal(flags=["--data.growing_epochs=3", *flags])
+    assert parse_config(["--data.growing_epochs=0", *flags])
+
+
 def test_missing_file_is_named(tmp_path):
     for missing in (tmp_path / "none.yaml", tmp_path):
         assert str(missing) in refusal(flags=["--config", str(missing)])

@@ -27,6 +27,8 @@ EXTREMES = {
     "train.batch_size": [1, 2, 999, 1000, HUGE],
     "train.accumulate": [2, HUGE],
     "train.precision": ["bf16", "fp16"],
+    "data.first_resolution": [1, 4096],
+    "data.growing_epochs": [1, HUGE],
     "train.channels_last": ["false"],
     "train.sync_batchnorm": ["true"],
     "train.deterministic": ["true"],

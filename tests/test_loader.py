@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from images import convert_synthetic
 
 from data import reader as reader_module
 from data.cache import Where, wanted
 from data.errors import DataError, LoaderError
+from data.growth import Growth
 from data.loader import LoaderOptions, Place, open_loaders
 from data.shards import read_manifest
 
 CPU = torch.device("cpu")
 OPTIONS = LoaderOptions(
     resolution=40,
+    first_resolution=24,
+    growing_epochs=0,
     batch_size=96,
     drop_last=False,
     workers=1,
@@ -87,6 +92,27 @@ def test_memory_that_is_not_there_is_told_in_one_line(shards):
 def test_an_epoch_can_be_entered_at_any_step(shards):
     same(global_batches(shards, 2, epoch=2, first_step=7), list(global_batches(shards, 1, epoch=2))[7:])
     assert list(global_batches(shards, 1, epoch=2, first_step=11)) == []
+
+
+def test_training_images_grow_and_test_images_do_not(shards):
+    train, val = loaders(shards, growing_epochs=2)
+    sides = [next(train.epoch(epoch)).images.shape[2:] for epoch in range(4)]
+    assert sides == [(24, 24), (32, 32), (40, 40), (40, 40)]
+    assert next(iter(val)).images.shape[2:] == (40, 40)
+    whole, _ = loaders(shards)
+    same(pairs(train.epoch(2)), pairs(whole.epoch(2)))
+
+
+@given(st.integers(1, 300), st.integers(0, 300), st.integers(1, 40))
+def test_sides_never_shrink_and_end_at_the_last(first, more, epochs):
+    growth = Growth(first, first + more, epochs)
+    sides = [growth.side(epoch) for epoch in range(epochs + 3)]
+    assert sides == sorted(sides)
+    assert sides[0] == first
+    assert sides[epochs:] == [first + more] * 3
+    assert all((side - first) % 4 == 0 for side in sides[:epochs])
+    straight = [first + more * epoch / epochs for epoch in range(epochs)]
+    assert all(0 <= exact - side < 4 + 1e-6 for exact, side in zip(straight, sides, strict=False))
 
 
 def test_epochs_differ(shards):

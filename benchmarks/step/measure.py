@@ -13,6 +13,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
 
+from benchmarks import command
 from benchmarks.command import Report
 from benchmarks.step.machine import bandwidth, matrix_rate, work_of
 from benchmarks.step.parts import PARTS, Clock, taken_apart
@@ -57,7 +58,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
     work = work_of(config.model, len(manifest.classes), batch.images, batch.labels, trainer.precision)
     return {
         **where,
-        "config": str(args.config),
+        "config": command.described(args),
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "precision": config.train.precision,
