@@ -71,7 +71,7 @@ def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
     """The configuration file as the shared options, and `more`, change it.
 
     Raises:
-        UsageError: an impossible combination, or a report that could not be written in the end.
+        UsageError: an impossible combination, an option that is not to be set, or a report that could not be written.
     """
     if args.json and not args.json.parent.is_dir():
         raise UsageError(f"--json {args.json}: no such directory")
@@ -83,9 +83,11 @@ def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
         "train.batch_size": args.batch_size,
         **more,
     }
+    for setting in args.set:
+        if (name := setting.partition("=")[0]) in options:
+            raise UsageError(f"--set {name}: this benchmark says itself what that is")
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    # Before what the benchmark itself needs, which therefore wins.
-    return parse_config([*flags[:2], *(f"--{setting}" for setting in args.set), *flags[2:]])
+    return parse_config([*flags, *(f"--{setting}" for setting in args.set)])
 
 
 def described(args: argparse.Namespace) -> str:

@@ -2,103 +2,124 @@
 # All that is to be known about speed on a machine with GPUs: one command, one folder of results.
 #
 #     benchmarks/gpu.sh [SHARDS] [RESULTS]     shards/cifar100 and benchmarks/results/DEVICE, if not told
-#     REHEARSAL=1 benchmarks/gpu.sh ...        the same commands with a small network and few steps, on any machine
+#     REHEARSAL=1 benchmarks/gpu.sh ...        the same on the CPU of any machine, small, into a folder for the purpose
 #     PYTHON=python3 benchmarks/gpu.sh ...     another environment than .venv
 #
-# Each result is NAME.txt, which begins with its command, and NAME.json. What fails is told at the end, and the others
-# are measured anyway. About twenty minutes on one H100-class GPU, by guess: it has not been run on one yet.
+# Each result is NAME.txt, which begins with its command, and NAME.json. The cheap ones come first; what is there already
+# is not measured again, so a run that was cut off goes on. What fails is told at the end, and the rest measured anyway.
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit
-PYTHON=${PYTHON:-.venv/bin/python}
-SHARDS=${1:-shards/cifar100}
+SHARDS=$(realpath "${1:-$(dirname "$0")/../shards/cifar100}")
+RESULTS=${2:+$(realpath -m "$2")}
 REHEARSAL=${REHEARSAL:-}
+case ${PYTHON:=.venv/bin/python} in */*) [ "$PYTHON" = .venv/bin/python ] || PYTHON=$(realpath -s "$PYTHON") ;; esac
+cd "$(dirname "$0")/.." || exit
 
-device=$("$PYTHON" - <<'END'
-import re
-import torch
-from benchmarks.timing import processor
-name = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
-print(re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower())
-END
-) || exit
-gpus=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())")
-if [ "$gpus" = 0 ] && [ -z "$REHEARSAL" ]; then
+ask() { "$PYTHON" -c "$1"; }
+gpus=$(ask "import torch; print(torch.cuda.device_count())") || exit
+if [ -n "$REHEARSAL" ]; then
+    gpus=0
+elif [ "$gpus" = 0 ]; then
     echo "no GPU here; REHEARSAL=1 tries the same commands on the CPU" >&2
     exit 2
 fi
-RESULTS=${2:-benchmarks/results/$device}
+name="import re, torch; from benchmarks.timing import processor
+name = torch.cuda.get_device_name() if $gpus else processor()
+print(re.sub('[^a-z0-9]+', '-', name.lower()).strip('-'))"
+device=$(ask "$name") || exit
+peers=$(ask "from importlib.util import find_spec; from benchmarks.peers.roster import PEERS
+print(','.join(name for name, peer in PEERS.items() if not peer.package or find_spec(peer.package)))") || exit
+
+# 504 images: for 1, 2, 3, 4, 6 and 8 processes equal parts, in nearly the batch of 500 of the reference.
+if [ -n "$REHEARSAL" ]; then
+    RESULTS=${RESULTS:-$(mktemp -d)}
+    config=tests/tiny.yaml precision=fp32 sides=(32) counts=1,2 batch=48
+    rounds=(--rounds 1) steps=(--steps 3) seconds=(--seconds 0.3) few=(--steps 3 --epochs 2 --workers 1)
+    largest=(--largest-message 1) epochs=(--train.epochs 2 --train.max_steps 3)
+    to=(--device cpu) set_to=(--set train.device=cpu) train_to=(--train.device cpu) processes=2
+else
+    RESULTS=${RESULTS:-benchmarks/results/$device-x$gpus}
+    config=configs/seed.yaml precision=bf16 sides=(32 56) counts='' batch=504
+    rounds=(--rounds 5) steps=(--steps 90) seconds=(--seconds 3) few=(--rounds 3)
+    largest=(--largest-message 256) epochs=(--train.epochs 4)
+    to=(--device cuda) set_to=(--set train.device=cuda) train_to=(--train.device cuda) processes=$gpus
+fi
 mkdir -p "$RESULTS" || exit
+echo "$device, $gpus GPUs; peers: $peers; results: $RESULTS"
 failed=()
 
-# What a rehearsal makes small.
-if [ -n "$REHEARSAL" ]; then
-    config=tests/tiny.yaml precision=fp32 sides=(32)
-    quick=(--batch-size 48 --rounds 1) steps=(--steps 3) seconds=(--seconds 0.3) epochs=2 more=(--train.max_steps 3)
-else
-    config=configs/seed.yaml precision=bf16 sides=(32 56)
-    quick=(--rounds 5) steps=(--steps 100) seconds=(--seconds 3) epochs=4 more=()
-fi
-
 measure() { # NAME COMMAND...
-    local name=$1
+    local name=$1 place=$RESULTS/$1.txt
     shift
+    if [ -e "$place" ]; then return; fi
     echo "$(date -u +%FT%TZ) $name: $*"
-    { echo "\$ $*" && "$@"; } >"$RESULTS/$name.txt" 2>&1 || {
+    if { echo "\$ $*" && "$@"; } >"$place.part" 2>&1; then
+        mv "$place.part" "$place"
+    else
         failed+=("$name")
-        tail -n 3 "$RESULTS/$name.txt"
-    }
+        tail -n 3 "$place.part"
+    fi
 }
 
 benchmark() { # NAME MODULE OPTIONS...
     local name=$1 module=$2
     shift 2
-    measure "$name" "$PYTHON" -m "benchmarks.$module" --shards "$SHARDS" --config "$config" "$@" --json "$RESULTS/$name.json"
+    measure "$name" "$PYTHON" -m "benchmarks.$module" --shards "$SHARDS" --config "$config" --batch-size "$batch" \
+        --json "$RESULTS/$name.json" "$@"
 }
 
-step() { # NAME OPTIONS...: of the trainer
+step() { # NAME OPTIONS...: of the trainer's step, by one process
     local name=$1
     shift
-    benchmark "step-$name" step "${quick[@]}" "${steps[@]}" "${seconds[@]}" "$@"
+    benchmark "step-$name" step "${rounds[@]}" "${steps[@]}" "${seconds[@]}" "${set_to[@]}" "$@"
 }
 
-peers=$("$PYTHON" - <<'END'
-from importlib.util import find_spec
-from benchmarks.peers.roster import PEERS
-print(",".join(name for name, peer in PEERS.items() if not peer.package or find_spec(peer.package)))
-END
-) || exit
-echo "$device, $gpus GPUs; peers: $peers"
+together() { # NAME FILE-OR-MODULE OPTIONS...: of all processes
+    local name=$1
+    shift
+    measure "$name" "$PYTHON" -m torch.distributed.run --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 \
+        --local-addr=127.0.0.1 --nproc-per-node="$processes" "$@"
+}
 
 for side in "${sides[@]}"; do
     at=(--resolution "$side" --set "train.precision=$precision")
-    benchmark "loader-$side" loader "${quick[@]}" "${seconds[@]}" "${at[@]}"
     step "$side" "${at[@]}"
     step "$side-cache" "${at[@]}" --set data.cache=device
-    step "$side-contiguous" "${at[@]}" --set data.cache=device --set train.channels_last=false
+    step "$side-channels-first" "${at[@]}" --set data.cache=device --set train.channels_last=false
     step "$side-fp32" --resolution "$side" --set train.precision=fp32 --set data.cache=device
-    if [ -z "$REHEARSAL" ]; then # it takes a CPU minutes to compile
+    if [ -z "$REHEARSAL" ]; then # a CPU compiles for minutes
         step "$side-compiled" "${at[@]}" --set data.cache=device --set train.compile=true
     fi
-    benchmark "peers-$side" peers "${quick[@]}" --peers "$peers" --precision "$precision" --resolution "$side" \
-        --picture "$RESULTS/peers-$side.png" ${REHEARSAL:+--steps 3}
-done
-benchmark peers-regnetx_002 peers "${quick[@]}" --peers "$peers" --precision "$precision" --network regnetx_002 \
-    --picture "$RESULTS/peers-regnetx_002.png" ${REHEARSAL:+--steps 3}
-benchmark scaling scaling "${quick[@]}" "${seconds[@]}" --precision "$precision" --picture "$RESULTS/scaling.png" \
-    ${REHEARSAL:+--processes 1,2 --largest-message 1}
-benchmark checkpoint checkpoint "${quick[@]}" "${seconds[@]}"
-
-# Whole epochs as users train them, from the launch on.
-runs=$(mktemp -d)
-trap 'rm -rf "$runs"' EXIT
-for side in "${sides[@]}"; do
-    measure "epochs-$side" "$PYTHON" train_ddp.py --config "$config" --runs_dir "$runs" --name "epochs-$side" \
-        --data.shards "$SHARDS" --data.resolution "$side" --data.cache device --train.precision "$precision" \
-        --train.epochs "$epochs" --tracking.wandb disabled --tracking.report false "${more[@]}"
-    if [ -e "$runs/epochs-$side/metrics.jsonl" ]; then
-        grep '"kind": "epoch"' "$runs/epochs-$side/metrics.jsonl" >"$RESULTS/epochs-$side.jsonl"
+    # Whole epochs as users train them, from the launch on.
+    runs=$(mktemp -d)
+    together "epochs-$side" train_ddp.py --config "$config" --runs_dir "$runs" --name run --data.shards "$SHARDS" \
+        --data.resolution "$side" --data.cache device --train.precision "$precision" --train.batch_size "$batch" \
+        "${train_to[@]}" "${epochs[@]}" --schedule.warmup_epochs 0 --tracking.wandb disabled --tracking.report false
+    if [ -e "$runs/run/metrics.jsonl" ]; then
+        grep '"kind": "epoch"' "$runs/run/metrics.jsonl" >"$RESULTS/epochs-$side.jsonl"
     fi
+    rm -rf "$runs"
 done
+if [ "$processes" -gt 1 ]; then
+    side=${sides[0]}
+    together "step-$side-together" -m benchmarks.step --shards "$SHARDS" --config "$config" --batch-size "$batch" \
+        --json "$RESULTS/step-$side-together.json" "${rounds[@]}" "${steps[@]}" "${seconds[@]}" "${set_to[@]}" \
+        --resolution "$side" --set "train.precision=$precision" --set data.cache=device
+fi
+benchmark scaling scaling "${rounds[@]}" "${seconds[@]}" "${largest[@]}" "${to[@]}" --precision "$precision" \
+    ${counts:+--processes "$counts"} --picture "$RESULTS/scaling.png"
+benchmark checkpoint checkpoint "${rounds[@]}" "${seconds[@]}" "${set_to[@]}" --set "train.precision=$precision"
+for side in "${sides[@]}"; do
+    benchmark "loader-$side" loader "${rounds[@]}" "${seconds[@]}" "${set_to[@]}" --resolution "$side" \
+        --set "train.precision=$precision"
+done
+for side in "${sides[@]}"; do
+    benchmark "peers-$side" peers "${rounds[@]}" "${few[@]}" "${to[@]}" --peers "$peers" --precision "$precision" \
+        --resolution "$side" --picture "$RESULTS/peers-$side.png"
+done
+if [[ ,$peers, == *,timm_loop,* ]]; then # its network is timm's
+    benchmark peers-regnetx_002 peers "${rounds[@]}" "${few[@]}" "${to[@]}" --peers "$peers" --precision "$precision" \
+        --network regnetx_002 --picture "$RESULTS/peers-regnetx_002.png"
+fi
 
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]} (see $RESULTS/)" >&2

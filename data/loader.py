@@ -51,28 +51,33 @@ class Source(Protocol):
 
 
 class Streamed:
-    """What the reader decodes, which re-uses its tensors, copied to the device batch by batch."""
+    """What the reader decodes, which re-uses its tensors, copied to the device beside the step before."""
 
     def __init__(self, reader: ShardReader, device: torch.device) -> None:
         self.reader, self.device = reader, device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        self.stream = torch.cuda.Stream(device) if on_gpu else None
+        self.copied = torch.cuda.Event() if on_gpu else None
 
     def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Bytes]:
         with closing(self.reader.read(split, batches)) as decoded:
             for batch in decoded:
                 yield self.copy(*batch)
+                if self.copied is not None:
+                    self.copied.synchronize()  # long since, mostly: the reader may fill its buffer again
 
     def copy(self, images: Tensor, labels: Tensor, ids: Tensor) -> Bytes:
         """A decoded batch on the device; on a CPU its images and ids stay where the reader will write the next."""
-        if self.stream is None:
+        if self.stream is None or self.copied is None:
             # They are used up before the next batch is asked for; labels go to the consumer.
             return images, labels.clone(), ids
         with torch.cuda.stream(self.stream):
             copies = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels, ids)]
-        # Waits for this copy alone, on a stream of its own: the reader may then fill its buffer again.
-        self.stream.synchronize()
+            self.copied.record()
+        current = torch.cuda.current_stream(self.device)
+        current.wait_event(self.copied)  # on the device: the host goes on and hands it the step
         for copy in copies:
-            copy.record_stream(torch.cuda.current_stream(self.device))
+            copy.record_stream(current)
         return copies[0], copies[1], copies[2]
 
 

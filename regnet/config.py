@@ -82,7 +82,9 @@ class DataConfig:
         resolution: side of the images that the network sees, pixels; stored images are enlarged to it.
         first_resolution: side of the training images in the first epoch, which grows to `resolution`, in steps of 4
             pixels, over growing_epochs; read only if that is not 0.
-        growing_epochs: length of that growth; 0 for training images of `resolution` throughout.
+        growing_epochs: length of that growth; 0 for training images of `resolution` throughout. Losses of different
+            sides are compared by early_stopping on train_loss; with train.compile the second side makes what was
+            compiled one for images of any side.
         drop_last: leave out an epoch's last batch if it is smaller than the others.
         verify: SHA-256 of the shards: once on each machine, always, or sizes alone.
         workers: decoding threads of each process; 1 is plenty for raw images, and on a CPU more slow the steps.
@@ -129,7 +131,7 @@ class TrainConfig:
         batch_size: samples of one optimiser step over all processes.
         accumulate: parts that each process computes its share of a batch in, to save memory.
         precision: fp32, bf16 or fp16 (with a gradient scaler).
-        channels_last: memory format of the network's weights.
+        channels_last: memory format of images and weights; otherwise channels come first.
         compile: torch.compile the network.
         sync_batchnorm: statistics over the whole batch instead of each process's share.
         deterministic: only algorithms that repeat to the bit.

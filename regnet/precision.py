@@ -35,6 +35,11 @@ class Precision:
         self.scaler = torch.amp.GradScaler(self._device, enabled=name == "fp16")
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of convolutions and matrix products in the forward pass."""
+        return self._dtype or torch.float32
+
+    @property
     def skips_overflow(self) -> bool:
         """Whether a step with gradients that are not finite is left out instead of taken."""
         return self.scaler.is_enabled()

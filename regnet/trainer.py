@@ -98,9 +98,8 @@ class Trainer:
         self.mistakes = Mistakes()
         if config.train.sync_batchnorm and world.size > 1:
             model = convert(model)
-        model = model.to(world.device)
-        if config.train.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
+        self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        model = model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]  # not in its stub
         forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
         self.forward = average_gradients(forward, world, config.train.deterministic)
         self.state = TrainingState(
@@ -207,6 +206,8 @@ class Trainer:
 
     def forward_pass(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, classes) and the sum of the n losses."""
+        # A convolution has channels last if either its images or its weights have.
+        images = images.contiguous(memory_format=self.memory_format)
         with self.precision.autocast():
             logits = self.forward(images)
         return logits, F.cross_entropy(logits.float(), labels, reduction="sum")
@@ -278,8 +279,9 @@ class Trainer:
             for _ in range(self.val_batches.steps):
                 batch = next(batches, None)  # shares differ by a sample, so one rank's may end earlier
                 if batch is not None:
+                    images = batch.images.contiguous(memory_format=self.memory_format)
                     with self.precision.autocast():
-                        logits = network(batch.images)
+                        logits = network(images)
                     logits = logits.float()
                     tally.update(logits, batch.labels)
                     self.mistakes.update(batch.images, logits, batch.labels)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections import Counter
 
 import pytest
@@ -12,7 +13,8 @@ from programs import ROOT, TINY, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step.machine import work_of
-from benchmarks.step.waits import HostWaits
+from benchmarks.step.parts import Clock, taken_apart
+from benchmarks.step.waits import host_waits, waits_among
 from regnet.model import Model
 from regnet.operators import operators
 from regnet.options import parse_config
@@ -55,6 +57,12 @@ def test_the_checkpoint_benchmark_compares_writing_beside_and_waiting(shards, tm
     assert not list((ROOT / "runs").glob(".benchmark-*"))
 
 
+def test_what_a_benchmark_says_itself_cannot_be_set(shards):
+    done = benchmark("checkpoint", "--shards", shards, "--set", "train.batch_size=7")
+    assert done.returncode == 2
+    assert done.stderr == "error: --set train.batch_size: this benchmark says itself what that is\n"
+
+
 @pytest.mark.parametrize("name", ["loader", "checkpoint", "step"])
 def test_missing_shards_are_told_in_one_line(tmp_path, name):
     done = benchmark(name, "--shards", tmp_path / "none")
@@ -94,10 +102,11 @@ def test_the_step_benchmark_takes_a_step_apart(shards, tmp_path):
     assert not list((ROOT / "runs").glob(".benchmark-*"))
 
 
-def test_no_step_between_two_reports_waits_for_the_device(shards, tmp_path):
-    """With everything on that a step may have: one wait of any of them would be counted."""
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_step_between_two_reports_waits_for_the_device(shards, tmp_path, precision):
+    """With everything on that a step may have."""
     config = yaml.safe_load((ROOT / "configs" / "debug.yaml").read_text())
-    config["train"]["accumulate"] = 2
+    config["train"] |= {"accumulate": 2, "precision": precision}
     config["optim"] = {"name": "adamw", "clip_norm": 1.0, "ema_decay": 0.9, "weight_decay": 0.01}
     (tmp_path / "everything.yaml").write_text(yaml.safe_dump(config))
     _, told = step_report(tmp_path, shards, 0, "--config", tmp_path / "everything.yaml")
@@ -112,16 +121,58 @@ def test_on_several_processes_rank_zero_tells_the_time_of_the_exchange(shards, t
 
 
 def test_host_waits_are_counted_by_name():
-    device = torch.device("cpu")
-    with HostWaits(device) as waits:
+    with host_waits(torch.device("cpu")) as waits:
         numbers = torch.arange(3.0)
         numbers.add_(1).mean()
-        assert waits.calls == []
+        numbers[torch.tensor([0, 2])] = 5.0
+        assert waits == []
         numbers.sum().item()
         if numbers[0] > 0:
             float(numbers[1])
         numbers.tolist()
-    assert Counter(waits.calls) == {"item": 1, "__bool__": 1, "__float__": 1, "tolist": 1}
+        numbers[numbers > 1]
+    assert Counter(waits) == {"item": 1, "__bool__": 1, "__float__": 1, "tolist": 1, "__getitem__": 1}
+
+
+def test_what_torchs_watch_says_of_itself_is_no_wait():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        warnings.warn("Synchronization debug mode is a prototype feature and does not yet detect all", stacklevel=1)
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally at ...)", stacklevel=1)
+    (wait,) = waits_among(told)
+    assert wait.startswith("test_benchmarks.py:")
+
+
+class Parts:
+    """What `taken_apart` looks at, of a trainer and of its loader in one. It counts its calls."""
+
+    def __init__(self):
+        self.calls = Counter()
+        self.augment = self.source = self
+
+    def __getattr__(self, name):
+        if name == "read":
+            return lambda: (self.calls.update(["read"]) or each for each in (1, 2))
+        if name in ("training", "forward_pass", "backward_pass", "count", "update", "report_steps"):
+            return lambda: self.calls.update([name])
+        raise AttributeError(name)
+
+
+def test_each_part_is_timed_under_its_own_name_while_it_is_taken_apart():
+    parts, clock = Parts(), Clock(torch.device("cpu"))
+    names = {"augment": "training", "forward": "forward_pass", "backward": "backward_pass", "count": "count"}
+    names |= {"update": "update", "report": "report_steps"}
+    with taken_apart(parts, parts, clock):
+        for part, method in names.items():
+            before = dict(clock.seconds)
+            getattr(parts, method)()
+            assert {name for name in clock.seconds if clock.seconds[name] != before.get(name)} == {part}
+        assert list(parts.read()) == [1, 2]
+    total = dict(clock.seconds)
+    assert set(total) == {*names, "load"}
+    parts.update()
+    assert clock.seconds == total
+    assert parts.calls == {**dict.fromkeys(names.values(), 1), "read": 2, "update": 2}
 
 
 def test_work_is_counted_as_the_reference_counts_multiply_adds():

@@ -14,7 +14,7 @@ from benchmarks.launch import Launcher, LaunchFailed, end, family
 from benchmarks.peers import options, roster
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.compare import prepare
-from benchmarks.peers.network import AnotherNetwork, our_network
+from benchmarks.peers.network import AnotherNetworkError, our_network
 from benchmarks.peers.outcome import Outcome, check, combine
 from benchmarks.peers.protocol import Epoch, RankReport, Settings
 from benchmarks.peers.roster import OURS, PEERS
@@ -101,8 +101,10 @@ def test_a_launch_is_told_which_network_this_trainer_has(shards, form):
     ours, trained = our_network(settings, classes), Model(config.model.design(), classes)
     assert [p.shape for p in ours.parameters()] == [p.shape for p in trained.parameters()]
     assert ours.training
-    with pytest.raises(AnotherNetwork, match=f"instead of {settings.multiply_adds - 1}"):
-        our_network(replace(settings, multiply_adds=settings.multiply_adds - 1), classes)
+    for name in settings.measures:
+        other = replace(settings, measures={**settings.measures, name: 7})
+        with pytest.raises(AnotherNetworkError, match=f"'{name}': 7"):
+            our_network(other, classes)
 
 
 def test_the_command_compares_and_tells(shards, tmp_path):

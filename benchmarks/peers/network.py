@@ -4,7 +4,7 @@ from torch import nn
 
 from benchmarks.peers.protocol import Settings
 from regnet.design import generate_design
-from regnet.model import Model
+from regnet.model import Model, count_parameters
 from regnet.operators import operators
 
 # Its published design parameters; timm's network of this name has tensors of the very same shapes.
@@ -20,7 +20,7 @@ REGNETX_002 = {
 }
 
 
-class AnotherNetwork(Exception):
+class AnotherNetworkError(Exception):
     """A peer would train something else than this trainer."""
 
 
@@ -42,14 +42,15 @@ def peers_network(settings: Settings, classes: int) -> nn.Module:
 
 
 def _checked(network: nn.Module, settings: Settings) -> nn.Module:
-    found = multiply_adds(network, settings.resolution)
-    if found != settings.multiply_adds:
-        raise AnotherNetwork(f"{found} multiply-adds an image instead of {settings.multiply_adds}")
+    found = measures(network, settings.resolution)
+    if found != settings.measures:
+        raise AnotherNetworkError(f"{found} instead of {settings.measures}")
     return network.to(memory_format=settings.memory_format)  # type: ignore[call-overload]  # missing in its stub
 
 
-def multiply_adds(network: nn.Module, resolution: int) -> int:
-    """For one image; the network is left in training mode."""
+def measures(network: nn.Module, resolution: int) -> dict[str, int]:
+    """What tells another network: how large it is, and what it costs for one image. It is left in training mode."""
     found = sum(operator.multiply_adds for operator in operators(network.eval(), resolution))
     network.train()
-    return found
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return {"parameters": count_parameters(network), "norms": norms, "multiply_adds": found}

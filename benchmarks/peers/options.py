@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.command import positive
 from benchmarks.images import CROP_PADDING
-from benchmarks.peers.network import REGNETX_002, multiply_adds
+from benchmarks.peers.network import REGNETX_002, measures
 from benchmarks.peers.protocol import Settings
 from benchmarks.peers.roster import PEERS
 from data.shards import Manifest
@@ -132,7 +132,7 @@ def settings(args: argparse.Namespace, config: Config, manifest: Manifest) -> Se
     return Settings(
         network=args.network,
         design=asdict(config.model),
-        multiply_adds=multiply_adds(Model(config.model.design(), len(manifest.classes)), args.resolution),
+        measures=measures(Model(config.model.design(), len(manifest.classes)), args.resolution),
         shards=config.data.shards,
         images="",
         config="",

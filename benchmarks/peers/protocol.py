@@ -28,7 +28,7 @@ class Settings:
         network: "ours", which all build from `design`, or the name of a network of timm that has the same layers:
             then this trainer and the resident step build it from `design`, and the others ask timm for it.
         design: RegNet design parameters, as regnet.design.generate_design takes them.
-        multiply_adds: of this trainer's network for one image, which every peer's must have too.
+        measures: of this trainer's network, which every peer's must have too: see benchmarks.peers.network.
         shards: what data.convert wrote.
         images: directory with the same images as arrays: see benchmarks.peers.samples.
         config: of this trainer, as a file.
@@ -45,7 +45,7 @@ class Settings:
 
     network: str
     design: dict[str, Any]
-    multiply_adds: int
+    measures: dict[str, int]
     shards: str
     images: str
     config: str
@@ -73,13 +73,13 @@ class Settings:
 
     @property
     def sgd(self) -> dict[str, Any]:
-        """For torch.optim.SGD; fused, as every guide recommends where there is a GPU."""
+        """For torch.optim.SGD; fused, as this trainer's is."""
         return {
             "lr": self.lr,
             "momentum": self.momentum,
             "weight_decay": self.weight_decay,
             "nesterov": True,
-            "fused": self.on_gpu,
+            "fused": True,
         }
 
     @property

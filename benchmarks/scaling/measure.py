@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import command
 from benchmarks.command import Report
 from benchmarks.launch import Launcher, LaunchFailed
 from benchmarks.scaling import options
@@ -44,7 +45,7 @@ def measure(args: argparse.Namespace) -> Report:
         "shared": args.device == "cpu",
         "processes": args.processes,
         "threads": {str(count): threads(count) for count in args.processes},
-        "config": str(args.config),
+        "config": command.described(args),
         "resolution": config.data.resolution,
         "precision": config.train.precision,
         "deterministic": config.train.deterministic,

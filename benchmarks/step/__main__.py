@@ -9,17 +9,20 @@ Or under torchrun, on several processes. Measured in one run and in turns, all w
   alone       on several processes: as before, but gradients stay where they are. What backward takes less is the
               exchange's visible time
 
-load is the wait for decoded bytes, decoding itself goes on beside the step; copy brings them to the device; count keeps
-the epoch's accuracy; update is the optimiser; report asks the device for the losses, once in tracking.log_every steps
-(here once in --steps), and writes them down; rest is the loop, the learning rate and what ranks agree on.
+load is the wait for decoded bytes, decoding itself goes on beside the step, and copy brings them to the device; where
+data.cache keeps all samples there, load cuts a batch out of them and nothing is copied. count keeps the epoch's
+accuracy; update is the optimiser and the moving average; report asks the device for the losses, once in
+tracking.log_every steps (here once in --steps), and writes them down; rest is the epoch's start and end, the loop, and
+what ranks agree on. The learning rate is too small to move a weight.
 
 Host waits are calls that make the host wait for the device: in the steps between two reports there should be none.
-They are counted on CUDA by torch's own watch, and in a process alone on a CPU by the calls from Python that would be
-such waits on a device.
+They are counted on CUDA by torch's own watch, and in a process alone on a CPU by calls from Python that would be such
+waits on a device; what torch itself does in C++ is not seen there.
 
 The machine's rates are of large matrix products in the same precision, and of copies in the device's memory. A step's
 work is 2 FLOP for a multiply-add of convolutions and linear layers, three times for forward and backward; its traffic
-is what every operation reads and writes, as if no cache kept any of it. The shares tell how far the step is from both.
+is what every operation of forward and backward reads and writes when it is not compiled, as if no cache kept any of it.
+The shares are those of whole steps on the resident batch.
 
 --trace records three steps with torch.profiler, for chrome://tracing or Perfetto. On a CPU the machine must be idle.
 """
@@ -51,7 +54,9 @@ def main(argv: list[str]) -> int:
             if args.trace and not args.trace.parent.is_dir():
                 raise UsageError(f"--trace {args.trace}: no such directory")
             more = {"runs_dir": runs, "tracking.wandb": "disabled", "tracking.log_every": args.steps}
-            return command.configure(args, {**more, "train.max_steps": args.steps, "data.drop_last": "true"})
+            # Too small to move a weight: ranks stay alike where gradients stay at home, and nothing diverges.
+            still = {"optim.lr": 1e-30, "schedule.start_lr": 0, "schedule.min_lr": 0}
+            return command.configure(args, {**more, **still, "train.max_steps": args.steps, "data.drop_last": "true"})
 
         return command.run(args, configure, measure, show)
 

@@ -33,11 +33,15 @@ def fastest(work: Callable[[], object], amount: int, seconds: float, device: tor
 
 
 def matrix_rate(precision: Precision, seconds: float, device: torch.device) -> float:
-    """FLOP/s of large matrix products, a multiply-add counted as two, in the precision of the forward pass."""
+    """FLOP/s of large matrix products, a multiply-add counted as two, in the arithmetic that convolutions have."""
     side = _SIDE[device.type]
-    a, b = torch.randn(2, side, side, device=device)
-    with torch.inference_mode(), precision.autocast():
+    a, b = torch.randn(2, side, side, device=device).to(precision.dtype)
+    matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    try:
         return fastest(lambda: torch.mm(a, b), 2 * side**3, seconds, device)
+    finally:
+        matmul.allow_tf32 = before
 
 
 def bandwidth(seconds: float, device: torch.device) -> float:

@@ -17,7 +17,7 @@ from benchmarks import command
 from benchmarks.command import Report
 from benchmarks.step.machine import bandwidth, matrix_rate, work_of
 from benchmarks.step.parts import PARTS, Clock, taken_apart
-from benchmarks.step.waits import HostWaits
+from benchmarks.step.waits import host_waits
 from benchmarks.timing import Side, Spread, alternate, environment, ratio, spreads
 from data.loader import Batch, Place, TrainingLoader, open_loaders
 from data.shards import Verify, read_manifest, verify
@@ -50,9 +50,12 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         record.trackers = [tracker for tracker in record.trackers if not isinstance(tracker, ConsoleTracker)]
         steps = Steps(trainer, train)
         rates = alternate(steps.sides(), args.rounds, 0, world.device)
-        waits = steps.host_waits() if world.device.type == "cuda" or world.size == 1 else None
+        # On a CPU the ranks' talk, and a compiler at work, would be counted with the steps.
+        countable = world.device.type == "cuda" or not (world.size > 1 or config.train.compile)
+        waits = steps.host_waits() if countable else None
         if args.trace:
             steps.trace(args.trace)
+        trainer.agreement.settle()
         record.settle()
     batch = steps.resident
     work = work_of(config.model, len(manifest.classes), batch.images, batch.labels, trainer.precision)
@@ -64,7 +67,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         "precision": config.train.precision,
         "resolution": config.data.resolution,
         "batch_size": config.train.batch_size,
-        "steps": args.steps,
+        "steps": trainer.steps,
         "rounds": args.rounds,
         "results": {
             name: asdict(spread)
@@ -149,18 +152,20 @@ class Steps:
         """Calls by name, in one epoch's steps from the first to before the report that ends it."""
         self.trainer.report_steps = lambda pending: None  # type: ignore[method-assign]
         try:
-            with HostWaits(self.trainer.world.device) as waits:
+            with host_waits(self.trainer.world.device) as waits:
                 self.epoch()
         finally:
             del self.trainer.report_steps  # its class's shows again
-        return dict(Counter(waits.calls))
+        return dict(Counter(waits))
 
     def trace(self, path: Path) -> None:
         """Writes what torch.profiler sees of some whole steps."""
         trainer, steps = self.trainer, self.trainer.steps
         trainer.steps = min(TRACED, steps)
-        with profile() as profiler:
-            self.epoch()
-        trainer.steps = steps
+        try:
+            with profile() as profiler:
+                self.epoch()
+        finally:
+            trainer.steps = steps
         if trainer.world.is_main:
             profiler.export_chrome_trace(str(path))

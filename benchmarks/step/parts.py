@@ -68,10 +68,10 @@ def taken_apart(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Itera
     if isinstance(source, Streamed):
         places.append((source, "copy", "copy"))
     reads = source.reader if isinstance(source, Streamed) else source
-    for owner, method, name in places:
-        setattr(owner, method, clock.timed(name, getattr(owner, method)))
-    reads.read = clock.timed_items("load", reads.read)  # type: ignore[method-assign]
     try:
+        for owner, method, name in places:
+            setattr(owner, method, clock.timed(name, getattr(owner, method)))
+        reads.read = clock.timed_items("load", reads.read)  # type: ignore[method-assign]
         yield
     finally:
         for owner, method, _ in [*places, (reads, "read", "load")]:

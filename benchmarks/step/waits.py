@@ -1,9 +1,9 @@
 """How often the host waits for the device."""
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,60 +13,59 @@ from torch.overrides import TorchFunctionMode
 # What needs a tensor's numbers, or how many there will be, on the host.
 _NEEDS_NUMBERS = {
     "item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__", "__contains__",
-    "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "equal", "allclose",
+    "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "equal", "allclose",
 }  # fmt: skip
+_INDEXES = {"__getitem__", "__setitem__"}
 
 
-class HostWaits(TorchFunctionMode):
-    """Counts, inside it, calls that make the host wait for the device.
+@contextmanager
+def host_waits(device: torch.device) -> Iterator[list[str]]:
+    """What makes the host wait for the device inside it, one entry for each time.
 
-    On any device it sees calls from Python; where all tensors are the host's, any of them counts as if it were on a
-    device. On CUDA it also counts what the driver's own watch reports, from C++ as well.
+    On CUDA it is torch's own watch that tells, by file and line. On a CPU, where nothing is ever waited for, it is the
+    calls from Python, by name, that would be such waits if the tensors were on a device; those that torch makes in
+    C++ are not seen.
     """
+    seen: list[str] = []
+    if device.type == "cuda":
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield seen
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        seen += waits_among(told)
+    else:
+        with _Calls(seen):
+            yield seen
 
-    def __init__(self, device: torch.device) -> None:
+
+def waits_among(told: list[warnings.WarningMessage]) -> list[str]:
+    """Where torch's watch saw a wait. It also says once that it does not see all of them, which is none."""
+    told = [each for each in told if "called a synchronizing CUDA operation" in str(each.message)]
+    return [f"{Path(each.filename).name}:{each.lineno}" for each in told]
+
+
+class _Calls(TorchFunctionMode):
+    """Notes the calls that need numbers on the host."""
+
+    def __init__(self, seen: list[str]) -> None:
         super().__init__()
-        self.device = device
-        self.calls: list[str] = []
-        self._watch = _DriverWatch() if device.type == "cuda" else None
-
-    def __enter__(self) -> "HostWaits":
-        if self._watch is not None:
-            self._watch.__enter__()
-        return super().__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if self._watch is not None:
-            self._watch.__exit__(kind, error, trace)
-            self.calls += self._watch.seen
+        self.seen = seen
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(function, "__name__", "")
-        # With the driver's watch on, it alone decides: it sees these calls too.
-        if self._watch is None and name in _NEEDS_NUMBERS and args and isinstance(args[0], Tensor):
-            self.calls.append(name)
+        if args and isinstance(args[0], Tensor) and (name in _NEEDS_NUMBERS or _by_mask(name, args)):
+            self.seen.append(name)
         return function(*args, **(kwargs or {}))
 
 
-class _DriverWatch(AbstractContextManager["_DriverWatch"]):
-    """torch's own: it warns of every operation that waits for the device, but for an explicit synchronize()."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self._recorded = warnings.catch_warnings(record=True)
-
-    def __enter__(self) -> "_DriverWatch":
-        self._warnings = self._recorded.__enter__()
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        torch.cuda.set_sync_debug_mode("default")
-        self._recorded.__exit__(*exception)  # type: ignore[arg-type]
-        self.seen = [str(w.message) for w in self._warnings or () if "synchroniz" in str(w.message)]
+def _by_mask(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a tensor is indexed by a mask, whose count of ones is the result's size."""
+    if name not in _INDEXES:
+        return False
+    indices = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
