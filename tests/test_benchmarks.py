@@ -12,7 +12,7 @@ from nursery import Forked
 from programs import ROOT, TINY, run
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step.machine import work_of
+from benchmarks.step.machine import Traffic, work_of
 from benchmarks.step.parts import Clock, taken_apart
 from benchmarks.step.waits import host_waits, waits_among
 from regnet.model import Model
@@ -186,3 +186,10 @@ def test_work_is_counted_as_the_reference_counts_multiply_adds():
     assert counted.get_total_flops() == work.flops / 3
     double = work_of(model, 10, images.repeat(2, 1, 1, 1), labels.repeat(2), Precision("fp32", torch.device("cpu")))
     assert 1.5 * work.bytes < double.bytes < 2 * work.bytes  # weights are read once
+
+
+def test_traffic_is_what_operations_read_and_write_and_views_do_neither():
+    a, b = torch.ones(2, 10, 10)
+    with Traffic() as traffic:
+        (a + b).view(100).unsqueeze(0)
+    assert traffic.bytes == 3 * a.nbytes

@@ -69,14 +69,14 @@ def work_of(model: ModelConfig, classes: int, images: Tensor, labels: Tensor, pr
     network = Model(model.design(), classes)
     multiply_adds = sum(operator.multiply_adds for operator in operators(network.eval(), images.shape[-1]))
     network.to(images.device).train()
-    with _Traffic() as traffic:
+    with Traffic() as traffic:
         with precision.autocast():
             logits = network(images)
         F.cross_entropy(logits.float(), labels, reduction="sum").backward()
     return Work(6 * multiply_adds * len(images), traffic.bytes)
 
 
-class _Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):
     """Bytes that operations read and write."""
 
     def __init__(self) -> None:
