@@ -17,16 +17,11 @@ from pathlib import Path
 
 from benchmarks import command
 from benchmarks.timing import Side, alternate, environment, ratio, spreads
-from data.loader import Place, open_loaders
+from benchmarks.trainer import built
 from data.shards import Verify, read_manifest, verify
 from regnet.config import Config
 from regnet.distributed import World
-from regnet.model import Model
-from regnet.precision import prepare_torch
-from regnet.preemption import Notice
-from regnet.record import Record
 from regnet.trainer import Trainer
-from train_ddp import loader_options
 
 LABELS = {
     "plain": "steps without checkpoints",
@@ -41,16 +36,11 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> command.R
     """All three sides, as they go into the JSON file."""
     where = environment(world.device)
     directory = Path(config.data.shards)
-    manifest = read_manifest(directory)
-    verify(directory, manifest, Verify.once)
-    prepare_torch(config.seed, config.train)
-    train, val = open_loaders(directory, manifest, loader_options(config), Place(0, 1, world.device))
-    with Record(config, world, manifest) as record:
-        model = Model(config.model.design(), len(manifest.classes))
-        trainer = Trainer(config, world, model, train, val, record, Notice())
-        record.begin(trainer.state)
-        rates = alternate(sides(trainer, record, args.every), args.rounds, args.seconds, world.device)
-        record.settle()
+    verify(directory, read_manifest(directory), Verify.once)
+    with built(config, world) as (trainer, _):
+        trainer.record.begin(trainer.state)
+        rates = alternate(sides(trainer, args.every), args.rounds, args.seconds, world.device)
+        trainer.record.settle()
         (size,) = {path.stat().st_size for path in Path(config.runs_dir).rglob("step-*.pt")}
     results = {
         **spreads(rates),
@@ -70,7 +60,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> command.R
     }
 
 
-def sides(trainer: Trainer, record: Record, every: int) -> dict[str, Side]:
+def sides(trainer: Trainer, every: int) -> dict[str, Side]:
     with closing(trainer.train_batches.epoch(0)) as batches:
         batch = next(batches)
     progress = trainer.state.progress
@@ -82,7 +72,7 @@ def sides(trainer: Trainer, record: Record, every: int) -> dict[str, Side]:
             if save and step % every == 0:
                 trainer.save()
                 if wait:
-                    record.settle()
+                    trainer.record.settle()
             yield len(batch.labels)
 
     return {

@@ -5,17 +5,22 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.launch import LaunchFailed
 from data.errors import DataError, LoaderError
 from regnet.config import Config
 from regnet.distributed import World, join
 from regnet.errors import UsageError
 from regnet.options import parse_config
 from regnet.preemption import Notice
+
+if TYPE_CHECKING:  # which draws, and not every benchmark does
+    from regnet.report.picture import Picture
 
 Report = dict[str, Any]  # as it goes into the JSON file; "results" holds a Spread of each side and ratio, as a mapping
 
@@ -73,8 +78,7 @@ def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
     Raises:
         UsageError: an impossible combination, an option that is not to be set, or a report that could not be written.
     """
-    if args.json and not args.json.parent.is_dir():
-        raise UsageError(f"--json {args.json}: no such directory")
+    check_places(args, "json")
     options = {
         "config": args.config,
         "data.shards": args.shards,
@@ -88,6 +92,29 @@ def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
             raise UsageError(f"--set {name}: this benchmark says itself what that is")
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     return parse_config([*flags, *(f"--{setting}" for setting in args.set)])
+
+
+def check_places(args: argparse.Namespace, *names: str) -> None:
+    """Raises UsageError for an option that names a file to be written, in a directory that does not exist."""
+    for name in names:
+        path = getattr(args, name)
+        if path and not path.parent.is_dir():
+            raise UsageError(f"--{name} {path}: no such directory")
+
+
+def check_picture(args: argparse.Namespace) -> None:
+    """Raises UsageError: --picture is in no directory, or no PNG file."""
+    check_places(args, "picture")
+    if args.picture and args.picture.suffix != ".png":
+        raise UsageError(f"--picture {args.picture}: its name must end in .png")
+
+
+def device_type(asked: str) -> str:
+    """What --device auto, cpu or cuda means here: cpu or cuda. Raises UsageError: there is no GPU."""
+    gpus = torch.cuda.device_count()
+    if asked == "cuda" and not gpus:
+        raise UsageError("--device cuda: there is no GPU")
+    return ("cuda" if gpus else "cpu") if asked == "auto" else asked
 
 
 def described(args: argparse.Namespace) -> str:
@@ -137,6 +164,22 @@ def tell(
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def tell_and_draw(
+    args: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], Report],
+    show: Callable[[Report], None],
+    picture: Callable[[Report], "Picture"],
+) -> int:
+    """`tell` of what was measured in launches, with the picture that --picture asks for."""
+
+    def show_and_draw(report: Report) -> None:
+        show(report)
+        if args.picture:
+            args.picture.write_bytes(picture(report).png())
+
+    return tell(args, lambda: measure(args), show_and_draw, LaunchFailed, LoaderError)
 
 
 def print_place(report: Report) -> None:

@@ -113,6 +113,11 @@ class Launcher:
         return f"{first} (its output: {kept})"
 
 
+def end_with_sigterm() -> None:
+    """Makes SIGTERM an exception, after which no launch is left behind."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def end(process: subprocess.Popen) -> None:
     """Leaves nothing of a launch behind. torchrun's ranks are no part of its process group."""
     if process.poll() is None:

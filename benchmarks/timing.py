@@ -81,11 +81,16 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "load": os.getloadavg()[0],  # what else kept the machine busy in the minute before
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def processor() -> str:

@@ -24,30 +24,20 @@ launch of one epoch before the first round; GPU memory is the most that torch ha
 Needs pip install -r requirements-peers.txt. On a CPU the machine must be idle.
 """
 
-import signal
 import sys
 
-from benchmarks.command import Report, tell
-from benchmarks.launch import LaunchFailed
+from benchmarks.command import tell_and_draw
+from benchmarks.launch import end_with_sigterm
 from benchmarks.peers.compare import measure
 from benchmarks.peers.options import parser
 from benchmarks.peers.show import picture, show
-from data.errors import LoaderError
 
 
 def main(argv: list[str]) -> int:
     """Exit status 0 done, 1 a peer failed, 2 wrong usage or input."""
-    args = parser(__doc__).parse_args(argv)
-
-    def show_and_draw(report: Report) -> None:
-        show(report)
-        if args.picture:
-            args.picture.write_bytes(picture(report).png())
-
-    return tell(args, lambda: measure(args), show_and_draw, LaunchFailed, LoaderError)
+    return tell_and_draw(parser(__doc__).parse_args(argv), measure, show, picture)
 
 
 if __name__ == "__main__":
-    # As an exception, after which no peer is left behind.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    end_with_sigterm()
     sys.exit(main(sys.argv[1:]))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command import positive
+from benchmarks.command import check_picture, check_places, device_type, positive
 from benchmarks.images import CROP_PADDING
 from benchmarks.peers.network import REGNETX_002, measures
 from benchmarks.peers.protocol import Settings
 from benchmarks.peers.roster import PEERS
+from benchmarks.timing import cores
 from data.shards import Manifest
 from regnet.config import Config
 from regnet.errors import UsageError
@@ -59,17 +60,14 @@ def complete(args: argparse.Namespace) -> None:
     Raises:
         UsageError: names the option.
     """
+    args.device = device_type(args.device)
     gpus = torch.cuda.device_count()
-    if args.device == "auto":
-        args.device = "cuda" if gpus else "cpu"
-    cores = len(os.sched_getaffinity(0))
     args.processes = args.processes or (gpus if args.device == "cuda" else 1)
-    args.workers = args.workers or max(1, cores // max(1, args.processes))
-    args.threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // max(1, args.processes))))
+    own_cores = max(1, cores() // args.processes)
+    args.workers = args.workers or own_cores
+    args.threads = int(os.environ.get("OMP_NUM_THREADS", own_cores))
     if args.device == "cuda" and args.processes > gpus:
         raise UsageError(f"--processes {args.processes}: there are {gpus} GPUs")
-    if args.device == "cuda" and not gpus:
-        raise UsageError("--device cuda: there is no GPU")
     if args.precision == "fp16" and args.device == "cpu":
         raise UsageError("--precision fp16: not every peer has it on a CPU; bf16 they all have")
     if args.epochs < 2:
@@ -78,12 +76,8 @@ def complete(args: argparse.Namespace) -> None:
         raise UsageError(
             f"--batch-size {args.batch_size}: not two images or more for each of {args.processes}, equally"
         )
-    for name in ("json", "picture"):
-        path = getattr(args, name)
-        if path and not path.parent.is_dir():
-            raise UsageError(f"--{name} {path}: no such directory")
-    if args.picture and args.picture.suffix != ".png":
-        raise UsageError(f"--picture {args.picture}: its name must end in .png")
+    check_places(args, "json")
+    check_picture(args)
 
 
 def trainer_flags(args: argparse.Namespace) -> list[str]:

@@ -16,7 +16,7 @@ from benchmarks.launch import Launcher, LaunchFailed
 from benchmarks.scaling import options
 from benchmarks.scaling.analyse import Rounds, analyse
 from benchmarks.scaling.protocol import Key, Order, Seen
-from benchmarks.timing import environment
+from benchmarks.timing import cores, environment
 from data.shards import Verify, read_manifest, verify
 from regnet.config import Config
 from regnet.options import as_flags
@@ -72,7 +72,7 @@ def take_turns(args: argparse.Namespace, config: Config, logs: Path) -> tuple[in
 
 def threads(processes: int) -> int:
     """Of each process: together they have the machine's cores, however many they are."""
-    return max(1, options.cores() // processes)
+    return max(1, cores() // processes)
 
 
 def launch(launcher: Launcher, args: argparse.Namespace, config: Config) -> tuple[int, Mapping[Key, float]]:

@@ -1,7 +1,6 @@
 """The command line, and what follows from it for every launch."""
 
 import argparse
-import os
 from itertools import takewhile
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 
 from benchmarks import command
 from benchmarks.scaling.model import MIB
+from benchmarks.timing import cores
 from regnet.config import Config
 from regnet.errors import UsageError
 
@@ -40,12 +40,8 @@ def complete(args: argparse.Namespace) -> None:
     Raises:
         UsageError: names the option.
     """
-    gpus = torch.cuda.device_count()
-    if args.device == "auto":
-        args.device = "cuda" if gpus else "cpu"
-    if args.device == "cuda" and not gpus:
-        raise UsageError("--device cuda: there is no GPU")
-    places = gpus if args.device == "cuda" else cores()
+    args.device = command.device_type(args.device)
+    places = torch.cuda.device_count() if args.device == "cuda" else cores()
     args.processes = numbers(args.processes) if args.processes else powers(places)
     most = args.processes[-1]
     if most > places:
@@ -56,14 +52,7 @@ def complete(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{name} {value}: not a number above 0")
-    if args.picture and not args.picture.parent.is_dir():
-        raise UsageError(f"--picture {args.picture}: no such directory")
-    if args.picture and args.picture.suffix != ".png":
-        raise UsageError(f"--picture {args.picture}: its name must end in .png")
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0))
+    command.check_picture(args)
 
 
 def powers(most: int) -> list[int]:

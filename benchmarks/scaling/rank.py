@@ -11,17 +11,13 @@ import torch
 
 from benchmarks.scaling.protocol import Key, Order, Seen
 from benchmarks.timing import synchronise
-from data.loader import Batch, Place, open_loaders
-from data.shards import read_manifest
+from benchmarks.trainer import built
+from data.loader import Batch
 from regnet.config import Config
 from regnet.distributed import World, join
-from regnet.model import Model
 from regnet.options import parse_config
-from regnet.precision import prepare_torch
 from regnet.preemption import Notice
-from regnet.record import Record
 from regnet.trainer import Trainer
-from train_ddp import loader_options
 
 Action = Callable[[], object]
 WARM_UP = 3  # steps: in the first DDP finds the order of gradients, after it packs them anew
@@ -89,15 +85,9 @@ def clock(action: Action, count: int, world: World) -> float:
 
 
 def measure(config: Config, order: Order, world: World) -> Seen:
-    shards = Path(config.data.shards)
-    manifest = read_manifest(shards)
-    prepare_torch(config.seed, config.train)
-    train, val = open_loaders(shards, manifest, loader_options(config), Place(world.rank, world.size, world.device))
-    with closing(train.epoch(0)) as batches:
-        batch = next(batches)
-    with Record(config, world, manifest) as record:
-        model = Model(config.model.design(), len(manifest.classes))
-        trainer = Trainer(config, world, model, train, val, record, Notice())
+    with built(config, world) as (trainer, train):
+        with closing(train.epoch(0)) as batches:
+            batch = next(batches)
         found = actions(trainer, batch, order)
         for (kind, _), action in found.items():
             for _ in range(WARM_UP if kind in ("step", "compute") else 1):

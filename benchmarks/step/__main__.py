@@ -36,7 +36,6 @@ from benchmarks import command
 from benchmarks.step.measure import measure
 from benchmarks.step.show import show
 from regnet.config import Config
-from regnet.errors import UsageError
 
 
 def main(argv: list[str]) -> int:
@@ -51,8 +50,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix=".benchmark-", dir="runs") as runs:
 
         def configure(args: argparse.Namespace) -> Config:
-            if args.trace and not args.trace.parent.is_dir():
-                raise UsageError(f"--trace {args.trace}: no such directory")
+            command.check_places(args, "trace")
             more = {"runs_dir": runs, "tracking.wandb": "disabled", "tracking.log_every": args.steps}
             # Too small to move a weight: ranks stay alike where gradients stay at home, and nothing diverges.
             still = {"optim.lr": 1e-30, "schedule.start_lr": 0, "schedule.min_lr": 0}

@@ -19,17 +19,13 @@ from benchmarks.step.machine import bandwidth, matrix_rate, work_of
 from benchmarks.step.parts import PARTS, Clock, taken_apart
 from benchmarks.step.waits import host_waits
 from benchmarks.timing import Side, Spread, alternate, environment, ratio, spreads
-from data.loader import Batch, Place, TrainingLoader, open_loaders
+from benchmarks.trainer import built
+from data.loader import Batch, TrainingLoader
 from data.shards import Verify, read_manifest, verify
 from regnet.config import Config
 from regnet.console import ConsoleTracker
 from regnet.distributed import World
-from regnet.model import Model
-from regnet.precision import prepare_torch
-from regnet.preemption import Notice
-from regnet.record import Record
 from regnet.trainer import Trainer
-from train_ddp import loader_options
 
 TRACED = 3  # steps
 
@@ -38,14 +34,9 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
     """Everything, as it goes into the JSON file; rank zero's numbers."""
     where = environment(world.device)
     directory = Path(config.data.shards)
-    manifest = read_manifest(directory)
-    verify(directory, manifest, Verify.once)
-    prepare_torch(config.seed, config.train)
-    place = Place(world.rank, world.size, world.device)
-    train, val = open_loaders(directory, manifest, loader_options(config), place)
-    with Record(config, world, manifest) as record:
-        model = Model(config.model.design(), len(manifest.classes))
-        trainer = Trainer(config, world, model, train, val, record, Notice())
+    verify(directory, read_manifest(directory), Verify.once)
+    with built(config, world) as (trainer, train):
+        record = trainer.record
         record.begin(trainer.state)
         record.trackers = [tracker for tracker in record.trackers if not isinstance(tracker, ConsoleTracker)]
         steps = Steps(trainer, train)
@@ -58,7 +49,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         trainer.agreement.settle()
         record.settle()
     batch = steps.resident
-    work = work_of(config.model, len(manifest.classes), batch.images, batch.labels, trainer.precision)
+    work = work_of(config.model, trainer.classes, batch.images, batch.labels, trainer.precision)
     return {
         **where,
         "config": command.described(args),

@@ -43,7 +43,7 @@ def parts(report: Report) -> Table:
 
 def waits(found: dict[str, int] | None) -> str:
     if found is None:
-        return "host waits between two reports: not counted for several processes, or a compiled network, on a CPU"
+        return "host waits: not counted on a CPU for several processes or a compiled network"
     told = ", ".join(f"{count} x {name}" for name, count in found.items())
     return f"host waits between two reports: {told or 'none'}"
 

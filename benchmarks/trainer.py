@@ -1,0 +1,33 @@
+"""The trainer itself, put together as train_ddp.py does, for benchmarks that take its steps one by one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.loader import Place, TrainingLoader, open_loaders
+from data.shards import read_manifest
+from regnet.config import Config
+from regnet.distributed import World
+from regnet.model import Model
+from regnet.precision import prepare_torch
+from regnet.preemption import Notice
+from regnet.record import Record
+from regnet.trainer import Trainer
+from train_ddp import loader_options
+
+
+@contextmanager
+def built(config: Config, world: World) -> Iterator[tuple[Trainer, TrainingLoader]]:
+    """A trainer of the configuration's network, and its training batches, of shards that have been verified.
+
+    Raises:
+        UsageError, DataError: the run's directory, or the shards, cannot be used.
+    """
+    shards = Path(config.data.shards)
+    manifest = read_manifest(shards)
+    prepare_torch(config.seed, config.train)
+    place = Place(world.rank, world.size, world.device)
+    train, val = open_loaders(shards, manifest, loader_options(config), place)
+    with Record(config, world, manifest) as record:
+        model = Model(config.model.design(), len(manifest.classes))
+        yield Trainer(config, world, model, train, val, record, Notice()), train
