@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("image"), pytest.mark
 PROGRAM = {"Makefile", "README.md", "requirements.txt", "requirements-ffcv.txt", "train_ddp.py"}
 PROGRAM |= {"benchmarks", "configs", "data", "regnet", "slurm", "tools"}
 RESULTS = {"downloads", "runs", "shards"}
-COMPILER = r".*/([^/]*(gcc|[gc][+][+]|clang|cc1|ziglang)[^/]*|cc|ld|as|Python\.h|turbojpeg\.h)"
+COMPILER = r".*/([^/]*(gcc|[gc][+][+]|clang|ziglang)[^/]*|cc|cc1[a-z]*|ld|as|Python\.h|turbojpeg\.h)"
 
 
 @pytest.fixture(scope="module")
