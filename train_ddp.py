@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 def train(config: Config, world: World) -> int:
     """Builds the parts, continues where the run stood, trains."""
-    prepare_torch(config.seed, config.train)
+    prepare_torch(config.seed, config.train, world.device)
     shards, manifest = open_shards(config, world)
     with Record(config, world, manifest) as record:
         if record.was_finished():

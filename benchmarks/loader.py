@@ -166,7 +166,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str,
     directory = Path(config.data.shards)
     manifest = read_manifest(directory)
     verify(directory, manifest, Verify.once)
-    prepare_torch(config.seed, config.train)
+    prepare_torch(config.seed, config.train, device)
     # A loader's streams belong to the rank's place; there is one rank here.
     full, _ = open_loaders(directory, manifest, loader_options(config), Place(0, 1, device))
     pool = with_batch_size(full, min(full.samples, max(POOL, args.batch_size)), config.train.batch_size)

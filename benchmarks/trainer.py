@@ -25,7 +25,7 @@ def built(config: Config, world: World) -> Iterator[tuple[Trainer, TrainingLoade
     """
     shards = Path(config.data.shards)
     manifest = read_manifest(shards)
-    prepare_torch(config.seed, config.train)
+    prepare_torch(config.seed, config.train, world.device)
     place = Place(world.rank, world.size, world.device)
     train, val = open_loaders(shards, manifest, loader_options(config), place)
     with Record(config, world, manifest) as record:

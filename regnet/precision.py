@@ -1,5 +1,6 @@
 """Which arithmetic is used: how exact, how repeatable, and how gradients keep from vanishing in it."""
 
+import ctypes
 import os
 from contextlib import AbstractContextManager
 
@@ -9,17 +10,30 @@ from regnet.config import TrainConfig
 
 # After 30 halvings in a row; fairseq gives up here too.
 _SMALLEST_SCALE = 1e-4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def prepare_torch(seed: int, train: TrainConfig) -> None:
+def prepare_torch(seed: int, train: TrainConfig, device: torch.device) -> None:
     """Sets what PyTorch keeps for the whole process."""
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(seed)
     torch.autograd.set_detect_anomaly(train.detect_anomaly)
     torch.backends.cudnn.benchmark = not train.deterministic
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc reuse freed memory of any size, as on GPUs torch does itself; the process never shrinks.
+
+    Otherwise every large tensor is mapped anew, and the kernel clears its pages in each step (mallopt(3)).
+    """
+    mallopt = ctypes.CDLL(None).mallopt
+    if not (mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1)):
+        raise OSError("mallopt refused to keep freed memory")
 
 
 class Precision:

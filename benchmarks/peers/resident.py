@@ -10,10 +10,12 @@ from benchmarks.peers.samples import open_samples
 from data.augment import Augment
 from regnet.distributed import World
 from regnet.parallel import average_gradients
-from regnet.precision import Precision
+from regnet.precision import Precision, keep_freed_memory
 
 
 def train(settings: Settings, place: Place) -> None:
+    if place.device.type == "cpu":
+        keep_freed_memory()
     samples = open_samples(settings)
     manifest, size = samples.manifest, settings.batch_size // place.size
     first = place.rank * size
