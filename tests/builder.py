@@ -120,9 +120,15 @@ def debian(scratch: Path) -> Path:
 
 
 class Builder:
-    """buildah with a store of its own."""
+    """buildah with a store of its own.
 
-    def __init__(self, store: Path):
+    Args:
+        store: a directory.
+        layers: keep each instruction's result, which a repetition then need not build again; takes longer.
+    """
+
+    def __init__(self, store: Path, layers: bool):
+        self.layers = layers
         self.scratch = store / "scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.places = ["--root", str(store / "images"), "--runroot", str(store / "state")]
@@ -140,7 +146,9 @@ class Builder:
 
     def build(self, name: str, dockerfile: Path, context: Path, *flags: str, timeout: float = 60) -> str:
         what = ["--file", str(dockerfile), "--tag", name, *flags, str(context)]
-        done = self("bud", "--format=docker", "--pull-never", "--layers", *what, timeout=timeout)
+        done = self(
+            "bud", "--format=docker", "--pull-never", f"--layers={str(self.layers).lower()}", *what, timeout=timeout
+        )
         assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
         return name
 

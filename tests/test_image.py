@@ -28,7 +28,7 @@ def builder(tmp_path_factory):
     if reason := why_not_here(scratch):
         pytest.skip(reason)
     kept = os.environ.get("REGNET_IMAGE_STORE")
-    yield Builder(Path(kept) if kept else scratch)
+    yield Builder(Path(kept) if kept else scratch, layers=bool(kept))
     shutil.rmtree(scratch)
 
 
