@@ -82,7 +82,8 @@ def endless(loader: TrainingLoader) -> Generator[Batch]:
 
 def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
     """The same loader over the first samples alone, in whole batches."""
-    return TrainingLoader(loader.source, loader.augment, loader.growth, samples, batch_size, True, loader.place)
+    parts = loader.source, loader.augment, loader.growth, loader.mix
+    return TrainingLoader(*parts, samples, batch_size, True, loader.place)
 
 
 def compare_loaders(

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.draws import Purpose, integers
+from data.randaugment import randaugment
 
 
 class Augment:
-    """Padded crop, flip and cutout of the stored bytes; then, in evaluation too, enlarging and normalisation.
+    """Padded crop, flip, RandAugment and cutout of the stored bytes; then, in evaluation too, resizing, normalisation.
 
     Every output pixel is computed from its own sample by itself, so a sample's image is the same to the bit
     in whatever batch it comes.
@@ -26,6 +27,7 @@ class Augment:
         crop_padding: pad with this many black pixels on each side and cut the original size at random.
         cutout: side of a square, pixels of the stored image, replaced by the mean colour around a random
             centre (DeVries and Taylor, Improved Regularization of CNNs with Cutout, 2017); 0 for none.
+        operations, magnitude: of RandAugment; see data.randaugment.
         seed: of the draws.
     """
 
@@ -34,15 +36,19 @@ class Augment:
         mean: Sequence[float],
         std: Sequence[float],
         resolution: int,
-        flip: bool,
-        crop_padding: int,
-        cutout: int,
-        seed: int,
         device: torch.device,
+        *,
+        flip: bool = False,
+        crop_padding: int = 0,
+        cutout: int = 0,
+        operations: int = 0,
+        magnitude: int = 0,
+        seed: int = 0,
     ) -> None:
         self.flip = flip
         self.crop_padding = crop_padding
         self.cutout = cutout
+        self.operations, self.magnitude = operations, magnitude
         self.seed = seed
         self.means, self.stds = torch.tensor(mean, device=device), torch.tensor(std, device=device)
         self.mean_colour = (255 * self.means).round().to(torch.uint8)
@@ -69,6 +75,8 @@ class Augment:
         if self.flip:
             mirrored = integers(self.seed, epoch, Purpose.flip, ids, 2).bool()
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(2), images)
+        if self.operations:
+            images = randaugment(images, ids, self.seed, epoch, self.operations, self.magnitude)
         if self.cutout:
             images = self._cut_out(images, ids, epoch)
         return self.evaluation(images)

@@ -23,7 +23,7 @@ from data.encode import ChannelSums, Encoding, load_pixels, write_shard
 from data.errors import DataError
 from data.order import share
 from data.shards import MANIFEST, Manifest, Shard, read_manifest, write_manifest
-from data.sources import Kind, Source, open_source
+from data.sources import Kind, Source, hold_out, open_source
 
 # Forked, a writer shares the images that its parent has in memory (150 MB of CIFAR-100) instead of a copy.
 _fork = multiprocessing.get_context("fork")
@@ -191,6 +191,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, help="where the images are: a directory, or CIFAR-100's official tar.gz")
     parser.add_argument("--download", action="store_true", help="cifar100: fetch it into --root if it is not there")
     parser.add_argument("--per-class", type=_positive, default=200, help="synthetic: training images of each class")
+    parser.add_argument(
+        "--hold-out", type=_positive, help="training images that validate in place of the test images, to tune by"
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory for the shards")
     parser.add_argument("--shards", type=_positive, default=4, help="files of each split")
     parser.add_argument("--resolution", type=_positive, default=32, help="side of the stored images, pixels")
@@ -221,10 +224,14 @@ def main(argv: list[str]) -> int:
         record = {"kind": str(args.source), "root": root, "shards": args.shards, **asdict(encoding)}
         if args.source is Kind.synthetic:
             record["per_class"] = args.per_class
+        if args.hold_out:
+            record["hold_out"] = args.hold_out
         if (args.out / MANIFEST).exists() and not args.overwrite:
             before = read_manifest(args.out).source
             changed = [
-                f"{key} ({before.get(key)} then, {record[key]} now)" for key in record if before.get(key) != record[key]
+                f"{key} ({before.get(key)} then, {record.get(key)} now)"
+                for key in dict.fromkeys([*record, *before])
+                if before.get(key) != record.get(key)
             ]
             if changed:
                 what = ", ".join(changed)
@@ -232,6 +239,8 @@ def main(argv: list[str]) -> int:
             print(f"{args.out}: already converted")
             return 0
         source = open_source(args.source, args.root, args.download, args.per_class)
+        if args.hold_out:
+            source = hold_out(source, args.hold_out)
         began = time.monotonic()
         manifest = convert(source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, record)
     except DataError as error:

@@ -24,6 +24,14 @@ class Purpose(IntEnum):
     crop_column = 3
     cutout_row = 4
     cutout_column = 5
+    mix_partner = 6
+    mix_kind = 7
+    mix_share = 8
+    mix_row = 9
+    mix_column = 10
+    hold_out = 11
+    operation = 12
+    operation_sign = 13
 
 
 def _signed(value: int) -> int:
@@ -57,3 +65,8 @@ def integers(seed: int, epoch: int, purpose: Purpose, ids: Tensor, bound: int) -
     The bias of the modulus is below bound / 2**63.
     """
     return _shift(hashes(seed, epoch, purpose, ids), 1) % bound
+
+
+def uniforms(seed: int, epoch: int, purpose: Purpose, ids: Tensor) -> Tensor:
+    """Uniform draws from [0, 1): float32, all multiples of 2**-24; shape and device of `ids`."""
+    return integers(seed, epoch, purpose, ids, 1 << 24) * 2.0**-24

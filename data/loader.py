@@ -13,6 +13,7 @@ from torch import Tensor
 from data.augment import Augment
 from data.cache import Cache, Where, wanted
 from data.growth import Growth
+from data.mix import Mix
 from data.order import epoch_order, rank_batch, share, trainable_steps
 from data.reader import Batch as Bytes
 from data.reader import ShardReader
@@ -25,12 +26,14 @@ class Batch(NamedTuple):
     Attributes:
         images: float32 (n, 3, side, side), channels last, normalised, on the device.
         labels: int64 (n,), on the device.
+        targets: what the loss compares with: `labels`, or float32 (n, classes) where samples are mixed.
         global_size: samples in the global batch, over all ranks; in an evaluation, where ranks go on by
             themselves, in this part alone.
     """
 
     images: Tensor
     labels: Tensor
+    targets: Tensor
     global_size: int
 
 
@@ -87,9 +90,10 @@ class TrainingLoader:
     Args:
         augment: for the side that images have in the end.
         growth: of that side.
+        mix: of samples with one another.
         batch_size: samples of a global step, over all ranks.
         drop_last: leave out the epoch's last batch if it is smaller.
-        source: opened for at least `largest_part(batch_size, place)` samples a batch.
+        source: opened for at least `largest_part(batch_size, place)` samples a batch, twice as many if they are mixed.
 
     Raises:
         DataError: the last batch has too few samples to give every rank two, which BatchNorm needs.
@@ -100,12 +104,13 @@ class TrainingLoader:
         source: Source,
         augment: Augment,
         growth: Growth,
+        mix: Mix,
         samples: int,
         batch_size: int,
         drop_last: bool,
         place: Place,
     ) -> None:
-        self.source, self.augment, self.growth, self.place = source, augment, growth, place
+        self.source, self.augment, self.growth, self.mix, self.place = source, augment, growth, mix, place
         self.samples, self.batch_size = samples, batch_size
         self.steps = trainable_steps(samples, batch_size, drop_last, place.world)
         self.dropped = max(0, samples - self.steps * batch_size)
@@ -117,10 +122,15 @@ class TrainingLoader:
         order = epoch_order(self.samples, augment.seed, epoch)
         steps = range(first_step, self.steps)
         parts = [rank_batch(order, step, size, place.rank, place.world) for step in steps]
+        if self.mix.wanted:
+            parts = [torch.cat([ids, self.mix.partners(ids, epoch)]) for ids in parts]
         with closing(self.source.read("train", parts)) as batches:
-            for step, (images, labels, ids) in zip(steps, batches, strict=True):
-                global_size = min(size, self.samples - step * size)
-                yield Batch(augment.training(images, ids, epoch), labels, global_size)
+            for step, (stored, labels, ids) in zip(steps, batches, strict=True):
+                images, targets = augment.training(stored, ids, epoch), labels
+                if self.mix.wanted:
+                    labels, ids = labels.chunk(2)[0], ids.chunk(2)[0]
+                    images, targets = self.mix.mixed(images, targets, ids, epoch)
+                yield Batch(images, labels, targets, min(size, self.samples - step * size))
 
 
 class EvaluationLoader:
@@ -144,7 +154,7 @@ class EvaluationLoader:
     def __iter__(self) -> Generator[Batch]:
         with closing(self.source.read("val", self._parts)) as batches:
             for images, labels, _ in batches:
-                yield Batch(self.augment.evaluation(images), labels, len(labels))
+                yield Batch(self.augment.evaluation(images), labels, labels, len(labels))
 
 
 def largest_part(samples: int, place: Place) -> int:
@@ -168,6 +178,10 @@ class LoaderOptions:
     flip: bool
     crop_padding: int
     cutout: int
+    operations: int
+    magnitude: int
+    mixup: float
+    cutmix: float
     seed: int
 
 
@@ -179,22 +193,24 @@ def open_loaders(
         manifest.mean,
         manifest.std,
         options.resolution,
-        options.flip,
-        options.crop_padding,
-        options.cutout,
-        options.seed,
         place.device,
+        flip=options.flip,
+        crop_padding=options.crop_padding,
+        cutout=options.cutout,
+        operations=options.operations,
+        magnitude=options.magnitude,
+        seed=options.seed,
     )
     growth = Growth(options.first_resolution, options.resolution, options.growing_epochs)
+    samples, classes = manifest.samples("train"), len(manifest.classes)
+    mix = Mix(options.mixup, options.cutmix, samples, classes, options.seed)
     # A larger batch than there are samples asks for no more memory than they take.
     most = max(manifest.samples(split) for split in manifest.splits)
-    size = largest_part(min(options.batch_size, most), place)
+    size = largest_part(min(options.batch_size, most), place) * (2 if mix.wanted else 1)
     reader = ShardReader(directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout)
     cached = wanted(Where(options.cache), manifest, place.device)
     source = Cache(reader, manifest, size, place.device) if cached else Streamed(reader, place.device)
     return (
-        TrainingLoader(
-            source, augment, growth, manifest.samples("train"), options.batch_size, options.drop_last, place
-        ),
+        TrainingLoader(source, augment, growth, mix, samples, options.batch_size, options.drop_last, place),
         EvaluationLoader(source, augment, manifest.samples("val"), options.batch_size, place),
     )

@@ -5,14 +5,16 @@ A source is a pair of data sets, each a sequence of (PIL image, label) with clas
 
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from PIL import Image
 
+from data.draws import Purpose, hashes
 from data.errors import DataError
 from data.synthetic import SyntheticImages
 
@@ -28,7 +30,8 @@ class Kind(StrEnum):
 class Images(Protocol):
     """A sequence of images with labels."""
 
-    classes: list[str]
+    @property
+    def classes(self) -> list[str]: ...
 
     def __len__(self) -> int: ...
 
@@ -49,6 +52,41 @@ class Source:
 
     def split(self, split: str) -> Images:
         return {"train": self.train, "val": self.val}[split]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the images."""
+
+    images: Images
+    indices: Sequence[int]
+
+    @property
+    def classes(self) -> list[str]:
+        return self.images.classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.images[self.indices[index]]
+
+
+def hold_out(source: Source, count: int) -> Source:
+    """The training images alone, of which `count`, always the same, are for validation: to choose a recipe by.
+
+    Raises:
+        DataError: there are not more than `count`.
+    """
+    if count >= len(source.train):
+        raise DataError(f"--hold-out {count} leaves none of {len(source.train)} training images")
+    order = hashes(0, 0, Purpose.hold_out, torch.arange(len(source.train))).argsort(stable=True)
+    parts = {"train": sorted(order[count:].tolist()), "val": sorted(order[:count].tolist())}
+    return Source(
+        Part(source.train, parts["train"]),
+        Part(source.train, parts["val"]),
+        lambda split, index: source.name("train", parts[split][index]),
+    )
 
 
 def open_source(kind: Kind, root: Path | None, download: bool = False, per_class: int = 0) -> Source:

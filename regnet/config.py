@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from jsonargparse.typing import restricted_number_type
+from jsonargparse.typing import ClosedUnitInterval, restricted_number_type
 
 from regnet.design import Design, Form, check_resolution, generate_design
 from regnet.errors import UsageError
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     NonNegativeReal = float
     Strength = float
     Fraction = float
+    Share = float
+    Layers = int
+    Level = int
     PositiveInt = int
     NonNegativeInt = int
     Side = int
@@ -34,6 +37,9 @@ else:  # finite all of them, and no larger than what libraries below can take
     NonNegativeReal = _number("NonNegativeReal", float, (">=", 0), ("<=", 1e6))
     Strength = _number("Strength", float, (">=", 0), ("<=", 1e30))
     Fraction = _number("Fraction", float, (">=", 0), ("<", 1))
+    Share = ClosedUnitInterval  # the library would not have a second type of these bounds
+    Layers = _number("Layers", int, (">=", 0), ("<=", 14))
+    Level = _number("Level", int, (">=", 0), ("<=", 30))
     PositiveInt = _number("Count", int, (">", 0), ("<", 2**31))
     NonNegativeInt = _number("CountOrNone", int, (">=", 0), ("<", 2**31))
     Side = _number("Side", int, (">", 0), ("<=", 4096))
@@ -115,11 +121,19 @@ class AugmentConfig:
         flip: mirror half of the images left to right.
         crop_padding: pixels of black border around the stored image before its size is cut out at random.
         cutout: side of a square of the mean colour, pixels of the stored image; 0 for none.
+        operations: of RandAugment, one after another; 0 for none.
+        magnitude: of each of them, 0 to 30; read only if there are any.
+        mixup: share of samples that are blended with another sample, image and label.
+        cutmix: share of samples, others than those, that have a rectangle of another sample in them.
     """
 
     flip: bool = True
     crop_padding: Pixels = 4
     cutout: Pixels = 0
+    operations: Layers = 0
+    magnitude: Level = 9
+    mixup: Share = 0.0
+    cutmix: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,9 @@ class TrainConfig:
         accumulate: parts that each process computes its share of a batch in, to save memory.
         precision: fp32, bf16 or fp16 (with a gradient scaler).
         channels_last: memory format of images and weights; otherwise channels come first.
+        label_smoothing: share of every target that is spread over all classes.
+        zero_init: let every block begin as its shortcut, with a weight of zero in its last BatchNorm.
+        drop_path: share of samples that skip the last block, fewer the blocks before it (stochastic depth).
         compile: torch.compile the network.
         sync_batchnorm: statistics over the whole batch instead of each process's share.
         deterministic: only algorithms that repeat to the bit.
@@ -146,6 +163,9 @@ class TrainConfig:
     accumulate: PositiveInt = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
+    label_smoothing: Fraction = 0.0
+    zero_init: bool = False
+    drop_path: Fraction = 0.0
     compile: bool = False
     sync_batchnorm: bool = False
     deterministic: bool = False
@@ -300,6 +320,8 @@ class Config:
             raise UsageError(f"name is {self.name!r}: it must be letters and digits, and '.', '_', '-' after the first")
         check_resolution(self.model.design(), self.data.resolution)
         self._check_growth()
+        if self.augment.mixup + self.augment.cutmix > 1:
+            raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
         if self.train.accumulate > self.train.batch_size:
             raise UsageError("train.accumulate is larger than train.batch_size")
         if self.schedule.name != "reference" and self.schedule.warmup_epochs >= self.train.epochs:

@@ -7,6 +7,7 @@ Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3 an
 import hashlib
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,7 +39,13 @@ class Downsample(nn.Module):
 
 
 class XBlock(nn.Module):
-    """1x1, grouped 3x3, 1x1 with a residual: (N, in, H, W) -> (N, out, H / stride, W / stride)."""
+    """1x1, grouped 3x3, 1x1 with a residual: (N, in, H, W) -> (N, out, H / stride, W / stride).
+
+    Attributes:
+        drop_path: share of samples that skip everything but the shortcut while training; see `drop_paths`.
+    """
+
+    drop_path = 0.0
 
     def __init__(self, in_width: int, inner_width: int, out_width: int, stride: int, group_width: int) -> None:
         super().__init__()
@@ -56,6 +63,9 @@ class XBlock(nn.Module):
         main = F.relu(self.bn1(self.conv1_1x1(x)), inplace=True)
         main = F.relu(self.bn2(self.conv2_3x3(main)), inplace=True)
         main = self.bn3(self.conv3_1x1(main))
+        if self.training and self.drop_path:
+            takes_it = torch.rand((len(x), 1, 1, 1), device=x.device) >= self.drop_path
+            main = main * (takes_it / (1 - self.drop_path)).to(main.dtype)
         shortcut = x if self.downsample is None else self.downsample(x)
         return F.relu(main + shortcut, inplace=True)
 
@@ -103,6 +113,26 @@ class Model(nn.Sequential):
                 head=Head(in_width, classes),
             )
         )
+
+
+def drop_paths(model: nn.Module, rate: float) -> None:
+    """Sets the shares of samples that skip blocks, rising to `rate` in the last one.
+
+    Source: Huang et al., Deep Networks with Stochastic Depth (2016), section 3, for each sample by itself.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, XBlock)]
+    for index, block in enumerate(blocks, start=1):
+        block.drop_path = rate * index / len(blocks)
+
+
+def silence_blocks(model: nn.Module) -> None:
+    """Lets every block begin as its shortcut: the last norm's weight is zero.
+
+    Source: Goyal et al., Accurate, Large Minibatch SGD (2017), section 5.1.
+    """
+    for module in model.modules():
+        if isinstance(module, XBlock):
+            nn.init.zeros_(module.bn3.weight)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -91,7 +91,7 @@ def from_onnx(path: Path) -> Classifier:
 
 def as_in_evaluation(mean: Sequence[float], std: Sequence[float], resolution: int) -> Callable[[Tensor], Tensor]:
     """uint8 (N, side, side, 3) -> float32 (N, 3, resolution, resolution), as the test images are prepared."""
-    return Augment(mean, std, resolution, flip=False, crop_padding=0, cutout=0, seed=0, device=CPU).evaluation
+    return Augment(mean, std, resolution, CPU).evaluation
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:

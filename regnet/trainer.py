@@ -20,6 +20,7 @@ from regnet.ema import MovingAverage
 from regnet.errors import Diverged
 from regnet.metrics import Counters, Result
 from regnet.mistakes import Mistakes
+from regnet.model import drop_paths, silence_blocks
 from regnet.optim import build_optimizer, set_learning_rate
 from regnet.parallel import average_gradients
 from regnet.precision import Precision
@@ -33,13 +34,20 @@ from regnet.tracking import EpochReport, StepReport
 
 
 class Batch(Protocol):
-    """This rank's part of a batch: images (n, 3, H, W), labels int64 (n,), samples over all ranks."""
+    """This rank's part of a batch.
+
+    Images (n, 3, H, W), labels int64 (n,), what the loss compares with (labels, or float32 (n, classes)), and samples
+    over all ranks.
+    """
 
     @property
     def images(self) -> Tensor: ...
 
     @property
     def labels(self) -> Tensor: ...
+
+    @property
+    def targets(self) -> Tensor: ...
 
     @property
     def global_size(self) -> int: ...
@@ -96,12 +104,16 @@ class Trainer:
         self.precision = Precision(config.train.precision, world.device)
         self.agreement = Agreement(world, flags=2)
         self.mistakes = Mistakes()
+        drop_paths(model, config.train.drop_path)
+        if config.train.zero_init:
+            silence_blocks(model)
         if config.train.sync_batchnorm and world.size > 1:
             model = convert(model)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         model = model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]  # not in its stub
         forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
         self.forward = average_gradients(forward, world, config.train.deterministic)
+        torch.manual_seed(config.seed + world.rank)  # other samples of other ranks skip blocks
         self.state = TrainingState(
             model=model,
             optimizer=build_optimizer(model, config.optim),
@@ -192,11 +204,11 @@ class Trainer:
         set_learning_rate(self.state.optimizer, rate)
         # As many parts on every rank, since parts may talk across ranks, and no part of a single sample.
         count = max(1, min(self.config.train.accumulate, batch.global_size // self.world.size // 2))
-        parts = list(zip(batch.images.tensor_split(count), batch.labels.tensor_split(count), strict=True))
+        parts = [part.tensor_split(count) for part in (batch.images, batch.labels, batch.targets)]
         total = torch.zeros((), device=self.world.device)
-        for index, (images, labels) in enumerate(parts):
-            with self.gradients_stay_here() if index < len(parts) - 1 else nullcontext():
-                logits, loss = self.forward_pass(images, labels)
+        for index, (images, labels, targets) in enumerate(zip(*parts, strict=True)):
+            with self.gradients_stay_here() if index < count - 1 else nullcontext():
+                logits, loss = self.forward_pass(images, targets)
                 # DDP averages gradients over ranks; the factor makes that a sum.
                 self.backward_pass(loss * (self.world.size / batch.global_size))
             self.count(logits.detach(), labels, loss.detach())
@@ -204,13 +216,14 @@ class Trainer:
         self.update()
         return total
 
-    def forward_pass(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_pass(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, classes) and the sum of the n losses."""
         # A convolution has channels last if either its images or its weights have.
         images = images.contiguous(memory_format=self.memory_format)
         with self.precision.autocast():
             logits = self.forward(images)
-        return logits, F.cross_entropy(logits.float(), labels, reduction="sum")
+        smoothing = self.config.train.label_smoothing
+        return logits, F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
 
     def backward_pass(self, loss: Tensor) -> None:
         """Adds the gradients of a loss, and where they don't stay here exchanges them meanwhile."""

@@ -14,8 +14,8 @@ SEED = 7
 SIDE = 12
 
 
-def augment(resolution=SIDE, flip=False, crop_padding=0, cutout=0, seed=SEED):
-    return Augment(MEAN, STD, resolution, flip, crop_padding, cutout, seed, torch.device("cpu"))
+def augment(resolution=SIDE, seed=SEED, **options):
+    return Augment(MEAN, STD, resolution, torch.device("cpu"), magnitude=9, seed=seed, **options)
 
 
 def random_images(count, side=SIDE):
@@ -79,7 +79,12 @@ def test_training_agrees_with_one_pixel_after_the_other(flip, crop_padding, cuto
     cuts=st.lists(st.integers(1, 11), max_size=11, unique=True),
     resolution=st.sampled_from([SIDE, SIDE + 9, 2 * SIDE, SIDE - 5]),
     options=st.fixed_dictionaries(
-        {"flip": st.booleans(), "crop_padding": st.integers(0, 4), "cutout": st.integers(0, 8)}
+        {
+            "flip": st.booleans(),
+            "crop_padding": st.integers(0, 4),
+            "cutout": st.integers(0, 8),
+            "operations": st.integers(0, 2),
+        }
     ),
 )
 @settings(deadline=None, max_examples=60)
@@ -97,7 +102,7 @@ def test_a_sample_is_the_same_to_the_bit_in_whatever_batch_it_comes(order, cuts,
 @pytest.mark.parametrize("resolution", [32, 56])
 def test_an_image_of_the_real_size_is_the_same_alone_and_in_a_batch(resolution):
     images, ids = random_images(50, side=32), torch.arange(50)
-    augmentation = augment(resolution, flip=True, crop_padding=4, cutout=8)
+    augmentation = augment(resolution, flip=True, crop_padding=4, cutout=8, operations=2)
     whole = augmentation.training(images, ids, 0)
     for sample in range(50):
         alone = slice(sample, sample + 1)

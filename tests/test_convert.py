@@ -122,6 +122,26 @@ def test_a_second_call_repeats_nothing_and_other_options_are_refused(tmp_path):
     assert len(read_manifest(tmp_path / "out").splits["train"]) == 5
 
 
+def test_held_out_images_are_of_the_training_set_and_no_longer_in_it(tmp_path):
+    options = ("--source", "folder", "--root", tree(tmp_path / "images"), "--shards", 1)
+    for name, more in (("whole", ()), ("parted", ("--hold-out", 4)), ("again", ("--hold-out", 4))):
+        done = convert(*options, *more, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+
+    def stored(name, split):
+        pixels, labels, _ = read_all(tmp_path / name, split)
+        return [(image.tobytes(), label) for image, label in zip(pixels, labels.tolist(), strict=True)]
+
+    kept, held_out = stored("parted", "train"), stored("parted", "val")
+    assert (len(kept), len(held_out)) == (8, 4)
+    assert sorted(kept + held_out) == sorted(stored("whole", "train"))
+    assert len({label for _, label in held_out}) > 1, "not the last of them"
+    assert stored("again", "val") == held_out
+    where = tmp_path / "parted"
+    refused(convert(*options, "--out", where), "hold_out (4 then, None now)")
+    refused(convert(*options, "--hold-out", 12, "--out", tmp_path / "none"), "leaves none of 12 training images")
+
+
 def test_larger_images_are_resized_and_compressed_when_asked(tmp_path):
     """Smooth images survive both nearly unchanged."""
     ramp = np.linspace(0, 255, 96, dtype=np.uint8)

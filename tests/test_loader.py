@@ -16,6 +16,7 @@ from data.cache import Where, wanted
 from data.errors import DataError, LoaderError
 from data.growth import Growth
 from data.loader import LoaderOptions, Place, open_loaders
+from data.order import epoch_order
 from data.shards import read_manifest
 
 CPU = torch.device("cpu")
@@ -32,8 +33,13 @@ OPTIONS = LoaderOptions(
     flip=True,
     crop_padding=4,
     cutout=6,
+    operations=2,
+    magnitude=9,
+    mixup=0.0,
+    cutmix=0.0,
     seed=5,
 )
+MIXED = {"mixup": 0.3, "cutmix": 0.4}
 
 
 def loaders(shards, rank=0, world=1, **changed):
@@ -41,12 +47,12 @@ def loaders(shards, rank=0, world=1, **changed):
     return open_loaders(Path(shards), read_manifest(Path(shards)), options, Place(rank, world, CPU))
 
 
-def global_batches(shards, world, epoch, first_step=0):
-    """Each global batch of an epoch, put together from what the ranks get."""
-    ranks = [list(loaders(shards, rank, world)[0].epoch(epoch, first_step)) for rank in range(world)]
+def global_batches(shards, world, epoch, first_step=0, **changed):
+    """Each global batch of an epoch, images and targets, put together from what the ranks get."""
+    ranks = [list(loaders(shards, rank, world, **changed)[0].epoch(epoch, first_step)) for rank in range(world)]
     for parts in zip(*ranks, strict=True):
         assert sum(len(part.labels) for part in parts) == parts[0].global_size
-        yield torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+        yield torch.cat([part.images for part in parts]), torch.cat([part.targets for part in parts])
 
 
 def same(ours, theirs):
@@ -57,9 +63,10 @@ def same(ours, theirs):
         assert torch.equal(images, other_images), "to the bit"
 
 
+@pytest.mark.parametrize("mix", [{}, MIXED], ids=["apart", "mixed"])
 @pytest.mark.parametrize("world", [2, 3, 4])
-def test_every_step_is_the_same_for_any_number_of_processes(shards, world):
-    same(global_batches(shards, world, epoch=3), global_batches(shards, 1, epoch=3))
+def test_every_step_is_the_same_for_any_number_of_processes(shards, world, mix):
+    same(global_batches(shards, world, epoch=3, **mix), global_batches(shards, 1, epoch=3, **mix))
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -68,17 +75,30 @@ def test_every_step_is_the_same_for_any_number_of_shards(shards, tmp_path, count
     same(global_batches(other, 1, epoch=1), global_batches(shards, 1, epoch=1))
 
 
+@pytest.mark.parametrize("mix", [{}, MIXED], ids=["apart", "mixed"])
 @pytest.mark.parametrize("world", [1, 3])
-def test_samples_in_memory_are_the_same_as_those_in_the_shards(shards, world):
+def test_samples_in_memory_are_the_same_as_those_in_the_shards(shards, world, mix):
     for rank in range(world):
-        streamed, cached = (loaders(shards, rank, world, cache=where) for where in ("none", "device"))
+        streamed, cached = (loaders(shards, rank, world, cache=where, **mix) for where in ("none", "device"))
         for epoch in (0, 1):
             same(*(pairs(loader[0].epoch(epoch)) for loader in (streamed, cached)))
         same(*(pairs(loader[1]) for loader in (streamed, cached)))
 
 
 def pairs(batches):
-    return [(batch.images, batch.labels) for batch in batches]
+    return [(batch.images, batch.targets) for batch in batches]
+
+
+def test_a_sample_is_mixed_with_its_partner_as_that_comes_out_of_its_own_augmentation(shards):
+    (apart, _), (mixed, _) = loaders(shards), loaders(shards, **MIXED)
+    order, images = epoch_order(1000, OPTIONS.seed, 2), torch.empty(1000, 3, 40, 40)
+    labels = torch.empty(1000, dtype=torch.int64)
+    for ids, batch in zip(order.split(OPTIONS.batch_size), apart.epoch(2), strict=True):
+        images[ids], labels[ids] = batch.images, batch.labels
+    for ids, batch in zip(order.split(OPTIONS.batch_size), mixed.epoch(2), strict=True):
+        both = torch.cat([ids, mixed.mix.partners(ids, 2)])
+        same([(batch.images, batch.targets)], [mixed.mix.mixed(images[both], labels[both], ids, 2)])
+        assert torch.equal(batch.labels, labels[ids])
 
 
 def test_memory_that_is_not_there_is_told_in_one_line(shards):

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.vision import torchvision
 from regnet.design import Form, check_resolution, generate_design
 from regnet.errors import UsageError
-from regnet.model import Model, count_parameters, fingerprint
+from regnet.model import Model, XBlock, count_parameters, drop_paths, fingerprint, silence_blocks
 
 BlockParams, RegNet = torchvision.models.regnet.BlockParams, torchvision.models.regnet.RegNet
 
@@ -270,3 +270,41 @@ def test_fingerprint_changes_with_the_last_bit_of_one_number(name):
         numbers = model.state_dict()[name].view(-1)
         numbers[-1] = torch.nextafter(numbers[-1], torch.tensor(math.inf))
     assert fingerprint(model) != before
+
+
+def blocks(model):
+    return [module for module in model.modules() if isinstance(module, XBlock)]
+
+
+def test_silent_blocks_pass_on_their_shortcut():
+    model = seed_model()
+    silence_blocks(model)
+    for block in blocks(model):
+        images = torch.randn(4, block.conv1_1x1.in_channels, 8, 8)
+        shortcut = images if block.downsample is None else block.downsample(images)
+        assert torch.equal(block(images), shortcut.relu())
+
+
+def test_samples_skip_blocks_more_often_the_later_these_are():
+    model = seed_model()
+    drop_paths(model, 0.26)
+    assert [block.drop_path for block in blocks(model)] == pytest.approx([0.02 * index for index in range(1, 14)])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_who_skips_a_block_gets_its_shortcut_and_the_others_keep_the_mean(precision):
+    torch.manual_seed(1)
+    block = XBlock(8, 8, 8, 1, 8)
+    images = 9 + torch.randn(2000, 8, 2, 2)  # so that no sum is negative, and ReLU changes nothing
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16), torch.no_grad():
+        whole = block(images) - images
+        block.drop_path = 0.25
+        found = block(images) - images
+        close = {"atol": 0.1, "rtol": 0.1} if precision is torch.bfloat16 else {"atol": 1e-4, "rtol": 1e-4}
+        skipped = (found == 0).flatten(1).all(1)
+        torch.testing.assert_close(found[~skipped], whole[~skipped] / 0.75, **close)
+        assert abs(skipped.float().mean() - 0.25) < 0.03
+        block.eval()
+        evaluated = block(images)
+        block.drop_path = 0.0
+        assert torch.equal(evaluated, block(images)), "tests skip nothing"

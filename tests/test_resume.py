@@ -12,8 +12,10 @@ from programs import bits, kill_group, outcome, result, rows, run, skewed, start
 from regnet.checkpoint import Checkpoints, load
 from regnet.files import Workshop
 
-# Everything that a checkpoint must carry: accumulation, a moving average, momentum, checkpoints within epochs.
+# Everything that a checkpoint must carry: accumulation, a moving average, momentum, what torch draws at random,
+# checkpoints within epochs; and what it must not need to, for it depends on sample and epoch alone.
 FLAGS = ("--checkpoint.every_steps", "3", "--optim.ema_decay", "0.9", "--train.accumulate", "2", "--train.epochs", "5")
+FLAGS += ("--train.drop_path", "0.3", "--augment.mixup", "0.3", "--augment.cutmix", "0.3")
 PRECISIONS = {"fp32": (), "bf16": ("--train.precision", "bf16"), "fp16": ("--train.precision", "fp16")}
 SLOW = ("--train.epochs", "400")
 LONGER = ("--schedule.name", "reference", "--train.epochs")

@@ -20,7 +20,7 @@ def train(settings: Settings, place: Place) -> None:
     manifest, size = samples.manifest, settings.batch_size // place.size
     first = place.rank * size
     pixels = torch.from_numpy(samples.train.pixels[first : first + size].copy()).to(place.device)
-    augment = Augment(manifest.mean, manifest.std, settings.resolution, False, 0, 0, 0, place.device)
+    augment = Augment(manifest.mean, manifest.std, settings.resolution, place.device)
     images = augment.evaluation(pixels).contiguous(memory_format=settings.memory_format)
     labels = torch.tensor(samples.train.labels[first : first + size], device=place.device)
     world = World(place.rank, place.size, place.local_rank, place.device, control=None, lifeline=None)

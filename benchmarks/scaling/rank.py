@@ -29,7 +29,7 @@ def actions(trainer: Trainer, batch: Batch, order: Order) -> dict[Key, Action]:
     found: dict[Key, Action] = {}
 
     def add_steps(images: int) -> None:
-        part = Batch(batch.images[:images], batch.labels[:images], images * world.size)
+        part = Batch(batch.images[:images], batch.labels[:images], batch.targets[:images], images * world.size)
 
         def compute() -> None:
             with trainer.gradients_stay_here():

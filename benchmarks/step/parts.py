@@ -59,6 +59,7 @@ def taken_apart(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Itera
     source = loader.source
     places: list[tuple[Any, str, str]] = [
         (loader.augment, "training", "augment"),
+        (loader.mix, "mixed", "augment"),
         (trainer, "forward_pass", "forward"),
         (trainer, "backward_pass", "backward"),
         (trainer, "count", "count"),

@@ -1,0 +1,98 @@
+"""RandAugment against torchvision's own operations."""
+
+import math
+
+import pytest
+import torch
+
+from data.draws import Purpose, integers
+from data.randaugment import Operation, apply, randaugment
+from data.vision import torchvision
+
+F, NEAREST = torchvision.transforms.functional, torchvision.transforms.InterpolationMode.NEAREST
+COUNT, SIDE = 40, 32
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Smooth, noisy, dark and plain ones: uint8 (N, SIDE, SIDE, 3)."""
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(COUNT, 3, 4, 4, generator=generator), SIDE, mode="bilinear", align_corners=False
+    )
+    noisy = torch.rand(COUNT, 3, SIDE, SIDE, generator=generator)
+    planes = torch.cat([smooth, noisy, smooth / 4, noisy / 8 + 0.5])
+    plain = torch.full((3, 3, SIDE, SIDE), 0.4)
+    return (255 * torch.cat([planes, plain])).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def theirs(image, operation, sign, magnitude):
+    """uint8 (3, SIDE, SIDE) to the same."""
+    strength = sign * magnitude / 30
+    degrees = math.degrees(math.atan(0.3 * strength))
+    shift = int(150 / 331 * SIDE * strength)
+    factor = 1 + 0.9 * strength
+
+    def affine(angle=0.0, translate=(0, 0), shear=(0.0, 0.0)):
+        return F.affine(image, angle, list(translate), 1.0, list(shear), interpolation=NEAREST)
+
+    match operation:
+        case Operation.identity:
+            return image
+        case Operation.shear_x:
+            return affine(shear=(degrees, 0.0))
+        case Operation.shear_y:
+            return affine(shear=(0.0, degrees))
+        case Operation.translate_x:
+            return affine(translate=(shift, 0))
+        case Operation.translate_y:
+            return affine(translate=(0, shift))
+        case Operation.rotate:
+            return F.rotate(image, 30 * strength, interpolation=NEAREST)
+        case Operation.brightness:
+            return F.adjust_brightness(image, factor)
+        case Operation.colour:
+            return F.adjust_saturation(image, factor)
+        case Operation.contrast:
+            return F.adjust_contrast(image, factor)
+        case Operation.sharpness:
+            return F.adjust_sharpness(image, factor)
+        case Operation.posterize:
+            return F.posterize(image, 8 - round(4 * magnitude / 30))
+        case Operation.solarize:
+            return F.solarize(image, 255 * (1 - magnitude / 30))
+        case Operation.autocontrast:
+            return F.autocontrast(image)
+        case Operation.equalize:
+            return F.equalize(image)
+
+
+@pytest.mark.parametrize("magnitude", [0, 9, 20, 30])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("operation", Operation)
+def test_operations_are_torchvisions(images, operation, sign, magnitude):
+    count = len(images)
+    found = apply(images, torch.full((count,), operation), torch.full((count,), sign), magnitude)
+    expected = torch.stack([theirs(image.permute(2, 0, 1), operation, sign, magnitude) for image in images])
+    differ = (found.permute(0, 3, 1, 2).int() - expected.int()).abs()
+    if operation <= Operation.rotate:
+        assert (differ > 0).float().mean() < 0.05, "but where a pixel lies between two"
+    else:
+        assert differ.max() <= 1, "the last bit of a float decides between two bytes"
+        assert (differ > 0).float().mean() < 0.2
+
+
+def test_every_sample_has_operations_of_its_own(images):
+    ids = torch.arange(1000, 1000 + len(images))
+    found = randaugment(images, ids, 7, 2, 2, 9)
+    for place, sample in enumerate(ids.tolist()):
+        expected = images[place : place + 1]
+        for turn in (0, 1):
+            key = torch.tensor([2 * sample + turn])
+            operation = integers(7, 2, Purpose.operation, key, len(Operation))
+            sign = 1.0 - 2.0 * integers(7, 2, Purpose.operation_sign, key, 2)
+            expected = apply(expected, operation, sign, 9)
+        assert torch.equal(found[place : place + 1], expected)
+    drawn = integers(7, 2, Purpose.operation, 2 * torch.arange(5000), len(Operation)).bincount(minlength=14)
+    assert drawn.min() > 0.8 * 5000 / 14
+    assert not torch.equal(found, randaugment(images, ids, 7, 3, 2, 9)), "others in another epoch"
