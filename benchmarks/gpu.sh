@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that is to be known about speed on a machine with GPUs: one command, one folder of results.
+# All that is to be known about speed and accuracy on a machine with GPUs: one command, one folder of results.
 #
 #     benchmarks/gpu.sh [SHARDS] [RESULTS]     shards/cifar100 and benchmarks/results/DEVICE, if not told
 #     REHEARSAL=1 benchmarks/gpu.sh ...        the same on the CPU of any machine, small, into a folder for the purpose
@@ -32,16 +32,21 @@ print(','.join(name for name, peer in PEERS.items() if not peer.package or find_
 # 504 images: for 1, 2, 3, 4, 6 and 8 processes equal parts, in nearly the batch of 500 of the reference.
 if [ -n "$REHEARSAL" ]; then
     RESULTS=${RESULTS:-$(mktemp -d)}
+    kept=$RESULTS/runs
     config=tests/tiny.yaml precision=fp32 sides=(32) counts=1,2 batch=48
     rounds=(--rounds 1) steps=(--steps 3) seconds=(--seconds 0.3) few=(--steps 3 --epochs 2 --workers 1)
     largest=(--largest-message 1) epochs=(--train.epochs 2 --train.max_steps 3)
     to=(--device cpu) set_to=(--set train.device=cpu) train_to=(--train.device cpu) processes=2
+    seeds=2 shorter=(--train.epochs 2 --train.max_steps 2 --train.batch_size 48 --schedule.warmup_epochs 0)
+    shorter+=(--data.resolution 32 --data.growing_epochs 0 --train.device cpu)
 else
     RESULTS=${RESULTS:-benchmarks/results/$device-x$gpus}
+    kept=runs/$device-x$gpus
     config=configs/seed.yaml precision=bf16 sides=(32 56) counts='' batch=504
     rounds=(--rounds 5) steps=(--steps 90) seconds=(--seconds 3) few=(--rounds 3)
     largest=(--largest-message 256) epochs=(--train.epochs 4)
     to=(--device cuda) set_to=(--set train.device=cuda) train_to=(--train.device cuda) processes=$gpus
+    seeds=3 shorter=()
 fi
 mkdir -p "$RESULTS" || exit
 echo "$device, $gpus GPUs; peers: $peers; results: $RESULTS"
@@ -120,6 +125,22 @@ if [[ ,$peers, == *,timm_loop,* ]]; then # its network is timm's
     benchmark peers-regnetx_002 peers "${rounds[@]}" "${few[@]}" "${to[@]}" --peers "$peers" --precision "$precision" \
         --network regnetx_002 --picture "$RESULTS/peers-regnetx_002.png"
 fi
+
+# A run that was cut off goes on where it was, and finished ones are there for the calls with more seeds.
+accuracy() { # CONFIG SEEDS: whole runs, as users train them, by all processes
+    measure "accuracy-$1-$2" "$PYTHON" -m benchmarks.accuracy --config "configs/$1.yaml" --seeds "$2" --target 63.22 \
+        --processes "$processes" --json "$RESULTS/accuracy-$1-$2.json" -- --runs_dir "$kept" \
+        --data.shards "$SHARDS" --data.cache device --tracking.wandb disabled "${shorter[@]}"
+    if [ -e "$kept/$1-accuracy" ]; then
+        mkdir -p "$RESULTS/accuracy-$1"
+        cp "$kept/$1-accuracy/"*.png "$RESULTS/accuracy-$1/"
+    fi
+}
+accuracy best 1
+accuracy fast 1
+accuracy seed 1
+for name in best fast seed; do accuracy "$name" "$seeds"; done
+accuracy long 1
 
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]} (see $RESULTS/)" >&2

@@ -1,0 +1,226 @@
+"""How good does a configuration get? python -m benchmarks.accuracy --config FILE [--seeds 3] [-- --trainer.option ...]
+
+Trains it once for each seed, 0 and on, under torchrun, and tells the test accuracy of each run's last epoch, with mean
+and sample standard deviation. Nothing is chosen by the test images: neither an epoch nor a run is left out.
+
+A run that is cut off, with this command or by itself, is continued, and so is all that was left when this command is
+given again; finished runs are not repeated. An attempt that gets no further ends it. Time is that of all epochs,
+evaluations included; with --target also that from the launch of a run, imports and all, to the end of the first epoch
+that is as good, if the run was not interrupted.
+
+What follows -- is for the trainer, for every seed. Runs are in RUNS_DIR/NAME-SEED, with their output in NAME-SEED.log;
+the curves, as a page and pictures, in RUNS_DIR/NAME-accuracy. On a CPU the machine must be idle.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.command import Report, check_places, device_type, positive, print_place, tell
+from benchmarks.launch import ROOT, TORCHRUN, Launcher, LaunchFailed, end, end_with_sigterm
+from benchmarks.timing import cores, environment
+from regnet.options import parse_config
+from regnet.report.page import write
+from regnet.run import RESULT, place
+from regnet.run_state import Status, read_state
+
+TICK = 0.05  # seconds between looks at a run that is to reach a target
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run that is done.
+
+    Attributes:
+        top1, top5: test accuracy after the last epoch, 0 to 1.
+        seconds: of all its epochs, evaluations included.
+        images_per_second: median over its epochs, of training alone.
+        reached: seconds from the launch to the target; None where none was set, met, or measured in one go.
+    """
+
+    seed: int
+    epochs: int
+    top1: float
+    top5: float
+    train_loss: float
+    seconds: float
+    images_per_second: float
+    reached: float | None
+
+
+def epochs_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of its epochs so far; the last line of metrics.jsonl may still be being written."""
+    log = run / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [row for row in rows if row["kind"] == "epoch"]
+
+
+def train(run: Path, command: Sequence[str], launcher: Launcher, target: float) -> float | None:
+    """Starts a run until it is done, also one that was; seconds to the target, if it was met without interruption.
+
+    Raises:
+        LaunchFailed: an attempt got no further, as one with other options than before, or ran out of time.
+    """
+    while True:
+        before = read_state(run)
+        status, reached = attempt(run, command, launcher, 0 if before else target)
+        after = read_state(run)
+        if status == 0 and after and after.state is Status.finished:
+            return reached
+        if after is None or (before and after.step == before.step):
+            log = log_of(run)
+            raise LaunchFailed(f"{run.name}: got no further, exit status {status} (its output: {log})")
+
+
+def attempt(run: Path, command: Sequence[str], launcher: Launcher, target: float) -> tuple[int, float | None]:
+    """Exit status, and seconds to the target, if there is one and it was met."""
+    reached = None
+    with open(log_of(run), "ab") as output:
+        launched = time.monotonic()
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=launcher.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        while process.poll() is None:
+            seconds = time.monotonic() - launched
+            if seconds > launcher.timeout:
+                raise LaunchFailed(f"{run.name}: not done after {launcher.timeout:g} s (its output: {log_of(run)})")
+            if target and reached is None and any(row["val_accuracy"] >= target for row in epochs_of(run)):
+                reached = seconds
+            time.sleep(TICK)
+    finally:
+        leave(process)
+    return process.returncode, reached
+
+
+def log_of(run: Path) -> Path:
+    return run.with_name(f"{run.name}.log")
+
+
+def leave(process: subprocess.Popen) -> None:
+    """Lets a run that this command leaves save itself first."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        end(process)
+
+
+def read(run: Path, seed: int, reached: float | None) -> Trained:
+    result = json.loads((run / RESULT).read_text(encoding="utf-8"))
+    rows = epochs_of(run)
+    return Trained(
+        seed,
+        len(rows),
+        result["top1"],
+        result["top5"],
+        rows[-1]["train_loss"],
+        sum(row["seconds"] for row in rows),
+        statistics.median(row["images_per_second"] for row in rows),
+        reached,
+    )
+
+
+def measure(args: argparse.Namespace) -> Report:
+    """Trains what is not trained yet; all runs, as they go into the JSON file."""
+    config = parse_config(["--config", str(args.config), *args.trainer])
+    kind = device_type(config.train.device)
+    processes = args.processes or (torch.cuda.device_count() if kind == "cuda" else 1)
+    launcher = Launcher(processes, max(1, cores() // processes), args.timeout, place(config).parent)
+    place(config).parent.mkdir(parents=True, exist_ok=True)
+    start = [sys.executable, *TORCHRUN, "--local-addr=127.0.0.1", f"--nproc-per-node={processes}", "train_ddp.py"]
+    runs, found = [], []
+    for seed in range(args.seeds):
+        name = f"{config.name}-{seed}"
+        run = place(config).with_name(name)
+        own = ["--seed", str(seed), "--name", name, "--tracking.group", config.name]
+        reached = train(run, [*start, "--config", str(args.config), *args.trainer, *own], launcher, args.target / 100)
+        runs.append(run)
+        found.append(read(run, seed, reached))
+        print(f"{name}: {found[-1].top1:.2%}", file=sys.stderr)
+    page = write(runs, place(config).with_name(f"{config.name}-accuracy"))
+    return {
+        **environment(torch.device(kind)),
+        "config": " ".join([str(args.config), *args.trainer]),
+        "processes": processes,
+        "threads": launcher.threads,
+        "target": args.target / 100 or None,
+        "runs": [asdict(one) for one in found],
+        "mean": statistics.fmean(one.top1 for one in found),
+        "deviation": statistics.stdev(one.top1 for one in found) if len(found) > 1 else None,
+        "page": str(page),
+    }
+
+
+def show(report: Report) -> None:
+    print_place(report)
+    print(f"{report['config']}, {report['processes']} x {report['threads']} threads")
+    target = report["target"]
+    table = Table()
+    for heading in ("seed", "top-1", "top-5", "train loss", "epochs", "time", "images/s"):
+        table.add_column(heading, justify="right")
+    if target:
+        table.add_column(f"launch to {target:.2%}", justify="right")
+    for run in report["runs"]:
+        cells = [
+            str(run["seed"]),
+            f"{run['top1']:.2%}",
+            f"{run['top5']:.2%}",
+            f"{run['train_loss']:.3f}",
+            str(run["epochs"]),
+            f"{run['seconds']:,.0f} s",
+            f"{run['images_per_second']:,.0f}",
+        ]
+        if target:
+            cells.append("" if run["reached"] is None else f"{run['reached']:,.1f} s")
+        table.add_row(*cells)
+    Console().print(table)
+    deviation = "" if report["deviation"] is None else f" +- {report['deviation']:.2%}"
+    print(f"top-1 of {len(report['runs'])} seeds: {report['mean']:.2%}{deviation}; the curves: {report['page']}")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", type=Path, default=Path("configs/best.yaml"), metavar="FILE", help="(%(default)s)")
+    add("--seeds", type=positive, default=3, metavar="N", help="runs, with the seeds 0 to N - 1 (%(default)s)")
+    add("--processes", type=positive, metavar="N", help="of each run (one for each GPU, or one)")
+    add("--target", type=float, default=0.0, metavar="PERCENT", help="of test images right, to tell the time until it")
+    add("--timeout", type=float, default=86400.0, metavar="S", help="seconds for an attempt at a run (%(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write all figures to this file too")
+    add("trainer", nargs="*", metavar="--", help="options of train_ddp.py")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """Exit status 0 done, 1 a run failed, 2 wrong usage or input."""
+    args = parse(argv)
+
+    def checked() -> Report:
+        check_places(args, "json")
+        return measure(args)
+
+    return tell(args, checked, show, LaunchFailed)
+
+
+if __name__ == "__main__":
+    end_with_sigterm()
+    sys.exit(main(sys.argv[1:]))
