@@ -13,8 +13,8 @@ the curves, as a page and pictures, in RUNS_DIR/NAME-accuracy. On a CPU the mach
 """
 
 import argparse
-import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,12 +31,23 @@ from rich.table import Table
 from benchmarks.command import Report, check_places, device_type, positive, print_place, tell
 from benchmarks.launch import ROOT, TORCHRUN, Launcher, LaunchFailed, end, end_with_sigterm
 from benchmarks.timing import cores, environment
+from regnet.errors import UsageError
 from regnet.options import parse_config
 from regnet.report.page import write
 from regnet.run import RESULT, place
 from regnet.run_state import Status, read_state
 
-TICK = 0.05  # seconds between looks at a run that is to reach a target
+TICK = 0.1  # seconds between looks at a run that is to reach a target
+OURS = ("--seed", "--name", "--tracking.group")  # what the trainer is told here; a name among the options is the stem
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run was trained, without which its times say nothing."""
+
+    device: str
+    processes: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -47,28 +58,40 @@ class Trained:
         top1, top5: test accuracy after the last epoch, 0 to 1.
         seconds: of all its epochs, evaluations included.
         images_per_second: median over its epochs, of training alone.
-        reached: seconds from the launch to the target; None where none was set, met, or measured in one go.
+        target, reached: an accuracy, and seconds from the launch to it; None where none was set, met, or measured in
+            one go.
     """
 
     seed: int
+    place: Place
     epochs: int
     top1: float
     top5: float
     train_loss: float
     seconds: float
     images_per_second: float
+    target: float | None
     reached: float | None
 
 
-def epochs_of(run: Path) -> list[dict[str, Any]]:
-    """The lines of its epochs so far; the last line of metrics.jsonl may still be being written."""
-    log = run / "metrics.jsonl"
-    lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    return [row for row in rows if row["kind"] == "epoch"]
+class EpochRows:
+    """The lines of a run's epochs, as they come; the last line of metrics.jsonl may still be being written."""
+
+    def __init__(self, run: Path) -> None:
+        self.log, self.offset = run / "metrics.jsonl", 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Those that were not there before."""
+        if not self.log.exists():
+            return []
+        with open(self.log, "rb") as file:
+            file.seek(self.offset)
+            lines = [line for line in file if line.endswith(b"\n")]
+        self.offset += sum(map(len, lines))
+        return [json.loads(line) for line in lines if b'"kind": "epoch"' in line]
 
 
-def train(run: Path, command: Sequence[str], launcher: Launcher, target: float) -> float | None:
+def train(run: Path, command: Sequence[str], launcher: Launcher, target: float | None) -> float | None:
     """Starts a run until it is done, also one that was; seconds to the target, if it was met without interruption.
 
     Raises:
@@ -76,29 +99,36 @@ def train(run: Path, command: Sequence[str], launcher: Launcher, target: float) 
     """
     while True:
         before = read_state(run)
-        status, reached = attempt(run, command, launcher, 0 if before else target)
+        status, reached = attempt(run, command, launcher, None if before else target)
         after = read_state(run)
         if status == 0 and after and after.state is Status.finished:
             return reached
         if after is None or (before and after.step == before.step):
-            log = log_of(run)
-            raise LaunchFailed(f"{run.name}: got no further, exit status {status} (its output: {log})")
+            raise LaunchFailed(f"{run.name}: got no further, exit status {status} (its output: {log_of(run)})")
 
 
-def attempt(run: Path, command: Sequence[str], launcher: Launcher, target: float) -> tuple[int, float | None]:
+def attempt(
+    run: Path, command: Sequence[str], launcher: Launcher, target: float | None
+) -> tuple[int | None, float | None]:
     """Exit status, and seconds to the target, if there is one and it was met."""
-    reached = None
+    reached, rows = None, EpochRows(run)
+    wandb = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
     with open(log_of(run), "ab") as output:
         launched = time.monotonic()
         process = subprocess.Popen(
-            command, cwd=ROOT, env=launcher.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command,
+            env=launcher.environment() | wandb,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         while process.poll() is None:
             seconds = time.monotonic() - launched
             if seconds > launcher.timeout:
                 raise LaunchFailed(f"{run.name}: not done after {launcher.timeout:g} s (its output: {log_of(run)})")
-            if target and reached is None and any(row["val_accuracy"] >= target for row in epochs_of(run)):
+            if target and reached is None and any(row["val_accuracy"] >= target for row in rows.new()):
                 reached = seconds
             time.sleep(TICK)
     finally:
@@ -114,50 +144,77 @@ def leave(process: subprocess.Popen) -> None:
     """Lets a run that this command leaves save itself first."""
     if process.poll() is None:
         process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             process.wait(60)
-        end(process)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            end(process)
 
 
-def read(run: Path, seed: int, reached: float | None) -> Trained:
+def read(run: Path, seed: int, at: Place, target: float | None, reached: float | None) -> Trained:
+    """What came of a run that is done. Where it was trained, and what it reached, is kept beside it.
+
+    Raises:
+        LaunchFailed: it was trained elsewhere, by an earlier call.
+    """
     result = json.loads((run / RESULT).read_text(encoding="utf-8"))
-    rows = epochs_of(run)
-    return Trained(
+    rows = EpochRows(run).new()
+    kept = run.with_name(f"{run.name}.json")
+    if kept.exists():
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        if before["place"] != asdict(at):
+            told = "{processes} x {threads} threads of {device}".format(**before["place"])
+            raise LaunchFailed(f"{run.name}: was trained on {told}; choose another --runs_dir, or --name")
+        if (before["epochs"], before["target"]) == (len(rows), target):
+            reached = before["reached"]
+    found = Trained(
         seed,
+        at,
         len(rows),
         result["top1"],
         result["top5"],
         rows[-1]["train_loss"],
         sum(row["seconds"] for row in rows),
         statistics.median(row["images_per_second"] for row in rows),
+        target,
         reached,
     )
+    kept.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
+    return found
 
 
 def measure(args: argparse.Namespace) -> Report:
     """Trains what is not trained yet; all runs, as they go into the JSON file."""
+    clash = next((flag for flag in args.trainer if flag.partition("=")[0] in (OURS[0], OURS[2])), None)
+    if clash:
+        raise UsageError(f"{clash}: this benchmark says itself what that is")
     config = parse_config(["--config", str(args.config), *args.trainer])
     kind = device_type(config.train.device)
+    where = environment(torch.device(kind))
     processes = args.processes or (torch.cuda.device_count() if kind == "cuda" else 1)
     launcher = Launcher(processes, max(1, cores() // processes), args.timeout, place(config).parent)
+    at, target = Place(where["device"], processes, launcher.threads), args.target / 100 or None
     place(config).parent.mkdir(parents=True, exist_ok=True)
-    start = [sys.executable, *TORCHRUN, "--local-addr=127.0.0.1", f"--nproc-per-node={processes}", "train_ddp.py"]
+    start = [sys.executable, *TORCHRUN, "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
+    start += [str(ROOT / "train_ddp.py"), "--config", str(args.config), *args.trainer]
     runs, found = [], []
     for seed in range(args.seeds):
-        name = f"{config.name}-{seed}"
-        run = place(config).with_name(name)
-        own = ["--seed", str(seed), "--name", name, "--tracking.group", config.name]
-        reached = train(run, [*start, "--config", str(args.config), *args.trainer, *own], launcher, args.target / 100)
+        run = place(config).with_name(f"{config.name}-{seed}")
+        own = zip(OURS, (str(seed), run.name, config.name), strict=True)
+        reached = train(run, [*start, *(text for pair in own for text in pair)], launcher, target)
         runs.append(run)
-        found.append(read(run, seed, reached))
-        print(f"{name}: {found[-1].top1:.2%}", file=sys.stderr)
+        found.append(read(run, seed, at, target, reached))
+        asked = config.train.epochs
+        if found[-1].epochs > asked or (found[-1].epochs < asked and not config.early_stopping.patience):
+            raise LaunchFailed(f"{run.name}: has {found[-1].epochs} epochs, and {asked} are asked for")
+        print(f"{run.name}: {found[-1].top1:.2%}", file=sys.stderr)
     page = write(runs, place(config).with_name(f"{config.name}-accuracy"))
     return {
-        **environment(torch.device(kind)),
+        **where,
         "config": " ".join([str(args.config), *args.trainer]),
-        "processes": processes,
-        "threads": launcher.threads,
-        "target": args.target / 100 or None,
+        **asdict(at),
+        "target": target,
         "runs": [asdict(one) for one in found],
         "mean": statistics.fmean(one.top1 for one in found),
         "deviation": statistics.stdev(one.top1 for one in found) if len(found) > 1 else None,

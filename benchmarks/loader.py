@@ -24,7 +24,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,8 @@ def endless(loader: TrainingLoader) -> Generator[Batch]:
 
 def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
     """The same loader over the first samples alone, in whole batches."""
-    parts = loader.source, loader.augment, loader.growth, loader.mix
-    return TrainingLoader(*parts, samples, batch_size, True, loader.place)
+    mix = replace(loader.mix, samples=samples)
+    return TrainingLoader(loader.source, loader.augment, loader.growth, mix, samples, batch_size, True, loader.place)
 
 
 def compare_loaders(
@@ -250,6 +250,9 @@ def configure(args: argparse.Namespace) -> Config:
             "augment.flip": "true",
             "augment.crop_padding": CROP_PADDING,
             "augment.cutout": 0,
+            "augment.operations": 0,
+            "augment.mixup": 0,
+            "augment.cutmix": 0,
         },
     )
 

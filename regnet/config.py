@@ -294,7 +294,7 @@ class Config:
     Args:
         name: of the run; its results are in runs_dir/name.
         runs_dir: where runs are kept.
-        seed: of the weights, the order of samples and their augmentation.
+        seed: of the weights, the order of samples, their augmentation, and of who skips blocks.
         resume: auto (continue from the newest whole checkpoint, if any) or never.
     """
 

@@ -1,6 +1,7 @@
 """Which arithmetic is used: how exact, how repeatable, and how gradients keep from vanishing in it."""
 
 import ctypes
+import hashlib
 import os
 from contextlib import AbstractContextManager
 
@@ -24,6 +25,11 @@ def prepare_torch(seed: int, train: TrainConfig, device: torch.device) -> None:
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def seed_of_rank(seed: int, rank: int) -> int:
+    """For torch's generators; no other rank's, and no other run's."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {rank}".encode()).digest()[:8], "little")
 
 
 def keep_freed_memory() -> None:

@@ -23,7 +23,7 @@ from regnet.mistakes import Mistakes
 from regnet.model import drop_paths, silence_blocks
 from regnet.optim import build_optimizer, set_learning_rate
 from regnet.parallel import average_gradients
-from regnet.precision import Precision
+from regnet.precision import Precision, seed_of_rank
 from regnet.preemption import Notice
 from regnet.record import Record
 from regnet.schedule import learning_rate
@@ -113,7 +113,7 @@ class Trainer:
         model = model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]  # not in its stub
         forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
         self.forward = average_gradients(forward, world, config.train.deterministic)
-        torch.manual_seed(config.seed + world.rank)  # other samples of other ranks skip blocks
+        torch.manual_seed(seed_of_rank(config.seed, world.rank))  # other samples of other ranks skip blocks
         self.state = TrainingState(
             model=model,
             optimizer=build_optimizer(model, config.optim),

@@ -19,8 +19,13 @@ def accuracy(folder, shards, *options):
 def test_every_seed_is_trained_once_and_told(shards, tmp_path):
     report = tmp_path / "report.json"
     runs = tmp_path / "runs"
-    command = accuracy(runs, shards, "--seeds", "2", "--target", "0.5", "--json", str(report))
-    process = start([*command, "--train.epochs", "12"])
+
+    def command(seeds, epochs):
+        told = ("--seeds", str(seeds), "--target", "0.5", "--json", str(report))
+        # Under this schedule a run may be trained further.
+        return [*accuracy(runs, shards, *told), "--schedule.name", "reference", "--train.epochs", str(epochs)]
+
+    process = start(command(2, 12))
     wait_until(lambda: (runs / "tiny-0" / "state.json").exists() and state(runs / "tiny-0")["epoch"] >= 1)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
@@ -28,7 +33,7 @@ def test_every_seed_is_trained_once_and_told(shards, tmp_path):
     left = state(runs / "tiny-0")
     assert left["state"] == "preempted", "it was let save itself"
 
-    done = run([*command, "--train.epochs", "12"], timeout=200)
+    done = run(command(2, 12), timeout=200)
     assert done.returncode == 0, done.stderr
     assert state(runs / "tiny-0")["attempt"] == 2
     assert state(runs / "tiny-1")["attempt"] == 1
@@ -44,7 +49,11 @@ def test_every_seed_is_trained_once_and_told(shards, tmp_path):
     assert (runs / "tiny-accuracy" / "index.html").exists()
 
     before = {path: path.stat().st_mtime_ns for path in runs.glob("tiny-?/metrics.jsonl")}
-    assert run([*command, "--train.epochs", "12"], timeout=100).returncode == 0
+    assert run(command(1, 12), timeout=100).returncode == 0
+    assert json.loads(report.read_text())["runs"] == told["runs"][:1]
+    fewer = run(command(1, 11), timeout=100)
+    assert fewer.returncode == 1
+    assert "tiny-0: has 12 epochs, and 11 are asked for" in fewer.stderr
     assert before == {path: path.stat().st_mtime_ns for path in runs.glob("tiny-?/metrics.jsonl")}, (
         "nothing is repeated"
     )
@@ -64,6 +73,7 @@ def test_a_run_that_gets_no_further_ends_it_with_one_line(shards, tmp_path):
     [
         (["--config", "no/such.yaml"], "no/such.yaml"),
         (["--json", "no/such/report.json"], "--json no/such/report.json: no such directory"),
+        (["--", "--seed=3"], "--seed=3: this benchmark says itself what that is"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(shards, tmp_path, options, words):

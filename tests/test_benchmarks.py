@@ -148,31 +148,31 @@ class Parts:
 
     def __init__(self):
         self.calls = Counter()
-        self.augment = self.source = self
+        self.augment = self.mix = self.source = self
 
     def __getattr__(self, name):
         if name == "read":
             return lambda: (self.calls.update(["read"]) or each for each in (1, 2))
-        if name in ("training", "forward_pass", "backward_pass", "count", "update", "report_steps"):
+        if name in ("training", "mixed", "forward_pass", "backward_pass", "count", "update", "report_steps"):
             return lambda: self.calls.update([name])
         raise AttributeError(name)
 
 
 def test_each_part_is_timed_under_its_own_name_while_it_is_taken_apart():
     parts, clock = Parts(), Clock(torch.device("cpu"))
-    names = {"augment": "training", "forward": "forward_pass", "backward": "backward_pass", "count": "count"}
-    names |= {"update": "update", "report": "report_steps"}
+    names = {"training": "augment", "mixed": "augment", "forward_pass": "forward", "backward_pass": "backward"}
+    names |= {"count": "count", "update": "update", "report_steps": "report"}
     with taken_apart(parts, parts, clock):
-        for part, method in names.items():
+        for method, part in names.items():
             before = dict(clock.seconds)
             getattr(parts, method)()
             assert {name for name in clock.seconds if clock.seconds[name] != before.get(name)} == {part}
         assert list(parts.read()) == [1, 2]
     total = dict(clock.seconds)
-    assert set(total) == {*names, "load"}
+    assert set(total) == {*names.values(), "load"}
     parts.update()
     assert clock.seconds == total
-    assert parts.calls == {**dict.fromkeys(names.values(), 1), "read": 2, "update": 2}
+    assert parts.calls == {**dict.fromkeys(names, 1), "read": 2, "update": 2}
 
 
 def test_work_is_counted_as_the_reference_counts_multiply_adds():
