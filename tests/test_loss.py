@@ -7,6 +7,7 @@ from benchmarks.trainer import built
 from data.loader import Batch
 from regnet.config import DistributedConfig
 from regnet.distributed import join
+from regnet.model import XBlock
 from regnet.options import parse_config
 from regnet.preemption import Notice
 
@@ -36,13 +37,23 @@ def test_targets_are_smoothed_and_may_be_of_several_classes(trainer_of, smoothin
     torch.testing.assert_close(loss, -(smooth * logits.log_softmax(1)).sum())
 
 
-def test_accuracy_is_that_of_the_samples_own_labels(trainer_of):
+def test_a_step_takes_the_targets_loss_and_the_labels_accuracy(trainer_of):
     trainer = trainer_of("--train.accumulate", "2")
     images, targets = torch.randn(30, 3, 32, 32), torch.zeros(30, 100)
     targets[:, 99] = 1
-    labels = trainer.forward(images).argmax(1)
-    trainer.step(Batch(images, labels, targets, 30), 0.0)
+    with torch.no_grad():
+        logits = torch.cat([trainer.forward(part) for part in images.tensor_split(2)])
+    labels = logits.argmax(1)
+    loss = trainer.step(Batch(images, labels, targets, 30), 0.0)
+    torch.testing.assert_close(loss, -logits.log_softmax(1)[:, 99].mean())
     counted = trainer.state.counters
-    assert counted.class_samples.sum() == 30
     assert torch.equal(counted.class_samples, labels.bincount(minlength=100))
-    assert counted.class_samples[99] < 30
+    assert torch.equal(counted.class_correct, counted.class_samples)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_blocks_begin_silent_if_asked_and_skip_samples_if_asked(trainer_of, silent):
+    flags = ("--train.zero_init", "true", "--train.drop_path", "0.3") if silent else ()
+    blocks = [module for module in trainer_of(*flags).state.model.modules() if isinstance(module, XBlock)]
+    assert all(bool(block.bn3.weight.any()) != silent for block in blocks)
+    assert [block.drop_path for block in blocks] == pytest.approx([0.1, 0.2, 0.3] if silent else [0, 0, 0])

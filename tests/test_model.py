@@ -283,6 +283,7 @@ def test_silent_blocks_pass_on_their_shortcut():
         images = torch.randn(4, block.conv1_1x1.in_channels, 8, 8)
         shortcut = images if block.downsample is None else block.downsample(images)
         assert torch.equal(block(images), shortcut.relu())
+        assert block.bn2.weight.all(), "the rest of it learns at once"
 
 
 def test_samples_skip_blocks_more_often_the_later_these_are():
