@@ -16,29 +16,23 @@ def accuracy(folder, shards, *options):
     return [sys.executable, "-m", "benchmarks.accuracy", "--config", "tests/tiny.yaml", *options, "--", *trainer]
 
 
-def test_every_seed_is_trained_once_and_told(shards, tmp_path):
-    report = tmp_path / "report.json"
-    runs = tmp_path / "runs"
-
-    def command(seeds, epochs):
-        told = ("--seeds", str(seeds), "--target", "0.5", "--json", str(report))
-        # Under this schedule a run may be trained further.
-        return [*accuracy(runs, shards, *told), "--schedule.name", "reference", "--train.epochs", str(epochs)]
-
-    process = start(command(2, 12))
-    wait_until(lambda: (runs / "tiny-0" / "state.json").exists() and state(runs / "tiny-0")["epoch"] >= 1)
+@pytest.mark.timeout(700)
+def test_a_run_that_was_cut_off_goes_on_and_every_seed_is_told(shards, tmp_path):
+    report, runs = tmp_path / "report.json", tmp_path / "runs"
+    command = accuracy(runs, shards, "--seeds", "2", "--target", "0.5", "--json", str(report))
+    command += ["--train.epochs", "8"]
+    process = start(command)
+    wait_until(lambda: (runs / "tiny-0" / "state.json").exists() and state(runs / "tiny-0")["epoch"] >= 1, timeout=120)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM
-    left = state(runs / "tiny-0")
-    assert left["state"] == "preempted", "it was let save itself"
+    assert state(runs / "tiny-0")["state"] == "preempted", "it was let save itself"
 
-    done = run(command(2, 12), timeout=200)
+    done = run(command, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert state(runs / "tiny-0")["attempt"] == 2
-    assert state(runs / "tiny-1")["attempt"] == 1
+    assert [state(runs / f"tiny-{seed}")["attempt"] for seed in (0, 1)] == [2, 1]
     told = json.loads(report.read_text())
-    assert [(one["seed"], one["epochs"]) for one in told["runs"]] == [(0, 12), (1, 12)]
+    assert [(one["seed"], one["epochs"]) for one in told["runs"]] == [(0, 8), (1, 8)]
     found = [result(runs / f"tiny-{seed}")["top1"] for seed in (0, 1)]
     assert [one["top1"] for one in told["runs"]] == found
     assert told["mean"] == pytest.approx(sum(found) / 2)
@@ -48,19 +42,30 @@ def test_every_seed_is_trained_once_and_told(shards, tmp_path):
     assert told["runs"][1]["reached"] > 1, "of any chance"
     assert (runs / "tiny-accuracy" / "index.html").exists()
 
-    before = {path: path.stat().st_mtime_ns for path in runs.glob("tiny-?/metrics.jsonl")}
-    assert run(command(1, 12), timeout=100).returncode == 0
-    assert json.loads(report.read_text())["runs"] == told["runs"][:1]
-    fewer = run(command(1, 11), timeout=100)
+
+@pytest.mark.timeout(600)
+def test_a_finished_run_is_told_again_but_not_for_another(shards, tmp_path):
+    report, metrics = tmp_path / "report.json", tmp_path / "tiny-0" / "metrics.jsonl"
+
+    def told(epochs):
+        # Under this schedule a run may be trained further.
+        flags = ("--schedule.name", "reference", "--train.epochs", str(epochs))
+        command = accuracy(tmp_path, shards, "--seeds", "1", "--target", "0.5", "--json", str(report))
+        return run([*command, *flags], timeout=180)
+
+    assert told(2).returncode == 0
+    first, trained = json.loads(report.read_text())["runs"], metrics.read_bytes()
+    assert first[0]["reached"] > 1
+    assert told(2).returncode == 0
+    assert json.loads(report.read_text())["runs"] == first
+    fewer = told(1)
     assert fewer.returncode == 1
-    assert "tiny-0: has 12 epochs, and 11 are asked for" in fewer.stderr
-    assert before == {path: path.stat().st_mtime_ns for path in runs.glob("tiny-?/metrics.jsonl")}, (
-        "nothing is repeated"
-    )
+    assert "tiny-0: has 2 epochs, and 1 are asked for" in fewer.stderr
+    assert metrics.read_bytes() == trained, "nothing is repeated"
 
 
 def test_a_run_that_gets_no_further_ends_it_with_one_line(shards, tmp_path):
-    done = run([*accuracy(tmp_path, shards), "--optim.name", "sgd", "--optim.lr", "1e6"], timeout=100)
+    done = run([*accuracy(tmp_path, shards), "--optim.name", "sgd", "--optim.lr", "1e6"], timeout=200)
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1
