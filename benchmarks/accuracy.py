@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Report, check_places, device_type, positive, print_place, tell
-from benchmarks.launch import ROOT, TORCHRUN, Launcher, LaunchFailed, end, end_with_sigterm
+from benchmarks.launch import ROOT, Launcher, LaunchFailed, end, end_with_sigterm
 from benchmarks.timing import cores, environment
 from regnet.errors import UsageError
 from regnet.options import parse_config
@@ -38,7 +38,7 @@ from regnet.run import RESULT, place
 from regnet.run_state import Status, read_state
 
 TICK = 0.1  # seconds between looks at a run that is to reach a target
-OURS = ("--seed", "--name", "--tracking.group")  # what the trainer is told here; a name among the options is the stem
+RESERVED = ("--seed", "--tracking.group")  # the trainer is told these here; a name among its options is a stem
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def read(run: Path, seed: int, at: Place, target: float | None, reached: float |
 
 def measure(args: argparse.Namespace) -> Report:
     """Trains what is not trained yet; all runs, as they go into the JSON file."""
-    clash = next((flag for flag in args.trainer if flag.partition("=")[0] in (OURS[0], OURS[2])), None)
+    clash = next((flag for flag in args.trainer if flag.partition("=")[0] in RESERVED), None)
     if clash:
         raise UsageError(f"{clash}: this benchmark says itself what that is")
     config = parse_config(["--config", str(args.config), *args.trainer])
@@ -196,13 +196,12 @@ def measure(args: argparse.Namespace) -> Report:
     launcher = Launcher(processes, max(1, cores() // processes), args.timeout, place(config).parent)
     at, target = Place(where["device"], processes, launcher.threads), args.target / 100 or None
     place(config).parent.mkdir(parents=True, exist_ok=True)
-    start = [sys.executable, *TORCHRUN, "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
-    start += [str(ROOT / "train_ddp.py"), "--config", str(args.config), *args.trainer]
+    start = [*launcher.torchrun, str(ROOT / "train_ddp.py"), "--config", str(args.config), *args.trainer]
     runs, found = [], []
     for seed in range(args.seeds):
         run = place(config).with_name(f"{config.name}-{seed}")
-        own = zip(OURS, (str(seed), run.name, config.name), strict=True)
-        reached = train(run, [*start, *(text for pair in own for text in pair)], launcher, target)
+        own = ["--seed", str(seed), "--name", run.name, "--tracking.group", config.name]
+        reached = train(run, [*start, *own], launcher, target)
         runs.append(run)
         found.append(read(run, seed, at, target, reached))
         asked = config.train.epochs

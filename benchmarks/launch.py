@@ -58,11 +58,10 @@ class Launcher:
             LaunchFailed: the exit status is not 0, it ran out of time, or a rank wrote nothing.
         """
         file, log = folder / "order.json", folder / "output.log"
-        command = [sys.executable, *TORCHRUN, "--local-addr=127.0.0.1", f"--nproc-per-node={self.processes}"]
         file.write_text(json.dumps(order), encoding="utf-8")
         with open(log, "wb") as output:
             process = subprocess.Popen(
-                [*command, "--module", module, str(file)],
+                [*self.torchrun, "--module", module, str(file)],
                 cwd=ROOT,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -81,6 +80,11 @@ class Launcher:
         if silent:
             raise LaunchFailed(f"rank {silent[0]} told nothing{self.explain(module, log)}")
         return paths, peak
+
+    @property
+    def torchrun(self) -> list[str]:
+        """What stands before a module or a script, and its arguments."""
+        return [sys.executable, *TORCHRUN, "--local-addr=127.0.0.1", f"--nproc-per-node={self.processes}"]
 
     def environment(self) -> dict[str, str]:
         """The caller's, without what would make a launch believe that it is a job of its own on a cluster."""
