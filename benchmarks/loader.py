@@ -60,7 +60,7 @@ class Step:
         model = Model(config.model.design(), classes).to(device)
         if config.train.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
-        self.optimizer = build_optimizer(model, config.optim)
+        self.optimizer = build_optimizer(model, config.optim, self.precision.dtype)
         self.forward = torch.compile(model, dynamic=False) if config.train.compile else model
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:

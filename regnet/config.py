@@ -180,18 +180,21 @@ class OptimConfig:
     """The optimiser.
 
     Args:
-        name: adam, adamw or sgd (with Nesterov momentum).
+        name: adam, adamw, sgd (with Nesterov momentum) or muon (sgd, whose steps along the convolutions between stem
+            and head are made orthogonal).
         lr: peak learning rate.
-        momentum: of sgd; Adam's first beta.
+        muon_lr: that of orthogonal steps; read by muon alone.
+        momentum: of sgd and muon; Adam's first beta.
         beta2: Adam's second beta.
-        weight_decay: decoupled for adamw, an L2 term otherwise.
+        weight_decay: decoupled for adamw and orthogonal steps, an L2 term otherwise.
         decay_norm_and_bias: apply weight_decay to BatchNorm's parameters and to biases too.
         clip_norm: largest norm of the gradient; 0 for no limit.
         ema_decay: decay per step of a moving average of the weights, which is then what is evaluated; 0 for none.
     """
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
     lr: PositiveReal = 0.001
+    muon_lr: PositiveReal = 0.02
     momentum: Fraction = 0.9
     beta2: Fraction = 0.999
     weight_decay: Strength = 0.0

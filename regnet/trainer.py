@@ -116,7 +116,7 @@ class Trainer:
         torch.manual_seed(seed_of_rank(config.seed, world.rank))  # other samples of other ranks skip blocks
         self.state = TrainingState(
             model=model,
-            optimizer=build_optimizer(model, config.optim),
+            optimizer=build_optimizer(model, config.optim, self.precision.dtype),
             scaler=self.precision.scaler,
             ema=MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None,
             counters=Counters(self.classes, world.device),

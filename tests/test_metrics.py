@@ -6,12 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from regnet.config import OptimConfig
-from regnet.design import Form, generate_design
 from regnet.distributed import World
 from regnet.metrics import Counters
-from regnet.model import Model
-from regnet.optim import build_optimizer, parameter_groups
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, size=1, local_rank=0, device=CPU, control=None, lifeline=None)
@@ -116,39 +112,3 @@ def test_a_million_small_losses_do_not_get_lost():
     for _ in range(1000):
         counters.update(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.tensor(1.0))
     assert counters.result().loss * 1001 == pytest.approx(1e8 + 1000, rel=1e-9)
-
-
-def small_model():
-    return Model(generate_design(Form.reference, 2, 8, 8, 2, 1, 8, 8), classes=3)
-
-
-def names_by_decay(groups, model):
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    found = [(names[parameter], group["weight_decay"]) for group in groups for parameter in group["params"]]
-    assert sorted(name for name, _ in found) == sorted(names.values())  # each once
-    return dict(found)
-
-
-def test_norms_and_biases_are_kept_from_decay():
-    model = small_model()
-    for name, decay in names_by_decay(parameter_groups(model, 0.1, decay_norm_and_bias=False), model).items():
-        is_weight = name.endswith(("conv_3x3.weight", "conv2_3x3.weight", "_1x1.weight", "f_out.weight"))
-        assert decay == (0.1 if is_weight else 0)
-
-
-def test_norms_and_biases_decay_if_asked():
-    model = small_model()
-    decays = names_by_decay(parameter_groups(model, 0.1, decay_norm_and_bias=True), model)
-    assert set(decays.values()) == {0.1}
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("decay_norm_and_bias", [False, True])
-def test_every_optimiser_has_every_parameter_in_one_group(name, decay_norm_and_bias):
-    model = small_model()
-    config = OptimConfig(name=name, lr=0.5, weight_decay=0.1, decay_norm_and_bias=decay_norm_and_bias)
-    optimizer = build_optimizer(model, config)
-    decays = names_by_decay(optimizer.param_groups, model)
-    assert decays["head.f_out.weight"] == 0.1
-    assert decays["head.f_out.bias"] == (0.1 if decay_norm_and_bias else 0)
-    assert {group["lr"] for group in optimizer.param_groups} == {0.5}

@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(shards, undisturbed, tm
     "flags",
     [
         ("--train.precision", "bf16", "--optim.ema_decay", "0.9"),
-        ("--train.precision", "fp16", "--optim.clip_norm", "1"),
+        ("--train.precision", "fp16", "--optim.clip_norm", "1", "--optim.name", "muon", "--optim.lr", "0.1"),
         ("--train.accumulate", "3", "--optim.name", "sgd", "--optim.lr", "0.1", "--optim.weight_decay", "0.001"),
         ("--data.growing_epochs", "2", "--data.first_resolution", "16"),
         ("--augment.mixup", "0.2", "--augment.cutmix", "0.2", "--train.label_smoothing", "0.1", "--optim.lr", "0.01"),

@@ -190,14 +190,15 @@ def state_of(config: Config) -> dict[str, Any]:
     cpu = torch.device("cpu")
     classes = read_classes(config)
     model = Model(config.model.design(), classes)
-    optimizer = build_optimizer(model, config.optim)
+    precision = Precision(config.train.precision, cpu)
+    optimizer = build_optimizer(model, config.optim, precision.dtype)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # which makes its moments
     state = TrainingState(
         model=model,
         optimizer=optimizer,
-        scaler=Precision(config.train.precision, cpu).scaler,
+        scaler=precision.scaler,
         ema=MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None,
         counters=Counters(classes, cpu),
         stopping=EarlyStopping(config.early_stopping.patience, "min"),

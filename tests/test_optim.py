@@ -1,0 +1,145 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from regnet.config import OptimConfig
+from regnet.design import Form, generate_design
+from regnet.model import Model
+from regnet.muon import Muon, orthogonal
+from regnet.optim import build_optimizer, parameter_groups, set_learning_rate
+
+FP32 = torch.float32
+
+
+def small_model():
+    torch.manual_seed(0)
+    return Model(generate_design(Form.reference, 2, 8, 8, 2, 1, 8, 8), classes=3)
+
+
+def names_by_decay(groups, model):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = [(names[parameter], group["weight_decay"]) for group in groups for parameter in group["params"]]
+    assert sorted(name for name, _ in found) == sorted(names.values())  # each once
+    return dict(found)
+
+
+def is_weight(name):
+    return name.endswith(("conv_3x3.weight", "conv2_3x3.weight", "_1x1.weight", "f_out.weight"))
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_norms_and_biases_are_kept_from_decay(name):
+    model = small_model()
+    groups = parameter_groups(model, OptimConfig(name=name, weight_decay=0.1))
+    for parameter, decay in names_by_decay(groups, model).items():
+        assert decay == (0.1 if is_weight(parameter) else 0)
+
+
+def test_norms_and_biases_decay_if_asked():
+    model = small_model()
+    decays = names_by_decay(parameter_groups(model, OptimConfig(weight_decay=0.1, decay_norm_and_bias=True)), model)
+    assert set(decays.values()) == {0.1}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
+@pytest.mark.parametrize("decay_norm_and_bias", [False, True])
+def test_every_optimiser_has_every_parameter_in_one_group(name, decay_norm_and_bias):
+    model = small_model()
+    config = OptimConfig(name=name, lr=0.5, weight_decay=0.1, decay_norm_and_bias=decay_norm_and_bias)
+    optimizer = build_optimizer(model, config, FP32)
+    decays = names_by_decay(optimizer.param_groups, model)
+    assert decays["head.f_out.weight"] == 0.1
+    assert decays["head.f_out.bias"] == (0.1 if decay_norm_and_bias else 0)
+    set_learning_rate(optimizer, 0.25)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter_name, parameter in model.named_parameters():
+        turned = name == "muon" and parameter_name.startswith("body.") and parameter.ndim == 4
+        assert rates[id(parameter)] == pytest.approx(0.01 if turned else 0.25), parameter_name
+
+
+def train(network, optimizer, steps=4):
+    generator = torch.Generator().manual_seed(1)
+    set_learning_rate(optimizer, 0.1)
+    for _ in range(steps):
+        images, labels = torch.rand((6, 3, 16, 16), generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)], ids=str)
+def test_steps_along_a_matrix_are_those_of_torchs_muon(shape):
+    """Both in bf16, whose last bit is 1/256 of a step of 0.02."""
+    generator = torch.Generator().manual_seed(2)
+    mine = nn.Parameter(torch.randn((*shape, 1, 1), generator=generator))
+    theirs = nn.Parameter(mine.detach().clone().view(shape))
+    group = {"params": [mine], "weight_decay": 0.5, "matrices": 1}
+    muon = Muon([group], lr=0.02, momentum=0.9, dtype=torch.bfloat16)
+    oracle = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.5, momentum=0.9, adjust_lr_fn="original")
+    begun = theirs.detach().clone()
+    for _ in range(5):
+        grad = torch.randn(shape, generator=generator)
+        mine.grad, theirs.grad = grad.view(mine.shape).clone(), grad.clone()
+        muon.step()
+        oracle.step()
+    assert (theirs - begun).abs().max() > 0.03
+    torch.testing.assert_close(mine.detach().view(shape), theirs.detach(), rtol=0, atol=1e-3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(1, 3), rows=st.integers(1, 12), columns=st.integers(1, 12), scale=st.floats(1e-4, 1e4))
+def test_an_orthogonal_step_keeps_the_directions_and_has_singular_values_near_one(count, rows, columns, scale):
+    generator = torch.Generator().manual_seed(count * 144 + rows * 12 + columns)
+    rank = min(rows, columns)
+    u, v = (torch.linalg.qr(torch.randn((count, side, rank), generator=generator))[0] for side in (rows, columns))
+    values = 0.2 + torch.rand((count, rank), generator=generator)
+    turned = orthogonal(scale * (u * values.unsqueeze(1)) @ v.mT, FP32)
+    seen = u.mT @ turned @ v
+    assert seen.diagonal(dim1=1, dim2=2).min() > 0.6
+    assert torch.linalg.svdvals(turned).max() < 1.25
+    torch.testing.assert_close(seen, torch.diag_embed(seen.diagonal(dim1=1, dim2=2)), rtol=0, atol=1e-3)
+
+
+def test_each_group_of_a_convolution_is_stepped_as_if_it_were_alone():
+    generator = torch.Generator().manual_seed(3)
+    weight, grad = torch.randn((2, 8, 4, 3, 3), generator=generator)
+    whole = nn.Parameter(weight.clone())
+    parts = [nn.Parameter(part.clone()) for part in weight.chunk(2)]
+    whole.grad = grad.clone()
+    for part, its in zip(parts, grad.chunk(2), strict=True):
+        part.grad = its.clone()
+    for parameters, matrices in (([whole], 2), (parts, 1)):
+        Muon([{"params": parameters, "weight_decay": 0.0, "matrices": matrices}], 0.1, 0.9, FP32).step()
+    assert not torch.equal(whole, weight)
+    torch.testing.assert_close(whole.detach(), torch.cat([part.detach() for part in parts]))
+
+
+def test_what_muon_leaves_to_sgd_goes_as_with_sgd():
+    """With next to no rate for orthogonal steps, all else moves as under SGD with frozen convolutions."""
+    turned, plain = small_model(), small_model()
+    for name, parameter in plain.named_parameters():
+        parameter.requires_grad = not (name.startswith("body.") and parameter.ndim == 4)
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    train(turned, build_optimizer(turned, OptimConfig(name="muon", muon_lr=1e-30, **options), FP32))
+    train(plain, build_optimizer(plain, OptimConfig(name="sgd", **options), FP32))
+    for one, other in zip(turned.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_state_that_was_kept_continues_to_the_bit():
+    config = OptimConfig(name="muon", lr=0.1)
+    whole = small_model()
+    optimizer = build_optimizer(whole, config, FP32)
+    train(whole, optimizer)
+    continued = copy.deepcopy(whole)
+    resumed = build_optimizer(continued, config, FP32)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(whole, optimizer)
+    train(continued, resumed)
+    for (name, one), (_, other) in zip(whole.named_parameters(), continued.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
