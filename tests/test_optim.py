@@ -105,6 +105,15 @@ def test_an_orthogonal_step_keeps_the_directions_and_has_singular_values_near_on
     torch.testing.assert_close(seen, torch.diag_embed(seen.diagonal(dim1=1, dim2=2)), rtol=0, atol=1e-3)
 
 
+def test_a_grouped_convolution_is_cut_into_its_groups():
+    model = Model(generate_design(Form.reference, 2, 8, 8, 2, 1, 4, 8), classes=3)
+    groups = parameter_groups(model, OptimConfig(name="muon"))
+    matrices = {id(parameter): group["matrices"] for group in groups for parameter in group["params"]}
+    grouped = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.groups == 2]
+    assert grouped
+    assert all(matrices[id(module.weight)] == 2 for module in grouped)
+
+
 def test_each_group_of_a_convolution_is_stepped_as_if_it_were_alone():
     generator = torch.Generator().manual_seed(3)
     weight, grad = torch.randn((2, 8, 4, 3, 3), generator=generator)
@@ -129,6 +138,20 @@ def test_what_muon_leaves_to_sgd_goes_as_with_sgd():
     train(plain, build_optimizer(plain, OptimConfig(name="sgd", **options), FP32))
     for one, other in zip(turned.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_scale_of_the_gradients_changes_no_step():
+    plain, scaled = small_model(), small_model()
+    config = OptimConfig(name="muon", lr=0.1)
+    for model, enabled in ((plain, False), (scaled, True)):
+        optimizer, scaler = build_optimizer(model, config, FP32), torch.amp.GradScaler("cpu", 1024.0, enabled=enabled)
+        for _ in range(3):
+            scaler.scale(model(torch.ones((2, 3, 16, 16))).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    for one, other in zip(plain.parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_state_that_was_kept_continues_to_the_bit():
