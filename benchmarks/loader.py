@@ -83,7 +83,8 @@ def endless(loader: TrainingLoader) -> Generator[Batch]:
 def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
     """The same loader over the first samples alone, in whole batches."""
     mix = replace(loader.mix, samples=samples)
-    return TrainingLoader(loader.source, loader.augment, loader.growth, mix, samples, batch_size, True, loader.place)
+    how = loader.augment, loader.growth, mix, loader.cut, loader.window
+    return TrainingLoader(loader.source, *how, samples, batch_size, True, loader.place)
 
 
 def compare_loaders(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.cut import Boxes
 from data.errors import DataError
 from data.reader import Batch, ShardReader
 from data.shards import Manifest
@@ -45,20 +46,28 @@ class Cache:
             self._splits[split] = images, labels
         self.device = device
 
-    def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Batch]:
-        """The samples of each list of ids, in that order, on the device."""
+    def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Batch]:
+        """The samples of each list of ids, in that order, on the device; whole, so for no `boxes`."""
+        assert boxes is None
         images, labels = self._splits[split]
         for ids in batches:
             here = ids.to(self.device, non_blocking=True)
             yield images.index_select(0, here), labels.index_select(0, here), here
 
 
-def wanted(where: Where, manifest: Manifest, device: torch.device) -> bool:
+def wanted(where: Where, manifest: Manifest, device: torch.device, cuts: bool) -> bool:
     """Whether the samples are to be kept on the device.
 
+    Args:
+        cuts: whether other parts of the images are wanted in each epoch.
+
     Raises:
-        DataError: they shall be, and there is no room.
+        DataError: they shall be kept, and there is no room, or parts of them are wanted.
     """
+    if cuts:
+        if where is Where.device:
+            raise DataError("data.cache is device, which keeps whole images: augment.smallest_cut takes parts of them")
+        return False
     needed = sum(manifest.samples(split) for split in manifest.splits) * (3 * manifest.resolution**2 + 8)
     if where is Where.auto:
         return device.type == "cuda" and needed <= _SHARE * _free(device)

@@ -142,7 +142,8 @@ def convert(
                 writer.kill()
     mean, std = sums.mean_and_std()
     splits = {split: tuple(written[task.path] for task in tasks if task.split == split) for split in ("train", "val")}
-    manifest = Manifest(record, encoding.resolution, tuple(source.classes), mean, std, splits, tuple(skipped))
+    side, classes = encoding.resolution, tuple(source.classes)
+    manifest = Manifest(record, side, encoding.mixed, classes, mean, std, splits, tuple(skipped))
     write_manifest(out, manifest)
     return manifest
 
@@ -196,7 +197,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for the shards")
     parser.add_argument("--shards", type=_positive, default=4, help="files of each split")
-    parser.add_argument("--resolution", type=_positive, default=32, help="side of the stored images, pixels")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--resolution", type=_positive, help="side of the stored images, pixels (32)")
+    size.add_argument(
+        "--longest-side", type=_positive, help="keep mixed sizes, and shrink images that have a side longer than this"
+    )
     parser.add_argument("--mode", choices=("raw", "jpg"), default="raw", help="raw bytes, or JPEG for larger images")
     parser.add_argument("--quality", type=_positive, default=95, help="of JPEG, 1 to 100")
     parser.add_argument("--resize", action="store_true", help="bring other sizes to --resolution, cutting the centre")
@@ -219,7 +224,10 @@ def main(argv: list[str]) -> int:
     """Exit status 0 done (or done before), 1 failed, 2 wrong usage or input."""
     try:
         args = _parse(argv)
-        encoding = Encoding(args.resolution, args.mode, args.quality, args.resize, args.convert_rgb)
+        if args.longest_side and args.resize:
+            raise DataError("--longest-side keeps the images' shapes, --resize makes them square: choose one")
+        side, mixed = args.longest_side or args.resolution or 32, args.longest_side is not None
+        encoding = Encoding(side, args.mode, args.quality, args.resize, args.convert_rgb, mixed)
         root = None if args.root is None else str(args.root.resolve())
         record = {"kind": str(args.source), "root": root, "shards": args.shards, **asdict(encoding)}
         if args.source is Kind.synthetic:

@@ -32,6 +32,11 @@ class Purpose(IntEnum):
     hold_out = 11
     operation = 12
     operation_sign = 13
+    cut_area = 14
+    cut_shape = 15
+    cut_row = 16
+    cut_column = 17
+    run = 18
 
 
 def _signed(value: int) -> int:
@@ -59,8 +64,8 @@ def hashes(seed: int, epoch: int, purpose: Purpose, ids: Tensor) -> Tensor:
     return _mix(key ^ _mix(ids))
 
 
-def integers(seed: int, epoch: int, purpose: Purpose, ids: Tensor, bound: int) -> Tensor:
-    """Uniform draws from 0 to bound - 1: int64, shape and device of `ids`.
+def integers(seed: int, epoch: int, purpose: Purpose, ids: Tensor, bound: int | Tensor) -> Tensor:
+    """Uniform draws from 0 to bound - 1, one for all or each one's own: int64, shape and device of `ids`.
 
     The bias of the modulus is below bound / 2**63.
     """

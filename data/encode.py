@@ -28,11 +28,12 @@ class Encoding:
     """How images are stored.
 
     Attributes:
-        resolution: side in pixels.
+        resolution: side in pixels; of mixed sizes, the longest.
         mode: "raw" or "jpg".
         quality: of JPEG, 1 to 100.
         resize: shrink or enlarge other sizes (shorter side, then the centre) instead of refusing them.
         convert_rgb: turn grey-scale, palette and transparent images into RGB instead of refusing them.
+        mixed: keep each image's own shape, and its size too unless a side is longer than `resolution`.
     """
 
     resolution: int
@@ -40,6 +41,7 @@ class Encoding:
     quality: int
     resize: bool
     convert_rgb: bool
+    mixed: bool
 
 
 @dataclass
@@ -68,7 +70,7 @@ class ChannelSums:
 
 
 def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> tuple[np.ndarray, int]:
-    """The bytes to store, uint8 (resolution, resolution, 3), and the label.
+    """The bytes to store, uint8 (height, width, 3), and the label.
 
     Raises:
         DataError: the image cannot be decoded, or is not of the size or kind that was asked for.
@@ -83,15 +85,30 @@ def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> t
         if not encoding.convert_rgb:
             raise DataError(f"{name}: mode {image.mode}, not RGB; --convert-rgb accepts such images")
         image = image.convert("RGB")
-    if image.size != (encoding.resolution, encoding.resolution):
-        if not encoding.resize:
-            size = f"{image.width}x{image.height}"
-            wanted = f"{encoding.resolution}x{encoding.resolution}"
-            raise DataError(f"{name}: {size} pixels, not {wanted}; --resize accepts such images")
-        image = resize_and_cut(image, encoding.resolution)
+    if not (encoding.mixed or encoding.resize) and image.size != (encoding.resolution, encoding.resolution):
+        size = f"{image.width}x{image.height}"
+        wanted = f"{encoding.resolution}x{encoding.resolution}"
+        raise DataError(f"{name}: {size} pixels, not {wanted}; --resize or --longest-side accept such images")
+    image = to_size(image, encoding.resolution, encoding.mixed)
     if not 0 <= label < len(source.classes):
         raise DataError(f"{name}: label {label}, but there are {len(source.classes)} classes")
     return np.asarray(image), label
+
+
+def to_size(image: Image.Image, resolution: int, mixed: bool) -> Image.Image:
+    """An image as shards have it: no side longer than `resolution` if they are mixed, else a square."""
+    if mixed:
+        return shrink(image, resolution)
+    return image if image.size == (resolution, resolution) else resize_and_cut(image, resolution)
+
+
+def shrink(image: Image.Image, longest: int) -> Image.Image:
+    """An image none of whose sides is longer (pixels), in its own shape."""
+    if max(image.size) <= longest:
+        return image
+    scale = longest / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def resize_and_cut(image: Image.Image, side: int) -> Image.Image:
@@ -123,6 +140,8 @@ class _Rows:
 
     def _digest(self, pixels: np.ndarray, label: int, sample: int) -> int:
         how = f"jpg {self.encoding.quality}" if self.encoding.mode == "jpg" else "raw"
+        if self.encoding.mixed:
+            how += f" {pixels.shape[0]}x{pixels.shape[1]}"
         return int(hashlib.sha256(f"{sample} {label} {how} ".encode() + pixels.tobytes()).hexdigest(), 16)
 
 

@@ -12,12 +12,16 @@ numba.typed.Dict = dict
 try:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.basics import IntDecoder
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+    from ffcv.libffcv import imdecode, memcpy, resize_crop
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.memory_allocator import MemoryAllocator
+    from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
     from ffcv.pipeline.graph import Graph
+    from ffcv.pipeline.operation import Operation
     from ffcv.pipeline.pipeline_spec import PipelineSpec
+    from ffcv.pipeline.state import State
     from ffcv.reader import Reader
     from ffcv.transforms import ToTensor
     from ffcv.transforms.common import Squeeze
@@ -28,8 +32,10 @@ finally:
     torch.set_num_threads(_threads)
 
 __all__ = [
+    "IMAGE_MODES",
     "MAX_PAGE_SIZE",
     "MIN_PAGE_SIZE",
+    "AllocationQuery",
     "Compiler",
     "DatasetWriter",
     "EpochIterator",
@@ -37,11 +43,16 @@ __all__ = [
     "IntDecoder",
     "IntField",
     "MemoryAllocator",
+    "Operation",
     "PipelineSpec",
     "RGBImageField",
     "Reader",
     "SimpleRGBImageDecoder",
     "Squeeze",
+    "State",
     "ToTensor",
     "cast_int_to_byte_ptr",
+    "imdecode",
+    "memcpy",
+    "resize_crop",
 ]

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from data.augment import Augment
 from data.cache import Cache, Where, wanted
+from data.cut import Boxes, Cut
+from data.errors import DataError
 from data.growth import Growth
 from data.mix import Mix
 from data.order import epoch_order, rank_batch, share, trainable_steps
@@ -49,8 +51,12 @@ class Place:
 class Source(Protocol):
     """Bytes of samples on the device."""
 
-    def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Bytes]:
-        """The samples of each list of ids, in that order; images may be overwritten once the next are asked for."""
+    def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Bytes]:
+        """The samples of each list of ids, in that order; images may be overwritten once the next are asked for.
+
+        Args:
+            boxes: what to cut out of the split's images, which are whole by default.
+        """
 
 
 class Streamed:
@@ -62,8 +68,8 @@ class Streamed:
         self.stream = torch.cuda.Stream(device) if on_gpu else None
         self.copied = torch.cuda.Event() if on_gpu else None
 
-    def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Bytes]:
-        with closing(self.reader.read(split, batches)) as decoded:
+    def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Bytes]:
+        with closing(self.reader.read(split, batches, boxes)) as decoded:
             for batch in decoded:
                 yield self.copy(*batch)
                 if self.copied is not None:
@@ -91,6 +97,8 @@ class TrainingLoader:
         augment: for the side that images have in the end.
         growth: of that side.
         mix: of samples with one another.
+        cut: what is cut out of them, if they are not whole.
+        window: of the order; see data.order.
         batch_size: samples of a global step, over all ranks.
         drop_last: leave out the epoch's last batch if it is smaller.
         source: opened for at least `largest_part(batch_size, place)` samples a batch, twice as many if they are mixed.
@@ -105,12 +113,15 @@ class TrainingLoader:
         augment: Augment,
         growth: Growth,
         mix: Mix,
+        cut: Cut | None,
+        window: int,
         samples: int,
         batch_size: int,
         drop_last: bool,
         place: Place,
     ) -> None:
         self.source, self.augment, self.growth, self.mix, self.place = source, augment, growth, mix, place
+        self.cut, self.window = cut, window
         self.samples, self.batch_size = samples, batch_size
         self.steps = trainable_steps(samples, batch_size, drop_last, place.world)
         self.dropped = max(0, samples - self.steps * batch_size)
@@ -119,12 +130,13 @@ class TrainingLoader:
         """The batches of one epoch (from 0), from step `first_step` on."""
         place, size = self.place, self.batch_size
         augment = self.augment.at(self.growth.side(epoch))
-        order = epoch_order(self.samples, augment.seed, epoch)
+        boxes = None if self.cut is None else self.cut.training(epoch, augment.resolution)
+        order = epoch_order(self.samples, augment.seed, epoch, self.window)
         steps = range(first_step, self.steps)
         parts = [rank_batch(order, step, size, place.rank, place.world) for step in steps]
         if self.mix.wanted:
             parts = [torch.cat([ids, self.mix.partners(ids, epoch)]) for ids in parts]
-        with closing(self.source.read("train", parts)) as batches:
+        with closing(self.source.read("train", parts, boxes)) as batches:
             for step, (stored, labels, ids) in zip(steps, batches, strict=True):
                 images, targets = augment.training(stored, ids, epoch), labels
                 if self.mix.wanted:
@@ -134,7 +146,7 @@ class TrainingLoader:
 
 
 class EvaluationLoader:
-    """Every sample of a split exactly once over all ranks, in the stored order, unchanged.
+    """Every sample of a split exactly once over all ranks, in the stored order, unchanged, or its middle.
 
     Args:
         batch_size: samples of a step, over all ranks.
@@ -143,8 +155,11 @@ class EvaluationLoader:
         steps: the most batches that any rank has.
     """
 
-    def __init__(self, source: Source, augment: Augment, samples: int, batch_size: int, place: Place) -> None:
+    def __init__(
+        self, source: Source, augment: Augment, cut: Cut | None, samples: int, batch_size: int, place: Place
+    ) -> None:
         self.source, self.augment = source, augment
+        self.boxes = None if cut is None else cut.evaluation(augment.resolution)
         self.samples = samples
         own = torch.arange(samples)[share(samples, place.rank, place.world)]
         size = largest_part(min(batch_size, samples), place)
@@ -152,7 +167,7 @@ class EvaluationLoader:
         self._parts = list(own.split(size)) if len(own) else []
 
     def __iter__(self) -> Generator[Batch]:
-        with closing(self.source.read("val", self._parts)) as batches:
+        with closing(self.source.read("val", self._parts, self.boxes)) as batches:
             for images, labels, _ in batches:
                 yield Batch(self.augment.evaluation(images), labels, labels, len(labels))
 
@@ -175,8 +190,12 @@ class LoaderOptions:
     batches_ahead: int
     loader_timeout: float
     cache: str
+    window: int
+    keep_pages: bool
+    middle: float
     flip: bool
     crop_padding: int
+    smallest_cut: float
     cutout: int
     operations: int
     magnitude: int
@@ -188,7 +207,14 @@ class LoaderOptions:
 def open_loaders(
     directory: Path, manifest: Manifest, options: LoaderOptions, place: Place
 ) -> tuple[TrainingLoader, EvaluationLoader]:
-    """Training and evaluation batches of a verified data set."""
+    """Training and evaluation batches of a verified data set.
+
+    Raises:
+        DataError: the options ask for what these shards cannot give.
+    """
+    cuts = options.smallest_cut > 0
+    if manifest.mixed and not cuts:
+        raise DataError(f"{directory}: images of mixed sizes, of which augment.smallest_cut must say what to take")
     augment = Augment(
         manifest.mean,
         manifest.std,
@@ -207,10 +233,17 @@ def open_loaders(
     # A larger batch than there are samples asks for no more memory than they take.
     most = max(manifest.samples(split) for split in manifest.splits)
     size = largest_part(min(options.batch_size, most), place) * (2 if mix.wanted else 1)
-    reader = ShardReader(directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout)
-    cached = wanted(Where(options.cache), manifest, place.device)
+    forget_every = 0 if options.keep_pages else math.ceil(max(options.window, 1) / options.batch_size)
+    reader = ShardReader(
+        directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout, forget_every
+    )
+    cut = Cut(reader.sizes, options.smallest_cut, options.middle, options.seed) if cuts else None
+    cached = wanted(Where(options.cache), manifest, place.device, cuts)
     source = Cache(reader, manifest, size, place.device) if cached else Streamed(reader, place.device)
+    batch_size = options.batch_size
     return (
-        TrainingLoader(source, augment, growth, mix, samples, options.batch_size, options.drop_last, place),
-        EvaluationLoader(source, augment, manifest.samples("val"), options.batch_size, place),
+        TrainingLoader(
+            source, augment, growth, mix, cut, options.window, samples, batch_size, options.drop_last, place
+        ),
+        EvaluationLoader(source, augment, cut, manifest.samples("val"), batch_size, place),
     )

@@ -9,10 +9,25 @@ from torch import Tensor
 from data.draws import Purpose, hashes
 from data.errors import DataError
 
+RUN = 64  # neighbours that stay together when windows are filled
 
-def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of epoch `epoch`: int64 (samples,). Sorting by a hash shuffles without any state."""
-    return torch.argsort(hashes(seed, epoch, Purpose.order, torch.arange(samples)), stable=True)
+
+def epoch_order(samples: int, seed: int, epoch: int, window: int = 0) -> Tensor:
+    """The permutation of epoch `epoch`: int64 (samples,). Sorting by a hash shuffles without any state.
+
+    Args:
+        window: samples that are shuffled among one another before the next ones come. They are runs of neighbours, the
+            runs drawn at random, so that an epoch reads a little of the shards at a time. 0 for all samples.
+    """
+    ids = torch.arange(samples)
+    keys = hashes(seed, epoch, Purpose.order, ids)
+    if not window:
+        return torch.argsort(keys, stable=True)
+    in_runs = torch.argsort(hashes(seed, epoch, Purpose.run, ids // RUN), stable=True)
+    windows = torch.empty_like(ids)
+    windows[in_runs] = ids // window
+    order = torch.argsort(keys, stable=True)
+    return order[torch.argsort(windows[order], stable=True)]
 
 
 def steps_per_epoch(samples: int, batch_size: int, drop_last: bool) -> int:

@@ -5,106 +5,35 @@ when a loop is left early, and re-uses buffers under the consumer's hands. This 
 decoders and compiled pipeline, and closes those holes.
 """
 
-import os
 import queue
 import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from data.cut import Boxes
+from data.decoder import BoxDecoder
 from data.errors import DataError, LoaderError
 from data.ffcv_parts import (
     Compiler,
     EpochIterator,
     Graph,
     IntDecoder,
+    Operation,
     PipelineSpec,
-    Reader,
     SimpleRGBImageDecoder,
     Squeeze,
     ToTensor,
-    cast_int_to_byte_ptr,
 )
+from data.mapped import EpochShards, MappedShards
 from data.shards import Manifest
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images uint8 (N, H, W, 3), labels int64 (N,), ids int64 (N,)
-
-
-class _MappedShards:
-    """All shards of a split, mapped into memory and joined into one table of samples.
-
-    The pointers in FFCV's tables are offsets into a file. Here they become addresses in memory, so that one
-    compiled pipeline reads every shard.
-    """
-
-    def __init__(self, directory: Path, manifest: Manifest, split: str) -> None:
-        metadata, pointers, sizes = [], [], []
-        self.maps = []  # the mappings live as long as the addresses into them
-        self._files: list[tuple[Path, BinaryIO, int]] = []
-        for shard in manifest.splits[split]:
-            path = directory / shard.name
-            reader = Reader(str(path))
-            file = open(path, "rb")  # noqa: SIM115  # open as long as it is mapped
-            mapped = np.memmap(file, "uint8", mode="r")
-            self._files.append((path, file, mapped.size))
-            base = np.uint64(mapped.ctypes.data)
-            rows = reader.metadata.copy()
-            _check_rows(path, rows, shard.first_id, shard.samples, manifest)
-            rows["f0"]["data_ptr"] += base
-            metadata.append(rows)
-            pointers.append(reader.alloc_table["ptr"] + base)
-            sizes.append(reader.alloc_table["size"])
-            self.maps.append(mapped)
-            self.handlers = reader.handlers
-        self.metadata = np.concatenate(metadata)
-        joined = np.concatenate(pointers)
-        by_address = np.argsort(joined)
-        self._tables = (joined[by_address], np.concatenate(sizes)[by_address])
-
-    @property
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the compiled pipeline gets: addresses, ascending, and the bytes that each holds."""
-        return self._tables
-
-    def start_batch(self, batch: int) -> None:
-        """FFCV tells of each batch before it reads it. A mapped file that shrinks would end the process by SIGBUS."""
-        for path, file, size in self._files:
-            now = os.fstat(file.fileno())
-            if now.st_nlink == 0:
-                raise LoaderError(f"{path} was deleted or replaced while it was in use")
-            if now.st_size != size:
-                raise LoaderError(f"{path} has {now.st_size} bytes instead of {size}: it changed while it was in use")
-
-    # FFCV opens its storage for each epoch; the mappings outlive that.
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-    @staticmethod
-    def compile_read():  # type: ignore[no-untyped-def]  # returns numba's compiled function
-        table = numba.uint64[::1]
-
-        def read(address, tables):  # type: ignore[no-untyped-def]
-            size = tables[1][np.searchsorted(tables[0], address)]
-            return numba.carray(cast_int_to_byte_ptr(address), size)
-
-        return Compiler.compile(read, numba.uint8[::1](numba.uint64, numba.types.Tuple([table, table])))
-
-
-def _check_rows(path: Path, rows: np.ndarray, first_id: int, samples: int, manifest: Manifest) -> None:
-    if len(rows) != samples or not np.array_equal(rows["f2"], np.arange(first_id, first_id + samples)):
-        raise DataError(f"{path}: not the samples {first_id} to {first_id + samples - 1} that the manifest says")
-    if rows["f1"].min() < 0 or rows["f1"].max() >= len(manifest.classes):
-        raise DataError(f"{path}: a label outside 0 to {len(manifest.classes) - 1}")
-    image = rows["f0"]
-    if not ((image["width"] == manifest.resolution) & (image["height"] == manifest.resolution)).all():
-        raise DataError(f"{path}: images of another size than {manifest.resolution}, which the manifest says")
 
 
 class _Epoch(EpochIterator):
@@ -161,45 +90,55 @@ class ShardReader:
         workers: decoding threads.
         batches_ahead: batches decoded before they are asked for.
         timeout: seconds to wait for a batch before the loader counts as stalled.
+        forget_every: batches after which the system may have the memory back that the shards took; 0 for never.
 
     Raises:
         DataError: the shards do not hold what the manifest says, or there are fewer cores than workers.
     """
 
     def __init__(
-        self, directory: Path, manifest: Manifest, batch_size: int, workers: int, batches_ahead: int, timeout: float
+        self,
+        directory: Path,
+        manifest: Manifest,
+        batch_size: int,
+        workers: int,
+        batches_ahead: int,
+        timeout: float,
+        forget_every: int = 0,
     ) -> None:
-        self.timeout = timeout
         threads = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # made when numba is imported
         if workers > threads:
             raise DataError(f"data.workers is {workers}, more than the {threads} threads that this process may use")
-        splits = {split: _MappedShards(directory, manifest, split) for split in manifest.splits}
-        kind = manifest.resolution, workers
-        if kind not in _COMPILED:
-            _COMPILED[kind] = _compile(splits["train"], workers)
-        graph, code = _COMPILED[kind]
-        # The part of FFCV's Loader that its iterator uses.
-        self._loaders = {
-            split: SimpleNamespace(
-                reader=shards,
-                memory_manager=SimpleNamespace(schedule_epoch=lambda batches, shards=shards: shards),
-                graph=graph,
-                code=code,
-                batch_size=batch_size,
-                batches_ahead=batches_ahead,
-                num_workers=workers,
-            )
-            for split, shards in splits.items()
-        }
+        self.batch_size, self.workers, self.batches_ahead, self.timeout = batch_size, workers, batches_ahead, timeout
+        self.forget_every = forget_every
+        self.shards = {split: MappedShards(directory, manifest, split) for split in manifest.splits}
+        self.sizes = {split: torch.from_numpy(shards.sizes) for split, shards in self.shards.items()}
 
-    def read(self, split: str, batches: Sequence[Tensor]) -> Generator[Batch]:
+    def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Batch]:
         """The samples of each list of ids, in that order. A batch is valid until the next one is asked for.
+
+        Args:
+            boxes: what to cut out of the images of this split; by default they are whole, and must be of one size.
 
         Raises:
             LoaderError: decoding failed, or no batch came within the time-out.
         """
+        shards = self.shards[split]
+        places = _NO_PLACES if boxes is None else boxes.places.numpy()
+        side = int(self.sizes[split][0, 0]) if boxes is None else boxes.side
+        storage = EpochShards(shards, places, self.forget_every)
+        graph, code = _compiled(shards, side, boxes is not None, self.workers)
+        loader = SimpleNamespace(  # the part of FFCV's Loader that its iterator uses
+            reader=shards,
+            memory_manager=SimpleNamespace(schedule_epoch=lambda batches: storage),
+            graph=graph,
+            code=code,
+            batch_size=self.batch_size,
+            batches_ahead=self.batches_ahead,
+            num_workers=self.workers,
+        )
         lists = [ids.numpy().astype(np.uint64) for ids in batches]
-        epoch = _Epoch(self._loaders[split], lists, self.timeout)
+        epoch = _Epoch(loader, lists, self.timeout)
         try:
             yield from epoch
         finally:
@@ -207,16 +146,25 @@ class ShardReader:
             epoch.join(self.timeout)
 
 
-# By the stored resolution and the threads: compiling takes a second, and the code reads any split of any shards.
-_COMPILED: dict[tuple[int, int], tuple[Graph, tuple]] = {}
+_NO_PLACES = np.empty((0, 4), np.int64)
+# By the side of what comes out, whether it is cut, and the threads: compiling takes a second, and the code reads any
+# split of any shards.
+_COMPILED: dict[tuple[int, bool, int], tuple[Graph, tuple]] = {}
 
 
-def _compile(shards: _MappedShards, workers: int) -> tuple[Graph, tuple]:
+def _compiled(shards: MappedShards, side: int, cuts: bool, workers: int) -> tuple[Graph, tuple]:
+    kind = side, cuts, workers
+    if kind not in _COMPILED:
+        _COMPILED[kind] = _compile(shards, BoxDecoder(side) if cuts else SimpleRGBImageDecoder(), workers)
+    return _COMPILED[kind]
+
+
+def _compile(shards: MappedShards, decoder: Operation, workers: int) -> tuple[Graph, tuple]:
     """FFCV's pipeline for (image, label, id), compiled for this many threads."""
     torch_threads = torch.get_num_threads()
     Compiler.set_num_threads(workers)
     specs = {
-        "image": PipelineSpec("image", SimpleRGBImageDecoder(), [ToTensor()]),
+        "image": PipelineSpec("image", decoder, [ToTensor()]),
         "label": PipelineSpec("label", IntDecoder(), [ToTensor(), Squeeze(1)]),
         "id": PipelineSpec("id", IntDecoder(), [ToTensor(), Squeeze(1)]),
     }

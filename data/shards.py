@@ -21,7 +21,7 @@ T = TypeVar("T")
 MANIFEST = "manifest.json"
 FORMAT = "regnet-shards"
 _SEAL = "sha256"  # a manifest is believed like its shards: by a digest
-VERSION = 3
+VERSION = 4
 CONTENTS = 2**256  # sums of digests are taken modulo this, so that no division into shards changes them
 
 
@@ -51,7 +51,8 @@ class Manifest:
 
     Attributes:
         source: how it was made, as `data.convert` was told.
-        resolution: side of the stored images, pixels.
+        resolution: side of the stored images, pixels; of mixed sizes the longest that any may have.
+        mixed: whether they have sizes of their own.
         mean, std: of each channel of the training images, in units of the byte range scaled to 0..1.
         splits: the shards of "train" and "val".
         skipped: images left out because they could not be read.
@@ -59,6 +60,7 @@ class Manifest:
 
     source: dict[str, Any]
     resolution: int
+    mixed: bool
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -136,7 +138,8 @@ def _parse(record: dict[str, Any]) -> Manifest:
     if resolution < 1:
         raise ValueError(f"resolution {resolution}")
     source = _typed(record["source"], dict)
-    return Manifest(source, resolution, classes, mean, std, splits, _list(record["skipped"], str))
+    mixed = _typed(record["mixed"], bool)
+    return Manifest(source, resolution, mixed, classes, mean, std, splits, _list(record["skipped"], str))
 
 
 def _parse_shards(entries: Any) -> tuple[Shard, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Strength = float
     Fraction = float
     Share = float
+    Part = float
     Layers = int
     Level = int
     PositiveInt = int
@@ -38,6 +39,7 @@ else:  # finite all of them, and no larger than what libraries below can take
     Strength = _number("Strength", float, (">=", 0), ("<=", 1e30))
     Fraction = _number("Fraction", float, (">=", 0), ("<", 1))
     Share = ClosedUnitInterval  # the library would not have a second type of these bounds
+    Part = _number("Part", float, (">", 0), ("<=", 1))
     Layers = _number("Layers", int, (">=", 0), ("<=", 14))
     Level = _number("Level", int, (">=", 0), ("<=", 30))
     PositiveInt = _number("Count", int, (">", 0), ("<", 2**31))
@@ -98,6 +100,12 @@ class DataConfig:
         loader_timeout: seconds without a batch before the loader counts as stalled.
         cache: none (decoded in each epoch), device (decoded once, into the memory of the GPU or the process), or
             auto (device on a GPU with plenty of room, none otherwise); the numbers are the same.
+        window: training samples that are shuffled among one another before the next are read, for data sets larger
+            than memory; 0 for all of them.
+        keep_pages: let the system keep what was read of the shards in memory that is free; otherwise it is given back
+            after each window (or batch, without windows), for machines whose memory others need.
+        middle: side of the square that is cut out of test images, over their shorter side; read only where
+            augment.smallest_cut cuts training images.
     """
 
     shards: str = "shards/cifar100"
@@ -111,6 +119,9 @@ class DataConfig:
     batches_ahead: Few = 3
     loader_timeout: PositiveReal = 60.0
     cache: Literal["none", "device", "auto"] = "none"
+    window: NonNegativeInt = 0
+    keep_pages: bool = True
+    middle: Part = 0.875
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,9 @@ class AugmentConfig:
     Args:
         flip: mirror half of the images left to right.
         crop_padding: pixels of black border around the stored image before its size is cut out at random.
-        cutout: side of a square of the mean colour, pixels of the stored image; 0 for none.
+        smallest_cut: share of a stored image's area that is cut out at least, at random and in shapes from 3:4 to
+            4:3, and resized to data.resolution; 0 for whole images. Images of mixed sizes need it.
+        cutout: side of a square of the mean colour, pixels of the stored image (of what was cut out); 0 for none.
         operations: of RandAugment, one after another; 0 for none.
         magnitude: of each of them, 0 to 30; read only if there are any.
         mixup: share of samples that are blended with another sample, image and label.
@@ -129,6 +142,7 @@ class AugmentConfig:
 
     flip: bool = True
     crop_padding: Pixels = 4
+    smallest_cut: Share = 0.0
     cutout: Pixels = 0
     operations: Layers = 0
     magnitude: Level = 9
@@ -325,6 +339,8 @@ class Config:
         self._check_growth()
         if self.augment.mixup + self.augment.cutmix > 1:
             raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
+        if self.augment.smallest_cut and self.augment.crop_padding:
+            raise UsageError("augment.crop_padding moves whole images: with augment.smallest_cut it must be 0")
         if self.train.accumulate > self.train.batch_size:
             raise UsageError("train.accumulate is larger than train.batch_size")
         if self.schedule.name != "reference" and self.schedule.warmup_epochs >= self.train.epochs:

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import DataError
+from data.picture import Preparation, preparation
 from data.shards import Manifest, read_manifest
 from regnet.drawing import check_format, draw_architecture, draw_graph
 from regnet.errors import UsageError
@@ -66,7 +68,7 @@ def export_onnx(trained: Trained, network: nn.Module, path: Path, metadata: dict
 
 def describe(trained: Trained, manifest: Manifest | None) -> dict[str, str]:
     """What whoever is given the file alone has to know; with a manifest, normalisation is inside."""
-    inside = {} if manifest is None else {"stored_resolution": str(manifest.resolution)}
+    inside = {} if manifest is None else {"preparation": json.dumps(asdict(preparation_of(trained, manifest)))}
     return {
         "classes": json.dumps(trained.classes),
         "resolution": str(trained.config.data.resolution),
@@ -75,6 +77,12 @@ def describe(trained: Trained, manifest: Manifest | None) -> dict[str, str]:
         "name": trained.config.name,
         **inside,
     }
+
+
+def preparation_of(trained: Trained, manifest: Manifest) -> Preparation:
+    """What the run's evaluation makes of a picture."""
+    data = trained.config.data
+    return preparation(manifest, trained.config.augment.smallest_cut, data.middle, data.resolution)
 
 
 def largest_difference(network: nn.Module, path: Path, side: int) -> float:

@@ -21,10 +21,12 @@ from rich.text import Text
 from torch import Tensor
 
 from data.augment import Augment
-from data.encode import UNDECODABLE, resize_and_cut
+from data.encode import UNDECODABLE
 from data.errors import DataError
+from data.picture import Preparation
 from data.shards import read_manifest
 from regnet.errors import UsageError
+from regnet.export import preparation_of
 from regnet.leaving import DONE, USAGE
 from regnet.trained import open_checkpoint
 
@@ -39,12 +41,12 @@ class Classifier:
 
     Attributes:
         classes: their names, by label.
-        side: of the square images that it takes, pixels: those that its shards stored.
+        prepared: makes a picture in RGB what its test images were, uint8 (side, side, 3).
         logits: uint8 (N, side, side, 3) -> float32 (N, classes).
     """
 
     classes: tuple[str, ...]
-    side: int
+    prepared: Preparation
     logits: Callable[[Tensor], Tensor]
 
 
@@ -69,7 +71,7 @@ def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
         with torch.inference_mode():
             return trained.model(prepare(images))
 
-    return Classifier(trained.classes, manifest.resolution, logits)
+    return Classifier(trained.classes, preparation_of(trained, manifest), logits)
 
 
 def from_onnx(path: Path) -> Classifier:
@@ -78,7 +80,7 @@ def from_onnx(path: Path) -> Classifier:
     except Exception as error:  # onnxruntime's own kinds, which it exports no names for
         raise UsageError(f"{path}: cannot be opened ({str(error).splitlines()[0][:200]})") from error
     told = session.get_modelmeta().custom_metadata_map
-    if "stored_resolution" not in told or "classes" not in told:
+    if "preparation" not in told or "classes" not in told:
         raise UsageError(f"{path}: not made by python -m regnet.export --normalize")
     prepare = as_in_evaluation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), int(told["resolution"]))
 
@@ -86,7 +88,7 @@ def from_onnx(path: Path) -> Classifier:
         (found,) = session.run(["logits"], {"images": prepare(images).contiguous().numpy()})
         return torch.from_numpy(found)
 
-    return Classifier(tuple(json.loads(told["classes"])), int(told["stored_resolution"]), logits)
+    return Classifier(tuple(json.loads(told["classes"])), Preparation(**json.loads(told["preparation"])), logits)
 
 
 def as_in_evaluation(mean: Sequence[float], std: Sequence[float], resolution: int) -> Callable[[Tensor], Tensor]:
@@ -109,12 +111,12 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def read_image(path: Path, side: int) -> np.ndarray:
+def read_image(path: Path, prepared: Preparation) -> np.ndarray:
     """uint8 (side, side, 3). Raises DataError for what cannot be decoded."""
     try:
         with Image.open(path) as image:
             image.load()
-            return np.asarray(resize_and_cut(image.convert("RGB"), side))
+            return prepared(image.convert("RGB"))
     except UNDECODABLE as error:
         raise DataError(f"{path}: cannot be decoded ({error})") from error
 
@@ -122,7 +124,7 @@ def read_image(path: Path, side: int) -> np.ndarray:
 def predict(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Prediction]:
     for first in range(0, len(paths), BATCH):
         part = paths[first : first + BATCH]
-        images = torch.from_numpy(np.stack([read_image(path, classifier.side) for path in part]))
+        images = torch.from_numpy(np.stack([read_image(path, classifier.prepared) for path in part]))
         best = classifier.logits(images).softmax(1).topk(min(top, len(classifier.classes)))
         for path, labels, probabilities in zip(part, best.indices.tolist(), best.values.tolist(), strict=True):
             yield Prediction(str(path), [classifier.classes[label] for label in labels], probabilities)

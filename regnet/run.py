@@ -19,7 +19,7 @@ from regnet.run_state import STATE, RunState, Status, as_json, read_state
 # What may change between the attempts of one run: nothing that its numbers depend on.
 _FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
-    "data": ("shards", "stage", "verify", "workers", "batches_ahead", "loader_timeout", "cache"),
+    "data": ("shards", "stage", "verify", "workers", "batches_ahead", "loader_timeout", "cache", "keep_pages"),
     "train": ("epochs", "device", "detect_anomaly", "max_minutes"),
 }
 

@@ -255,11 +255,11 @@ def test_labels_outside_the_classes_are_refused_at_both_ends(tmp_path):
     from data.sources import Source
 
     source = open_source(Kind.synthetic, None, per_class=1)
-    assert load_pixels(source, "train", 42, Encoding(32, "raw", 90, False, False))[1] == 42
+    assert load_pixels(source, "train", 42, Encoding(32, "raw", 90, False, False, False))[1] == 42
     wrong = Source(source.train, source.val, source.name)
     wrong.train.classes = source.classes[:42]
     with pytest.raises(DataError, match="label 42, but there are 42 classes"):
-        load_pixels(wrong, "train", 42, Encoding(32, "raw", 90, False, False))
+        load_pixels(wrong, "train", 42, Encoding(32, "raw", 90, False, False, False))
     out = tmp_path / "out"
     assert convert("--source", "synthetic", "--per-class", 1, "--out", out, "--shards", 1).returncode == 0
     manifest = read_manifest(out)

@@ -1,5 +1,6 @@
 """Shards, order, FFCV and augmentation together: what the trainer is given."""
 
+import json
 import os
 import threading
 from dataclasses import replace
@@ -10,12 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from images import convert_synthetic
+from nursery import Forked
+from programs import run
 
 from data import reader as reader_module
 from data.cache import Where, wanted
 from data.errors import DataError, LoaderError
 from data.growth import Growth
-from data.loader import LoaderOptions, Place, open_loaders
+from data.loader import LoaderOptions, Place, TrainingLoader, open_loaders
 from data.order import epoch_order
 from data.shards import read_manifest
 
@@ -30,8 +33,12 @@ OPTIONS = LoaderOptions(
     batches_ahead=2,
     loader_timeout=20.0,
     cache="none",
+    window=0,
+    keep_pages=True,
+    middle=0.875,
     flip=True,
     crop_padding=4,
+    smallest_cut=0.0,
     cutout=6,
     operations=2,
     magnitude=9,
@@ -40,6 +47,7 @@ OPTIONS = LoaderOptions(
     seed=5,
 )
 MIXED = {"mixup": 0.3, "cutmix": 0.4}
+CUT = {"smallest_cut": 0.3, "crop_padding": 0, "window": 250}
 
 
 def loaders(shards, rank=0, world=1, **changed):
@@ -63,10 +71,48 @@ def same(ours, theirs):
         assert torch.equal(images, other_images), "to the bit"
 
 
-@pytest.mark.parametrize("mix", [{}, MIXED], ids=["apart", "mixed"])
+@pytest.mark.parametrize("how", [{}, MIXED, MIXED | CUT], ids=["apart", "mixed", "mixed cuts"])
 @pytest.mark.parametrize("world", [2, 3, 4])
-def test_every_step_is_the_same_for_any_number_of_processes(shards, world, mix):
-    same(global_batches(shards, world, epoch=3, **mix), global_batches(shards, 1, epoch=3, **mix))
+def test_every_step_is_the_same_for_any_number_of_processes(shards, world, how):
+    same(global_batches(shards, world, epoch=3, **how), global_batches(shards, 1, epoch=3, **how))
+
+
+@pytest.mark.parametrize("how", [{}, CUT], ids=["whole", "cut"])
+def test_memory_that_is_given_back_changes_nothing(shards, how):
+    for kept, given_back in zip(loaders(shards, **how), loaders(shards, **how, keep_pages=False), strict=True):
+        if isinstance(kept, TrainingLoader):
+            kept, given_back = kept.epoch(1), given_back.epoch(1)
+        same(pairs(kept), pairs(given_back))
+
+
+def test_cuts_are_others_in_each_epoch_and_of_the_side_that_images_have_grown_to(shards):
+    train, val = loaders(shards, **CUT | {"growing_epochs": 3, "first_resolution": 24, "resolution": 32})
+    sides = [next(train.epoch(epoch)).images.shape[2] for epoch in range(4)]
+    assert sides == [24, 24, 28, 32]
+    assert next(iter(val)).images.shape[2:] == (32, 32)
+    still = {"flip": False, "operations": 0, "cutout": 0}
+    train, _ = loaders(shards, **CUT | still)
+    seen = []
+    for epoch in (0, 1):
+        images = torch.cat([batch.images for batch in train.epoch(epoch)])
+        seen.append(images[epoch_order(1000, OPTIONS.seed, epoch, CUT["window"]).argsort()])
+    assert (seen[0] != seen[1]).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_shards_larger_than_the_memory_they_may_take_are_streamed(tmp_path):
+    """190 MB, of which a quarter may be in memory at a time: windows of 80 images of 200 KB each are 16 MB."""
+    options = ["--source", "synthetic", "--per-class", "8", "--resize", "--resolution", "256", "--shards", "2"]
+    done = run(Forked(["-m", "data.convert", *options, "--out", str(tmp_path / "large")]))
+    assert done.returncode == 0, done.stderr
+    grew = {}
+    for keep_pages in ("true", "false"):
+        done = run(Forked(["tests/streamed.py", str(tmp_path / "large"), "80", keep_pages]))
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["seen"] == 2 * 800 + 100
+        grew[keep_pages] = told["grew"]
+    assert grew["false"] < 48e6
+    assert grew["false"] < grew["true"], "what would be kept otherwise"
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -104,9 +150,9 @@ def test_a_sample_is_mixed_with_its_partner_as_that_comes_out_of_its_own_augment
 def test_memory_that_is_not_there_is_told_in_one_line(shards):
     manifest = read_manifest(shards)
     with pytest.raises(DataError, match=r"data.cache is device: .* GB are needed, and .* GB are free"):
-        wanted(Where.device, replace(manifest, resolution=2**20), CPU)
-    assert wanted(Where.device, manifest, CPU)
-    assert not wanted(Where.auto, manifest, CPU), "the system's own cache does as well there"
+        wanted(Where.device, replace(manifest, resolution=2**20), CPU, cuts=False)
+    assert wanted(Where.device, manifest, CPU, cuts=False)
+    assert not wanted(Where.auto, manifest, CPU, cuts=False), "the system's own cache does as well there"
 
 
 def test_an_epoch_can_be_entered_at_any_step(shards):
@@ -186,24 +232,26 @@ def test_loops_that_are_left_early_leave_nothing_behind(shards):
     assert len(os.listdir("/proc/self/fd")) <= files
 
 
-def test_a_decoder_that_fails_is_an_error_and_not_an_endless_wait(shards):
-    train, _ = loaders(shards)
-    broken = train.source.reader._loaders["train"]
+def decode_by(monkeypatch, function):
+    """FFCV's pipeline with another function in the place of what it compiled."""
+    compiled = reader_module._compiled
+    monkeypatch.setattr(reader_module, "_compiled", lambda *kind: (compiled(*kind)[0], ([(function, [0])], [0])))
 
+
+def test_a_decoder_that_fails_is_an_error_and_not_an_endless_wait(shards, monkeypatch):
     def fail(**_):
         raise ValueError("no such pixel")
 
-    broken.code = ([(fail, [0])], [0])
+    decode_by(monkeypatch, fail)
     with pytest.raises(LoaderError, match="no such pixel"):
-        next(train.epoch(0))
+        next(loaders(shards)[0].epoch(0))
 
 
-def test_a_decoder_that_stalls_is_an_error_and_not_an_endless_wait(shards):
-    train, _ = loaders(shards, loader_timeout=0.5)
+def test_a_decoder_that_stalls_is_an_error_and_not_an_endless_wait(shards, monkeypatch):
     released = threading.Event()
-    train.source.reader._loaders["train"].code = ([(lambda **_: released.wait(30), [0])], [0])
+    decode_by(monkeypatch, lambda **_: released.wait(30))
     with pytest.raises(LoaderError, match=r"stalled: no batch for 0\.5 s"):
-        next(train.epoch(0))
+        next(loaders(shards, loader_timeout=0.5)[0].epoch(0))
     released.set()
 
 

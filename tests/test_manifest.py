@@ -31,6 +31,7 @@ def shard(name, first_id, samples):
 VALID = Manifest(
     source={"source": "synthetic", "per_class": 3, "max_resolution": None},
     resolution=32,
+    mixed=False,
     classes=("cat", "dog"),
     mean=(0.5, 0.4, 0.3),
     std=(0.25, 0.2, 0.3),

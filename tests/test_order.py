@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.draws import Purpose, hashes, integers
-from data.order import epoch_order, global_batch, rank_batch, share, steps_per_epoch
+from data.order import RUN, epoch_order, global_batch, rank_batch, share, steps_per_epoch
 from regnet.errors import UsageError
 from regnet.options import parse_config
 
@@ -94,6 +94,24 @@ def test_order_depends_on_seed_and_epoch_each_by_itself(samples, seed, epoch):
     assert torch.equal(order, epoch_order(samples, seed, epoch))
     for other in ((seed, epoch + 1), (seed + 1, epoch), (seed + 1, epoch - 1)):
         assert not torch.equal(order, epoch_order(samples, *other))
+
+
+@given(st.integers(0, 2000), st.integers(1, 700), seeds, epochs)
+@settings(deadline=None, max_examples=100)
+def test_a_window_holds_few_runs_of_neighbours_and_all_windows_hold_everything(samples, window, seed, epoch):
+    order = epoch_order(samples, seed, epoch, window)
+    assert sorted(order.tolist()) == list(range(samples))
+    for part in order.split(window):
+        # Two that it has a part of, and the last run, which may be short.
+        assert len((part // RUN).unique()) <= window / RUN + 3
+    assert torch.equal(order, epoch_order(samples, seed, epoch, window))
+
+
+def test_windows_are_shuffled_and_filled_with_other_runs_in_each_epoch():
+    first, second = (epoch_order(2000, 3, epoch, 256) for epoch in (0, 1))
+    assert set((first[:256] // RUN).tolist()) != set((second[:256] // RUN).tolist())
+    neighbours = ((first[1:] - first[:-1]) == 1).sum()
+    assert neighbours < 40, "hardly any are left side by side"
 
 
 def test_every_place_of_the_order_gets_every_sample_alike():

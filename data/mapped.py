@@ -1,0 +1,124 @@
+"""All shards of a split as one table of samples in memory, which the system fills as it is touched."""
+
+import mmap
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numba
+import numpy as np
+
+from data.errors import DataError, LoaderError
+from data.ffcv_parts import Compiler, Reader, cast_int_to_byte_ptr
+from data.shards import Manifest
+
+_TABLE = numba.uint64[::1]
+_BOXES = numba.int64[:, ::1]
+
+
+class MappedShards:
+    """All shards of a split, mapped into memory and joined into one table of samples.
+
+    The pointers in FFCV's tables are offsets into a file. Here they become addresses in memory, so that one
+    compiled pipeline reads every shard.
+
+    Attributes:
+        metadata: FFCV's fields of each sample.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, split: str) -> None:
+        metadata, pointers, sizes = [], [], []
+        self._files: list[tuple[Path, BinaryIO, mmap.mmap]] = []  # mapped as long as there are addresses into them
+        for shard in manifest.splits[split]:
+            path = directory / shard.name
+            reader = Reader(str(path))
+            file = open(path, "rb")  # noqa: SIM115  # open as long as it is mapped
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._files.append((path, file, mapped))
+            base = np.uint64(np.frombuffer(mapped, np.uint8).ctypes.data)
+            rows = reader.metadata.copy()
+            _check_rows(path, rows, shard.first_id, shard.samples, manifest)
+            rows["f0"]["data_ptr"] += base
+            metadata.append(rows)
+            pointers.append(reader.alloc_table["ptr"] + base)
+            sizes.append(reader.alloc_table["size"])
+            self.handlers = reader.handlers
+        self.metadata = np.concatenate(metadata)
+        joined = np.concatenate(pointers)
+        by_address = np.argsort(joined)
+        self.tables = (joined[by_address], np.concatenate(sizes)[by_address])
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 (samples, 2): height and width of each image, pixels."""
+        image = self.metadata["f0"]
+        return np.stack([image["height"], image["width"]], 1).astype(np.int64)
+
+    def check(self) -> None:
+        """Raises LoaderError for a file that has changed: if it shrank, reading it would end the process by SIGBUS."""
+        for path, file, mapped in self._files:
+            now = os.fstat(file.fileno())
+            if now.st_nlink == 0:
+                raise LoaderError(f"{path} was deleted or replaced while it was in use")
+            if now.st_size != len(mapped):
+                raise LoaderError(
+                    f"{path} has {now.st_size} bytes instead of {len(mapped)}: it changed while it was in use"
+                )
+
+    def forget(self) -> None:
+        """Gives back the memory of what was read; it is read again where it is asked for again.
+
+        What other processes have mapped, they keep.
+        """
+        for _, file, mapped in self._files:
+            mapped.madvise(mmap.MADV_DONTNEED)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    @staticmethod
+    def compile_read():  # type: ignore[no-untyped-def]  # returns numba's compiled function
+        def read(address, tables):  # type: ignore[no-untyped-def]
+            size = tables[1][np.searchsorted(tables[0], address)]
+            return numba.carray(cast_int_to_byte_ptr(address), size)
+
+        tables = numba.types.Tuple([_TABLE, _TABLE, _BOXES])
+        return Compiler.compile(read, numba.uint8[::1](numba.uint64, tables))
+
+
+class EpochShards:
+    """What FFCV asks its storage for in one pass over some batches.
+
+    Args:
+        boxes: int64 (samples, 4), for a decoder that cuts; (0, 4) for one that doesn't.
+        forget_every: batches after which what was read is forgotten; 0 for never.
+
+    Attributes:
+        state: what the compiled pipeline gets: addresses, ascending, the bytes that each holds, and the boxes.
+    """
+
+    def __init__(self, shards: MappedShards, boxes: np.ndarray, forget_every: int) -> None:
+        self.shards, self.forget_every = shards, forget_every
+        self.state = (*shards.tables, boxes)
+
+    def start_batch(self, batch: int) -> None:
+        """FFCV tells of each batch before it reads it."""
+        self.shards.check()
+        if self.forget_every and batch % self.forget_every == 0:
+            self.shards.forget()
+
+    # FFCV opens its storage for each epoch; the mappings outlive that.
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def _check_rows(path: Path, rows: np.ndarray, first_id: int, samples: int, manifest: Manifest) -> None:
+    if len(rows) != samples or not np.array_equal(rows["f2"], np.arange(first_id, first_id + samples)):
+        raise DataError(f"{path}: not the samples {first_id} to {first_id + samples - 1} that the manifest says")
+    if rows["f1"].min() < 0 or rows["f1"].max() >= len(manifest.classes):
+        raise DataError(f"{path}: a label outside 0 to {len(manifest.classes) - 1}")
+    sides, side = (rows["f0"]["width"], rows["f0"]["height"]), manifest.resolution
+    if manifest.mixed:
+        if not all(((lengths > 0) & (lengths <= side)).all() for lengths in sides):
+            raise DataError(f"{path}: images with sides of none or of more than {side}, which the manifest says")
+    elif not all((lengths == side).all() for lengths in sides):
+        raise DataError(f"{path}: images of another size than {side}, which the manifest says")

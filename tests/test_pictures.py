@@ -1,0 +1,97 @@
+"""Pictures of mixed sizes and formats: JPEG shards, random-resized crops, and the commands on what was trained."""
+
+import json
+
+import pytest
+from images import picture_tree
+from nursery import Forked
+from programs import result, rows, run, trainer
+
+from data.shards import read_manifest
+
+
+def convert(root, out, *options):
+    command = ["-m", "data.convert", "--source", "folder", "--root", str(root), "--out", str(out), "--shards", "2"]
+    return run(Forked([*command, *options]))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return picture_tree(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def shards(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("shards") / "pictures"
+    done = convert(pictures, out, "--mode", "jpg", "--longest-side", "200")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+SMALL = ("--model.depth", "4", "--data.resolution", "128", "--data.workers", "1", "--train.precision", "fp32")
+SHORT = ("--train.batch_size", "16", "--train.epochs", "6", "--schedule.warmup_epochs", "1", "--optim.lr", "0.05")
+
+
+def with_folder(run_dir, shards, *flags, processes=0):
+    """configs/folder.yaml, made small enough for a test."""
+    config = ("--config", "configs/folder.yaml", "--data.shards", str(shards), "--schedule.start_lr", "0.01")
+    return run(trainer(run_dir, shards, *config, *SMALL, *SHORT, *flags, processes=processes), timeout=200)
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    done = with_folder(folder, shards, processes=2)
+    assert done.returncode == 0, done.stderr
+    return folder / "folder"
+
+
+def test_a_network_learns_pictures_of_mixed_sizes_at_128_pixels(trained):
+    assert result(trained)["top1"] > 0.6, "chance is 0.25"
+    losses = [row["train_loss"] for row in rows(trained, "epoch")]
+    assert losses[-1] < losses[0]
+    assert result(trained)["samples"] == 32
+
+
+def test_predictions_of_the_files_are_those_of_the_evaluation(trained, shards, pictures):
+    """Pictures that were not shrunk and not compressed again would be the same to the bit; these nearly are."""
+    best = str(trained / "checkpoints" / "best.pt")
+    told = run(Forked(["-m", "regnet.predict", "--checkpoint", best, "--json", str(pictures / "val")]))
+    assert told.returncode == 0, told.stderr
+    predictions = json.loads(told.stdout)
+    right = sum(prediction["classes"][0] == prediction["image"].split("/")[-2] for prediction in predictions)
+    evaluated = run(Forked(["-m", "regnet.evaluate", "--checkpoint", best]))
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert len(predictions) == 32
+    assert abs(right / 32 - result(trained)["best_top1"]) <= 2 / 32
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--augment.smallest_cut", "0"), "augment.smallest_cut must say"),
+        (("--data.cache", "device"), "data.cache is device"),
+        (("--augment.crop_padding", "4"), "augment.crop_padding moves whole images"),
+        (("--data.middle", "0"), "data.middle"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_mixed_sizes_do_not_allow_is_one_line(shards, tmp_path, flags, told):
+    done = with_folder(tmp_path, shards, *flags)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_shape_cannot_be_both_kept_and_made_square(pictures, tmp_path):
+    for options in (("--resize",), ("--resolution", "32")):
+        done = convert(pictures, tmp_path / "out", "--longest-side", "200", *options)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_pictures_in_other_shards_are_the_same_data_set(pictures, shards, tmp_path):
+    done = convert(pictures, tmp_path / "other", "--mode", "jpg", "--longest-side", "200", "--shards", "3")
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(tmp_path / "other").identity == read_manifest(shards).identity
