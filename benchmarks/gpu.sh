@@ -4,6 +4,7 @@
 #     benchmarks/gpu.sh [SHARDS] [RESULTS]     shards/cifar100 and benchmarks/results/DEVICE, if not told
 #     REHEARSAL=1 benchmarks/gpu.sh ...        the same on the CPU of any machine, small, into a folder for the purpose
 #     PYTHON=python3 benchmarks/gpu.sh ...     another environment than .venv
+#     REFERENCE_LOG=FILE benchmarks/gpu.sh ... another program's log, for the curves of configs/seed.yaml to be laid over
 #
 # Each result is NAME.txt, which begins with its command, and NAME.json. The cheap ones come first; what is there already
 # is not measured again, so a run that was cut off goes on. What fails is told at the end, and the rest measured anyway.
@@ -139,6 +140,11 @@ accuracy() { # CONFIG SEEDS: whole runs, as users train them, by all processes
 accuracy best 1
 accuracy fast 1
 accuracy seed 1
+# What the reference printed, for those who have it.
+if [ -e "${REFERENCE_LOG:=../shared/reference/training_log.csv}" ] && [ -e "$kept/seed-0/metrics.jsonl" ]; then
+    measure reference "$PYTHON" -m benchmarks.reference --run "$kept/seed-0" --log "$REFERENCE_LOG" \
+        --json "$RESULTS/reference.json" --picture "$RESULTS/reference.png"
+fi
 for name in best fast seed; do accuracy "$name" "$seeds"; done
 accuracy long 1
 
