@@ -204,6 +204,12 @@ class LoaderOptions:
     seed: int
 
 
+def check_sizes(directory: Path, manifest: Manifest, smallest_cut: float) -> None:
+    """Raises DataError for images of mixed sizes that are wanted whole."""
+    if manifest.mixed and not smallest_cut:
+        raise DataError(f"{directory}: images of mixed sizes, of which augment.smallest_cut must say what to take")
+
+
 def open_loaders(
     directory: Path, manifest: Manifest, options: LoaderOptions, place: Place
 ) -> tuple[TrainingLoader, EvaluationLoader]:
@@ -212,9 +218,8 @@ def open_loaders(
     Raises:
         DataError: the options ask for what these shards cannot give.
     """
+    check_sizes(directory, manifest, options.smallest_cut)
     cuts = options.smallest_cut > 0
-    if manifest.mixed and not cuts:
-        raise DataError(f"{directory}: images of mixed sizes, of which augment.smallest_cut must say what to take")
     augment = Augment(
         manifest.mean,
         manifest.std,

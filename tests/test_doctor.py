@@ -8,15 +8,17 @@ import socket
 import subprocess
 import time
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 from nursery import Forked
 from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted, run, start
 
 from data.errors import DataError
-from regnet.config import Config
+from regnet.config import Config, OptimConfig
 from regnet.doctor.findings import Status, guarded, in_bytes, in_seconds, merge, ok, stops
 from regnet.doctor.machine import check_device, cores, gpus, slurm
+from regnet.doctor.needs import step_bytes
 from regnet.doctor.ranks import Seat, check_launch, check_seats, speaks_for_its_like
 from regnet.doctor.run import mount_of
 
@@ -329,3 +331,10 @@ def test_quantities_are_written_for_people():
         "20.0 TB",
     ]
     assert [in_seconds(seconds) for seconds in (3.14e-4, 0.0512, 3.26)] == ["314 us", "51.2 ms", "3.3 s"]
+
+
+@pytest.mark.parametrize("name", get_args(get_type_hints(OptimConfig)["name"]))
+def test_every_optimiser_has_its_memory_counted(name):
+    """More than SGD without momentum, which keeps nothing."""
+    least = step_bytes(Config(optim=OptimConfig(name="sgd", momentum=0.0)), 100, 1)
+    assert step_bytes(Config(optim=OptimConfig(name=name)), 100, 1) > least

@@ -95,3 +95,12 @@ def test_the_same_pictures_in_other_shards_are_the_same_data_set(pictures, shard
     done = convert(pictures, tmp_path / "other", "--mode", "jpg", "--longest-side", "200", "--shards", "3")
     assert done.returncode == 0, done.stderr
     assert read_manifest(tmp_path / "other").identity == read_manifest(shards).identity
+
+
+def test_the_doctor_says_what_mixed_sizes_need(shards, tmp_path):
+    command = ["-m", "regnet.doctor", "--config", "tests/tiny.yaml", "--data.shards", str(shards)]
+    done = run(Forked([*command, "--runs_dir", str(tmp_path), "--json"]))
+    assert done.returncode == 1, done.stderr
+    (found,) = [found for found in json.loads(done.stdout)["findings"] if found["check"] == "shards"]
+    assert found["status"] == "stops"
+    assert "augment.smallest_cut" in found["saw"]

@@ -11,6 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from data.errors import DataError
+from data.loader import check_sizes
 from data.order import trainable_steps
 from data.shards import Manifest, Verify, read_manifest, verify
 from regnet.config import Config
@@ -64,6 +65,7 @@ def check_shards(config: Config) -> list[Finding]:
     began = time.perf_counter()
     verify(directory, manifest, how)
     seconds = time.perf_counter() - began
+    check_sizes(directory, manifest, config.augment.smallest_cut)
     files = [shard for split in manifest.splits.values() for shard in split]
     size = sum(shard.size for shard in files)
     checked = {
@@ -112,7 +114,7 @@ def step_bytes(config: Config, classes: int, size: int) -> int:
     """What one process holds at the end of a forward pass, at least: libraries add their own."""
     part = math.ceil(config.train.batch_size / size)
     pixels = 3 * config.data.resolution**2
-    copies = 2 + {"adam": 2, "adamw": 2, "sgd": int(config.optim.momentum > 0)}[config.optim.name]
+    copies = 2 + {"adam": 2, "adamw": 2, "sgd": int(config.optim.momentum > 0), "muon": 1}[config.optim.name]
     copies += config.optim.ema_decay > 0
     model = Model(config.model.design(), classes)
     kept = math.ceil(part / config.train.accumulate) * _kept_for_an_image(model, config.data.resolution)
