@@ -89,7 +89,9 @@ def test_cuts_are_others_in_each_epoch_and_of_the_side_that_images_have_grown_to
     train, val = loaders(shards, **CUT | {"growing_epochs": 3, "first_resolution": 24, "resolution": 32})
     sides = [next(train.epoch(epoch)).images.shape[2] for epoch in range(4)]
     assert sides == [24, 24, 28, 32]
-    assert next(iter(val)).images.shape[2:] == (32, 32)
+    middle, whole = (next(iter(loader)).images for loader in (val, loaders(shards, resolution=32)[1]))
+    assert middle.shape == whole.shape
+    assert not torch.equal(middle, whole)
     still = {"flip": False, "operations": 0, "cutout": 0}
     train, _ = loaders(shards, **CUT | still)
     seen = []
