@@ -2,10 +2,11 @@
 # make train    CIFAR-100 with configs/seed.yaml        CIFAR100=DIR-or-archive  ARGS="--train.epochs 3"
 # make test     the test suite
 # make test-all the same, and the job scripts on a real SLURM and the image really built: as root
+# make test-fast  those of its tests that start no process, without lint
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: install demo train test test-all lint clean
+.PHONY: install demo train test test-all test-fast lint clean
 
 # Works from other folders too, where it then leaves its results: make -f /opt/regnet/Makefile demo
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -58,6 +59,11 @@ test: lint
 
 test-all: lint
 	$(PYTEST) $(ARGS)
+
+# Those that start processes import what does. Random configurations take as long as half of what is left.
+FAST = $(shell cd $(HERE)tests && grep -LE '^from (benchmarks|images|nursery|programs|test_convert)' test_*.py)
+test-fast: .venv/.ready-dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -q $(FAST:%=tests/%) -k "not test_any_ and not enormous and not reads_back"
 
 lint: .venv/.ready-dev
 	.venv/bin/ruff check .

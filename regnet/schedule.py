@@ -1,8 +1,28 @@
 """The learning rate of a step: a pure function."""
 
 import math
+from collections.abc import Callable
 
 from regnet.config import ScheduleConfig
+
+
+def _half_cosine_up(done: float) -> float:
+    return (1 - math.cos(math.pi * done)) / 2
+
+
+def _half_cosine_down(done: float) -> float:
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+def _straight_up(done: float) -> float:
+    return done
+
+
+# Rise and fall: the part of the way from the lower rate to the peak, when this part of the steps is done, both 0 to 1.
+_SMOOTH: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    "cosine": (_straight_up, _half_cosine_down),
+    "onecycle": (_half_cosine_up, _half_cosine_down),
+}
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, peak: float, schedule: ScheduleConfig) -> float:
@@ -14,14 +34,13 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, peak: float, sch
     """
     if schedule.name == "reference":
         return _reference(step // steps_per_epoch, peak, schedule)
+    rise, fall = _SMOOTH[schedule.name]
     warmup = schedule.warmup_epochs * steps_per_epoch
     if step < warmup:
-        done = step / warmup
-        share = done if schedule.name == "cosine" else (1 - math.cos(math.pi * done)) / 2
-        return schedule.start_lr + (peak - schedule.start_lr) * share
+        return schedule.start_lr + (peak - schedule.start_lr) * rise(step / warmup)
     last = epochs * steps_per_epoch - 1
     done = min(1.0, (step - warmup) / max(1, last - warmup))
-    return schedule.min_lr + (peak - schedule.min_lr) * (1 + math.cos(math.pi * done)) / 2
+    return schedule.min_lr + (peak - schedule.min_lr) * fall(done)
 
 
 def _reference(epoch: int, peak: float, schedule: ScheduleConfig) -> float:

@@ -33,6 +33,10 @@ class Evaluation:
     confusion: Tensor
     mistaken: Mistaken | None = None
 
+    def columns(self) -> dict[str, float]:
+        """What an epoch's line in metrics.jsonl tells of it."""
+        return {"val_loss": self.loss, "val_accuracy": self.top1, "val_top5": self.top5}
+
     def class_samples(self) -> list[int]:
         """Of each class, by label."""
         return self.confusion.sum(1).tolist()

@@ -51,9 +51,7 @@ class EpochReport:
             "lr": self.lr,
             "train_loss": self.train.loss,
             "train_accuracy": self.train.top1,
-            "val_loss": self.val.loss,
-            "val_accuracy": self.val.top1,
-            "val_top5": self.val.top5,
+            **self.val.columns(),
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
         }

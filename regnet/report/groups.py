@@ -64,8 +64,8 @@ def _label(names: Sequence[str]) -> str:
 
 
 def by_epoch(runs: Sequence[History], key: str) -> Series:
-    """A column of the epochs' lines; numbers that are none are left out."""
-    return over_runs([{row["epoch"]: row[key] for row in run.epochs if row[key] is not None} for run in runs])
+    """A column of the epochs' lines; numbers that are none are left out, and lines from before there was the column."""
+    return over_runs([{row["epoch"]: row[key] for row in run.epochs if row.get(key) is not None} for run in runs])
 
 
 def by_step(runs: Sequence[History], key: str, points: int = 400) -> Series:

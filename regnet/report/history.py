@@ -167,7 +167,8 @@ def _read_metrics(path: Path) -> dict[str, list[Row]]:
                 row = json.loads(line)
                 _check(row, {"kind": _text})
                 if row["kind"] in found:
-                    _check(row, _COLUMNS[row["kind"]])
+                    others = row.keys() - {"kind"}  # which some version of the program has added
+                    _check(row, {**dict.fromkeys(others, _loss), **_COLUMNS[row["kind"]]})
                     found[row["kind"]].append(row)
     return found
 
