@@ -188,7 +188,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m data.convert", description=__doc__)
-    parser.add_argument("--source", type=Kind, required=True, help="cifar100, folder or synthetic")
+    parser.add_argument("--source", type=Kind, required=True, help=", ".join(Kind))
     parser.add_argument("--root", type=Path, help="where the images are: a directory, or CIFAR-100's official tar.gz")
     parser.add_argument("--download", action="store_true", help="cifar100: fetch it into --root if it is not there")
     parser.add_argument("--per-class", type=_positive, default=200, help="synthetic: training images of each class")
