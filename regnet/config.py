@@ -61,6 +61,7 @@ class ModelConfig:
         bottleneck_ratio: width of the 3x3 over the block's width.
         group_width: channels of one group of the 3x3.
         stem_width: channels of the stem.
+        se_ratio: RegNetY's squeeze-and-excitation, its inner channels over those of the block's input; 0 for none.
     """
 
     form: Form = Form.reference
@@ -71,6 +72,7 @@ class ModelConfig:
     bottleneck_ratio: float = 1.0
     group_width: int = 8
     stem_width: int = 32
+    se_ratio: Share = 0.0
 
     def design(self) -> Design:
         """The network's skeleton. Raises UsageError for an impossible one."""

@@ -49,12 +49,17 @@ class Design:
     stem_width: int
     stem_stride: int
     bottleneck_ratio: float
+    se_ratio: float
     stages: tuple[Stage, ...]
 
     def inner_width(self, in_width: int, out_width: int) -> int:
         """Channels of a block's 3x3 convolution, for a block of these outer widths."""
         outer = in_width if self.form is Form.reference else out_width
         return round(outer * self.bottleneck_ratio)
+
+    def se_width(self, in_width: int) -> int:
+        """Inner channels of the squeeze-and-excitation of a block of this input; 0 for none."""
+        return round(in_width * self.se_ratio)
 
     @property
     def reduction(self) -> int:
@@ -122,6 +127,7 @@ def generate_design(
     bottleneck_ratio: float,
     group_width: int,
     stem_width: int,
+    se_ratio: float = 0.0,
 ) -> Design:
     """The skeleton for these design parameters, in one of the two published forms.
 
@@ -131,18 +137,19 @@ def generate_design(
     _check("bottleneck_ratio", bottleneck_ratio, 0.001, 1000)
     _check("group_width", group_width, 1, MAX_WIDTH)
     _check("stem_width", stem_width, 1, MAX_WIDTH)
+    _check("se_ratio", se_ratio, 0, 1)
     form = Form(form)  # its bare value, from a file, is equal to it but not the same
     first_stride = 1 if form is Form.reference else 2
     stages = []
     for index, (width, blocks) in enumerate(generate_widths(depth, initial_width, slope, quantization)):
         adjusted, group = adjust_widths(width, bottleneck_ratio, group_width)
         stages.append(Stage(blocks, adjusted, first_stride if index == 0 else 2, group))
-    design = Design(form, stem_width, first_stride, bottleneck_ratio, tuple(stages))
-    _check_groups(design)
+    design = Design(form, stem_width, first_stride, bottleneck_ratio, se_ratio, tuple(stages))
+    _check_blocks(design)
     return design
 
 
-def _check_groups(design: Design) -> None:
+def _check_blocks(design: Design) -> None:
     in_width = design.stem_width
     for stage in design.stages:
         inner = design.inner_width(in_width, stage.width)
@@ -150,6 +157,10 @@ def _check_groups(design: Design) -> None:
             raise UsageError(
                 f"model.group_width is {stage.group_width}: the 3x3 of the block {in_width} -> {stage.width} "
                 f"is {inner} wide, which it does not divide"
+            )
+        if design.se_ratio and not design.se_width(in_width):
+            raise UsageError(
+                f"model.se_ratio is {design.se_ratio}: it leaves nothing of the {in_width} channels of a block's input"
             )
         in_width = stage.width
 

@@ -36,7 +36,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             decays = parameter.ndim > 1 or config.decay_norm_and_bias
-            turned = config.name == "muon" and isinstance(module, nn.Conv2d) and name.startswith("body.")
+            is_matrix = isinstance(module, nn.Conv2d) and parameter.ndim > 1
+            turned = config.name == "muon" and is_matrix and name.startswith("body.")
             alike[Kind(decays, module.groups if turned else 0)].append(parameter)
     return [
         {
