@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from jsonargparse.typing import ClosedUnitInterval, restricted_number_type
 
-from regnet.design import Design, Form, check_resolution, generate_design
+from regnet.design import Design, Form, Rounding, check_resolution, generate_design
 from regnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class ModelConfig:
         group_width: channels of one group of the 3x3.
         stem_width: channels of the stem.
         se_ratio: RegNetY's squeeze-and-excitation, its inner channels over those of the block's input; 0 for none.
+        rounding: of widths to multiples of group_width: nearest, as in the published code and timm, or torchvision,
+            some of whose networks are wider for it.
     """
 
     form: Form = Form.reference
@@ -73,6 +75,7 @@ class ModelConfig:
     group_width: int = 8
     stem_width: int = 32
     se_ratio: Share = 0.0
+    rounding: Rounding = "nearest"
 
     def design(self) -> Design:
         """The network's skeleton. Raises UsageError for an impossible one."""

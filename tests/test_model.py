@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.vision import torchvision
-from regnet.design import Form, check_resolution, generate_design
+from regnet.design import Form, adjust_widths, check_resolution, generate_design
 from regnet.errors import UsageError
 from regnet.model import Model, XBlock, count_parameters, drop_paths, fingerprint, silence_blocks
 
@@ -153,6 +153,13 @@ def test_paper_form_has_the_layers_of_torchvision(numbers):
         theirs = RegNet(stages, num_classes=1000)
     assert count_parameters(ours) == count_parameters(theirs)
     assert conv_shapes(ours) == conv_shapes(theirs)
+
+
+@given(width=st.integers(1, 300), group_width=st.integers(1, 300), ratio=st.sampled_from([0.25, 0.5, 1]))
+def test_widths_may_be_rounded_as_torchvision_does(width, group_width, ratio):
+    width *= 8
+    theirs = BlockParams._adjust_widths_groups_compatibilty([width], [ratio], [group_width])
+    assert adjust_widths(width, ratio, group_width, "torchvision") == tuple(one[0] for one in theirs)
 
 
 def test_a_tie_between_two_widths_goes_where_the_published_code_takes_it():
