@@ -64,6 +64,11 @@ class ModelConfig:
         se_ratio: RegNetY's squeeze-and-excitation, its inner channels over those of the block's input; 0 for none.
         rounding: of widths to multiples of group_width: nearest, as in the published code and timm, or torchvision,
             some of whose networks are wider for it.
+        weights: file with the weights to begin with, of torchvision or timm (.pth, .bin, .safetensors), or a checkpoint
+            of another run, of which the moving average is taken where it has one; empty for random ones. A run that
+            continues no longer needs it.
+        head: keep (the classifier of `weights` too) or new (a random one, for other classes); read only if there are
+            weights.
     """
 
     form: Form = Form.reference
@@ -76,10 +81,14 @@ class ModelConfig:
     stem_width: int = 32
     se_ratio: Share = 0.0
     rounding: Rounding = "nearest"
+    weights: str = ""
+    head: Literal["keep", "new"] = "keep"
 
     def design(self) -> Design:
         """The network's skeleton. Raises UsageError for an impossible one."""
-        return generate_design(**asdict(self))
+        options = asdict(self)
+        del options["weights"], options["head"]  # what it begins with is no part of it
+        return generate_design(**options)
 
 
 @dataclass(frozen=True)
@@ -330,6 +339,8 @@ class Config:
         self._check_growth()
         if self.augment.mixup + self.augment.cutmix > 1:
             raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
+        if self.model.weights and self.train.zero_init:
+            raise UsageError("train.zero_init would silence the blocks that model.weights brings: only one of them")
         if self.train.accumulate > self.train.batch_size:
             raise UsageError("train.accumulate is larger than train.batch_size")
         if self.schedule.name != "reference" and self.schedule.warmup_epochs >= self.train.epochs:
