@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Strength = float
     Fraction = float
     Share = float
+    Decay = float
     Layers = int
     Level = int
     PositiveInt = int
@@ -38,6 +39,7 @@ else:  # finite all of them, and no larger than what libraries below can take
     Strength = _number("Strength", float, (">=", 0), ("<=", 1e30))
     Fraction = _number("Fraction", float, (">=", 0), ("<", 1))
     Share = ClosedUnitInterval  # the library would not have a second type of these bounds
+    Decay = _number("Decay", float, (">", 0), ("<=", 1))
     Layers = _number("Layers", int, (">=", 0), ("<=", 14))
     Level = _number("Level", int, (">=", 0), ("<=", 30))
     PositiveInt = _number("Count", int, (">", 0), ("<", 2**31))
@@ -163,6 +165,7 @@ class TrainConfig:
         label_smoothing: share of every target that is spread over all classes.
         zero_init: let every block begin as its shortcut, with a weight of zero in its last BatchNorm.
         drop_path: share of samples that skip the last block, fewer the blocks before it (stochastic depth).
+        freeze_trunk: train the head alone; stem and body keep their weights and BatchNorm's statistics.
         compile: torch.compile the network.
         sync_batchnorm: statistics over the whole batch instead of each process's share.
         deterministic: only algorithms that repeat to the bit.
@@ -180,6 +183,7 @@ class TrainConfig:
     label_smoothing: Fraction = 0.0
     zero_init: bool = False
     drop_path: Fraction = 0.0
+    freeze_trunk: bool = False
     compile: bool = False
     sync_batchnorm: bool = False
     deterministic: bool = False
@@ -202,6 +206,8 @@ class OptimConfig:
         beta2: Adam's second beta.
         weight_decay: decoupled for adamw and orthogonal steps, an L2 term otherwise.
         decay_norm_and_bias: apply weight_decay to BatchNorm's parameters and to biases too.
+        layer_decay: learning rate of a block over that of the block after it; the head has the whole rate, the last
+            block this much of it, the stem the least. 1 for one rate.
         clip_norm: largest norm of the gradient; 0 for no limit.
         ema_decay: decay per step of a moving average of the weights, which is then what is evaluated; 0 for none.
     """
@@ -213,6 +219,7 @@ class OptimConfig:
     beta2: Fraction = 0.999
     weight_decay: Strength = 0.0
     decay_norm_and_bias: bool = False
+    layer_decay: Decay = 1.0
     clip_norm: Strength = 0.0
     ema_decay: Fraction = 0.0
 
@@ -341,6 +348,8 @@ class Config:
             raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
         if self.model.weights and self.train.zero_init:
             raise UsageError("train.zero_init would silence the blocks that model.weights brings: only one of them")
+        if self.train.freeze_trunk and self.train.drop_path:
+            raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_trunk keeps all from it")
         if self.train.accumulate > self.train.batch_size:
             raise UsageError("train.accumulate is larger than train.batch_size")
         if self.schedule.name != "reference" and self.schedule.warmup_epochs >= self.train.epochs:

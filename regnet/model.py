@@ -123,6 +123,10 @@ class Head(nn.Module):
 class Model(nn.Sequential):
     """RegNetX or RegNetY: images (N, 3, H, W), float, normalised -> logits (N, classes)."""
 
+    stem: Stem
+    body: nn.Sequential
+    head: Head
+
     def __init__(self, design: Design, classes: int, channels: int = 3) -> None:
         layers, in_width = [], design.stem_width
         for stage in design.stages:
@@ -163,9 +167,21 @@ def silence_blocks(model: nn.Module) -> None:
             nn.init.zeros_(module.bn3.weight)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers of a module."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def freeze_trunk(model: Model) -> None:
+    """Keeps the weights of stem and body from training. What they compute while the head trains: `train_head`."""
+    for part in (model.stem, model.body):
+        part.requires_grad_(False)
+
+
+def train_head(model: Model) -> None:
+    """Puts the head into training mode alone: BatchNorm normalises by its statistics, and leaves them as they are."""
+    model.eval()
+    model.head.train()
+
+
+def count_parameters(model: nn.Module, trained: bool = False) -> int:
+    """Numbers that training may set; of these, if `trained`, only those that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trained)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -13,6 +13,7 @@ from regnet.distributed import World
 from regnet.early_stopping import EarlyStopping
 from regnet.ema import MovingAverage
 from regnet.metrics import Counters
+from regnet.model import Model
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Progress:
 class TrainingState:
     """The parts of a run that change while it trains."""
 
-    model: nn.Module
+    model: Model
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     ema: MovingAverage | None

@@ -17,7 +17,7 @@ from regnet.config import ModelConfig
 from regnet.errors import UsageError
 from regnet.model import Model
 from regnet.options import parse_config
-from regnet.trained import fresh, open_checkpoint
+from regnet.trained import fresh
 from regnet.weights import begin_with, read_weights
 
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -216,11 +216,11 @@ def test_a_run_begins_with_the_average_of_another(shards, tmp_path):
     first = run(trainer(tmp_path / "first", shards, "--optim.ema_decay", "0.9", *ONE_EPOCH))
     assert first.returncode == 0, first.stderr
     checkpoint = Checkpoints(tmp_path / "first" / "tiny" / "checkpoints", 1).paths()[-1]
-    averaged = open_checkpoint(checkpoint).model.state_dict()
-    found = read(checkpoint, classes=100)
+    saved, found = load(checkpoint), read(checkpoint, classes=100)
     assert "this program" in found.told
-    assert found.tensors.keys() == averaged.keys()
-    assert all(torch.equal(found.tensors[name], value) for name, value in averaged.items())
+    assert found.tensors.keys() == saved["model"].keys()
+    assert all(torch.equal(value, saved["ema"][f"module.{name}"]) for name, value in found.tensors.items())
+    assert not torch.equal(found.tensors["head.f_out.weight"], saved["model"]["head.f_out.weight"])
     second = run(trainer(tmp_path / "second", shards, "--model.weights", str(checkpoint), *ONE_EPOCH))
     assert second.returncode == 0, second.stderr
     assert result(tmp_path / "second" / "tiny")["epochs"] == 1

@@ -16,7 +16,7 @@ from regnet.checkpoint import CheckpointError, load, pack
 from regnet.config import Config
 from regnet.distributed import World
 from regnet.doctor.findings import Finding, guarded, in_bytes, in_seconds, note, ok, stops
-from regnet.doctor.needs import read_classes
+from regnet.doctor.needs import network, read_classes
 from regnet.early_stopping import EarlyStopping
 from regnet.ema import MovingAverage
 from regnet.errors import UsageError
@@ -200,7 +200,7 @@ def state_of(config: Config) -> dict[str, Any]:
     """What a checkpoint of this run holds, after its first step."""
     cpu = torch.device("cpu")
     classes = read_classes(config)
-    model = Model(config.model.design(), classes)
+    model = network(config, classes)
     precision = Precision(config.train.precision, cpu)
     optimizer = build_optimizer(model, config.optim, precision.dtype)
     for parameter in model.parameters():
