@@ -14,6 +14,7 @@ from programs import ROOT, result, rows, run, trainer
 from data.vision import torchvision
 from regnet.checkpoint import Checkpoints, load, pack
 from regnet.config import ModelConfig
+from regnet.doctor.run import check_weights
 from regnet.errors import UsageError
 from regnet.model import Model
 from regnet.options import parse_config
@@ -232,6 +233,17 @@ def test_weights_that_cannot_be_used_end_all_ranks_with_one_line_and_leave_the_n
     assert "--model.head new" in wrong.stderr
     flags = ("--model.weights", str(file), "--model.head", "new", *ONE_EPOCH)
     assert run(trainer(tmp_path, shards, *flags)).returncode == 0
+
+
+def test_the_doctor_reads_the_weights_of_a_run_that_is_yet_to_begin(file, tmp_path):
+    config = parse_config(["--config", str(TINY), f"--model.weights={file}", "--model.head=new"])
+    (found,) = check_weights(config, tmp_path)
+    assert f"begins with {file}" in found.saw
+    with pytest.raises(UsageError, match=r"--model\.head new"):
+        check_weights(parse_config(["--config", str(TINY), f"--model.weights={file}"]), tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-000000001.pt").touch()
+    assert check_weights(config, tmp_path) == []
 
 
 def test_the_summary_is_of_the_weights_that_a_run_would_begin_with(file):
