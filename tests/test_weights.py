@@ -1,7 +1,9 @@
 """Networks that begin with the weights of others: torchvision's, timm's, those of another run."""
 
+import pickle
 import re
 import shutil
+import warnings
 
 import pytest
 import safetensors.torch
@@ -167,6 +169,13 @@ def test_what_is_no_state_dict_is_refused(tmp_path, value):
     refusal(path)
     path.write_bytes(pack({"something": value}))
     assert "a checkpoint of something else" in refusal(path)
+
+
+def test_a_foreign_pickle_is_refused_without_a_warning_beside_the_line(tmp_path):
+    path = tmp_path / "other.pth"
+    path.write_bytes(pickle.dumps([1, 2], protocol=4))
+    with warnings.catch_warnings(action="error"):
+        assert "Detected pickle" not in refusal(path)
 
 
 def test_files_that_cannot_be_read_or_were_altered_are_named(file, tmp_path):
