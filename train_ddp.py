@@ -54,8 +54,9 @@ def train(config: Config, world: World) -> int:
         model = Model(config.model.design(), len(manifest.classes))
         trainer = Trainer(config, world, model, train_batches, val_batches, record, NOTICE)
         record.begin(trainer.state)
+        trained = f" ({count_parameters(model, trained=True):,} trained)" if config.train.freeze_trunk else ""
         record.say(
-            f"{config.name}: {count_parameters(model):,} parameters, {world.size} x {world.device.type}, "
+            f"{config.name}: {count_parameters(model):,} parameters{trained}, {world.size} x {world.device.type}, "
             f"{train_batches.samples:,} images in {trainer.steps} steps an epoch"
             + (f" ({train_batches.dropped} images dropped in each)" if train_batches.dropped else "")
         )

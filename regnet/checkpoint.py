@@ -53,6 +53,16 @@ def load(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
+    return unpack(path, content)
+
+
+def is_marked(content: bytes) -> bool:
+    """Whether a file's content ends as that of checkpoints does, whole or not."""
+    return content[:-_DIGEST][-_MARK.size :].startswith(MAGIC)
+
+
+def unpack(path: Path, content: bytes) -> dict[str, Any]:
+    """What `pack` packed into the content of this file. Raises what `load` does."""
     marked, digest = content[:-_DIGEST], content[-_DIGEST:]
     payload, mark = marked[: -_MARK.size], marked[-_MARK.size :]
     magic, version = _MARK.unpack(mark.rjust(_MARK.size, b"\0"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from jsonargparse.typing import ClosedUnitInterval, restricted_number_type
 
-from regnet.design import Design, Form, check_resolution, generate_design
+from regnet.design import Design, Form, Rounding, check_resolution, generate_design
 from regnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ class ModelConfig:
         bottleneck_ratio: width of the 3x3 over the block's width.
         group_width: channels of one group of the 3x3.
         stem_width: channels of the stem.
+        se_ratio: RegNetY's squeeze-and-excitation, its inner channels over those of the block's input; 0 for none.
+        rounding: of widths to multiples of group_width: nearest, as in the published code and timm, or torchvision,
+            some of whose networks are wider for it.
+        weights: file with the weights to begin with, of torchvision or timm (.pth, .bin, .safetensors), or a checkpoint
+            of another run, of which the moving average is taken where it has one; empty for random ones. A run that
+            continues no longer needs it.
+        head: keep (the classifier of `weights` too) or new (a random one, for other classes); read only if there are
+            weights.
     """
 
     form: Form = Form.reference
@@ -73,10 +81,16 @@ class ModelConfig:
     bottleneck_ratio: float = 1.0
     group_width: int = 8
     stem_width: int = 32
+    se_ratio: Share = 0.0
+    rounding: Rounding = "nearest"
+    weights: str = ""
+    head: Literal["keep", "new"] = "keep"
 
     def design(self) -> Design:
         """The network's skeleton. Raises UsageError for an impossible one."""
-        return generate_design(**asdict(self))
+        options = asdict(self)
+        del options["weights"], options["head"]  # what it begins with is no part of it
+        return generate_design(**options)
 
 
 @dataclass(frozen=True)
@@ -163,6 +177,7 @@ class TrainConfig:
         label_smoothing: share of every target that is spread over all classes.
         zero_init: let every block begin as its shortcut, with a weight of zero in its last BatchNorm.
         drop_path: share of samples that skip the last block, fewer the blocks before it (stochastic depth).
+        freeze_trunk: train the head alone; stem and body keep their weights and BatchNorm's statistics.
         compile: torch.compile the network.
         sync_batchnorm: statistics over the whole batch instead of each process's share.
         deterministic: only algorithms that repeat to the bit.
@@ -180,6 +195,7 @@ class TrainConfig:
     label_smoothing: Fraction = 0.0
     zero_init: bool = False
     drop_path: Fraction = 0.0
+    freeze_trunk: bool = False
     compile: bool = False
     sync_batchnorm: bool = False
     deterministic: bool = False
@@ -202,6 +218,8 @@ class OptimConfig:
         beta2: Adam's second beta.
         weight_decay: decoupled for adamw and orthogonal steps, an L2 term otherwise.
         decay_norm_and_bias: apply weight_decay to BatchNorm's parameters and to biases too.
+        layer_decay: learning rate of a block over that of the block after it; the head has the whole rate, the last
+            block this much of it, the stem the least. 1 for one rate.
         clip_norm: largest norm of the gradient; 0 for no limit.
         ema_decay: decay per step of a moving average of the weights, which is then what is evaluated; 0 for none.
     """
@@ -213,6 +231,7 @@ class OptimConfig:
     beta2: Fraction = 0.999
     weight_decay: Strength = 0.0
     decay_norm_and_bias: bool = False
+    layer_decay: Part = 1.0
     clip_norm: Strength = 0.0
     ema_decay: Fraction = 0.0
 
@@ -341,6 +360,10 @@ class Config:
             raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
         if self.augment.smallest_cut and self.augment.crop_padding:
             raise UsageError("augment.crop_padding moves whole images: with augment.smallest_cut it must be 0")
+        if self.model.weights and self.train.zero_init:
+            raise UsageError("train.zero_init would silence the blocks that model.weights brings: only one of them")
+        if self.train.freeze_trunk and self.train.drop_path:
+            raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_trunk keeps all from it")
         if self.train.accumulate > self.train.batch_size:
             raise UsageError("train.accumulate is larger than train.batch_size")
         if self.schedule.name != "reference" and self.schedule.warmup_epochs >= self.train.epochs:

@@ -8,6 +8,7 @@ Pure integers and floats: no torch here.
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from regnet.errors import UsageError
 
@@ -22,6 +23,12 @@ class Form(StrEnum):
 
     reference = "reference"  # 3x3 as wide as the block's input; stem and first stage keep the resolution
     paper = "paper"  # 3x3 as wide as the block's output; stem and every stage halve the resolution
+
+
+# How a width becomes a multiple of the group width. The published code and timm take the nearest, of two as near the
+# even one; torchvision takes the larger of these, and the next one where the nearest is below nine tenths of the width.
+Rounding = Literal["nearest", "torchvision"]
+_LEAST_KEPT = 0.9
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,17 @@ class Design:
     stem_width: int
     stem_stride: int
     bottleneck_ratio: float
+    se_ratio: float
     stages: tuple[Stage, ...]
 
     def inner_width(self, in_width: int, out_width: int) -> int:
         """Channels of a block's 3x3 convolution, for a block of these outer widths."""
         outer = in_width if self.form is Form.reference else out_width
         return round(outer * self.bottleneck_ratio)
+
+    def se_width(self, in_width: int) -> int:
+        """Inner channels of the squeeze-and-excitation of a block of this input; 0 for none."""
+        return round(in_width * self.se_ratio)
 
     @property
     def reduction(self) -> int:
@@ -94,7 +106,9 @@ def _check(option: str, value: float, lowest: float, highest: float) -> None:
         raise UsageError(f"model.{option} is {value!s:.20}: it must be {lowest:.6g} to {highest:.6g}")
 
 
-def adjust_widths(width: int, bottleneck_ratio: float, group_width: int) -> tuple[int, int]:
+def adjust_widths(
+    width: int, bottleneck_ratio: float, group_width: int, rounding: Rounding = "nearest"
+) -> tuple[int, int]:
     """(width, group width) made compatible: the inner width becomes a multiple of the group width.
 
     Raises:
@@ -103,7 +117,7 @@ def adjust_widths(width: int, bottleneck_ratio: float, group_width: int) -> tupl
     inner = max(1, round(width * bottleneck_ratio))
     group = min(group_width, inner)
     multiple = math.lcm(group, round(bottleneck_ratio)) if bottleneck_ratio > 1 else group
-    inner = max(multiple, round(inner / multiple) * multiple)
+    inner = max(multiple, _rounded(inner, multiple, rounding))
     adjusted = round(inner / bottleneck_ratio)
     if round(adjusted * bottleneck_ratio) % group:
         raise UsageError(
@@ -111,6 +125,13 @@ def adjust_widths(width: int, bottleneck_ratio: float, group_width: int) -> tupl
             f"{bottleneck_ratio} cannot be divided into groups of it"
         )
     return adjusted, group
+
+
+def _rounded(width: int, divisor: int, rounding: Rounding) -> int:
+    if rounding == "nearest":
+        return round(width / divisor) * divisor
+    nearest = (2 * width + divisor) // (2 * divisor) * divisor
+    return nearest if nearest >= _LEAST_KEPT * width else nearest + divisor
 
 
 def generate_design(
@@ -122,6 +143,8 @@ def generate_design(
     bottleneck_ratio: float,
     group_width: int,
     stem_width: int,
+    se_ratio: float = 0.0,
+    rounding: Rounding = "nearest",
 ) -> Design:
     """The skeleton for these design parameters, in one of the two published forms.
 
@@ -131,18 +154,19 @@ def generate_design(
     _check("bottleneck_ratio", bottleneck_ratio, 0.001, 1000)
     _check("group_width", group_width, 1, MAX_WIDTH)
     _check("stem_width", stem_width, 1, MAX_WIDTH)
+    _check("se_ratio", se_ratio, 0, 1)
     form = Form(form)  # its bare value, from a file, is equal to it but not the same
     first_stride = 1 if form is Form.reference else 2
     stages = []
     for index, (width, blocks) in enumerate(generate_widths(depth, initial_width, slope, quantization)):
-        adjusted, group = adjust_widths(width, bottleneck_ratio, group_width)
+        adjusted, group = adjust_widths(width, bottleneck_ratio, group_width, rounding)
         stages.append(Stage(blocks, adjusted, first_stride if index == 0 else 2, group))
-    design = Design(form, stem_width, first_stride, bottleneck_ratio, tuple(stages))
-    _check_groups(design)
+    design = Design(form, stem_width, first_stride, bottleneck_ratio, se_ratio, tuple(stages))
+    _check_blocks(design)
     return design
 
 
-def _check_groups(design: Design) -> None:
+def _check_blocks(design: Design) -> None:
     in_width = design.stem_width
     for stage in design.stages:
         inner = design.inner_width(in_width, stage.width)
@@ -150,6 +174,10 @@ def _check_groups(design: Design) -> None:
             raise UsageError(
                 f"model.group_width is {stage.group_width}: the 3x3 of the block {in_width} -> {stage.width} "
                 f"is {inner} wide, which it does not divide"
+            )
+        if design.se_ratio and not design.se_width(in_width):
+            raise UsageError(
+                f"model.se_ratio is {design.se_ratio}: it leaves nothing of the {in_width} channels of a block's input"
             )
         in_width = stage.width
 

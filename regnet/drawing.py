@@ -93,9 +93,12 @@ def draw_architecture(trained: Trained, path: Path) -> None:
     outer = "input" if design.form is Form.reference else "output"
     ratio = "" if design.bottleneck_ratio == 1 else f"{design.bottleneck_ratio:g} times "
     axes.text(MARGIN, 1.7, "drawn as high as its images, as thick as it has channels", fontsize=8, color=SOFT)
-    axes.text(MARGIN, -3.2, f"a block's 3×3 has {ratio}as many channels as its {outer}", fontsize=8, color=SOFT)
-    _draw_block(axes, MARGIN, "blocks that change the shape", shortcut="1×1")
-    _draw_block(axes, MARGIN + BLOCK, "all others", shortcut="as it is")
+    told = f"a block's 3×3 has {ratio}as many channels as its {outer}"
+    if design.se_ratio:
+        told += f"; inside SE (squeeze-and-excitation) there are {design.se_ratio:g} times as many as in its input"
+    axes.text(MARGIN, -3.2, told, fontsize=8, color=SOFT)
+    _draw_block(axes, MARGIN, "blocks that change the shape", shortcut="1×1", has_se=design.se_ratio > 0)
+    _draw_block(axes, MARGIN + BLOCK, "all others", shortcut="as it is", has_se=design.se_ratio > 0)
     with mpl.rc_context({"svg.fonttype": "none"}):  # its words can be read and found
         figure.savefig(path, dpi=160)
 
@@ -126,12 +129,16 @@ def _draw_part(axes: Axes, part: Part, left: float, side: int, colour: str) -> N
     axes.text(left, -0.42, "\n".join(filter(None, lines)), fontsize=8, color=SOFT, va="top", linespacing=1.35)
 
 
-def _draw_block(axes: Axes, left: float, title: str, shortcut: str) -> None:
-    """1x1, 3x3 in groups, 1x1, and past them the shortcut; each followed by BatchNorm, and ReLU where one stands."""
+def _draw_block(axes: Axes, left: float, title: str, shortcut: str, has_se: bool) -> None:
+    """1x1, 3x3 in groups, 1x1, and past them the shortcut; each followed by BatchNorm, and ReLU where one stands.
+
+    Args:
+        has_se: squeeze-and-excitation, which no BatchNorm follows, is before the last 1x1.
+    """
     middle = -2.45
     axes.text(left, -1.98, title, fontsize=9, color=INK, weight="bold")
-    stations = ("x", "1×1\nReLU", "3×3\nReLU", "1×1", "+\nReLU")
-    centres = [left + 0.12 + 0.9 * index for index in range(len(stations))]
+    stations = ("x", "1×1\nReLU", "3×3\nReLU", *(("SE",) if has_se else ()), "1×1", "+\nReLU")
+    centres = [left + 0.12 + 3.6 * index / (len(stations) - 1) for index in range(len(stations))]
     for centre, label in zip(centres, stations, strict=True):
         frame = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": SOFT, "linewidth": 0.8}
         axes.text(centre, middle, label, fontsize=8, color=INK, ha="center", va="center", bbox=frame)

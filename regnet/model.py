@@ -1,6 +1,6 @@
-"""The RegNetX network, with the module names of the reference: Model(stem, body, head).
+"""The RegNetX and RegNetY networks, with the module names of the reference: Model(stem, body, head).
 
-Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3 and figure 4 (X block);
+Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3 and figure 4 (X block), section 5 (Y);
 `Form` in regnet.design tells the two published variants apart.
 """
 
@@ -38,8 +38,30 @@ class Downsample(nn.Module):
         return self.bn(self.conv_1x1(x))
 
 
+class SqueezeExcitation(nn.Module):
+    """Each channel times a share of 0 to 1 that the means of all channels decide: (N, C, H, W) -> the same.
+
+    Source: Hu et al., Squeeze-and-Excitation Networks (2018), section 3.
+    """
+
+    def __init__(self, width: int, inner_width: int) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv1_1x1 = nn.Conv2d(width, inner_width, 1)
+        self.conv2_1x1 = nn.Conv2d(inner_width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = F.relu(self.conv1_1x1(self.avg_pool(x)), inplace=True)
+        return x * self.conv2_1x1(squeezed).sigmoid()
+
+
 class XBlock(nn.Module):
     """1x1, grouped 3x3, 1x1 with a residual: (N, in, H, W) -> (N, out, H / stride, W / stride).
+
+    With squeeze-and-excitation after the 3x3 it is RegNetY's block.
+
+    Args:
+        se_width: inner channels of squeeze-and-excitation; 0 for none.
 
     Attributes:
         drop_path: share of samples that skip everything but the shortcut while training; see `drop_paths`.
@@ -47,13 +69,16 @@ class XBlock(nn.Module):
 
     drop_path = 0.0
 
-    def __init__(self, in_width: int, inner_width: int, out_width: int, stride: int, group_width: int) -> None:
+    def __init__(
+        self, in_width: int, inner_width: int, out_width: int, stride: int, group_width: int, se_width: int = 0
+    ) -> None:
         super().__init__()
         self.conv1_1x1 = nn.Conv2d(in_width, inner_width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner_width)
         groups = inner_width // group_width
         self.conv2_3x3 = nn.Conv2d(inner_width, inner_width, 3, stride, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(inner_width)
+        self.se = SqueezeExcitation(inner_width, se_width) if se_width else None
         self.conv3_1x1 = nn.Conv2d(inner_width, out_width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_width)
         changes_shape = stride != 1 or in_width != out_width
@@ -62,6 +87,8 @@ class XBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         main = F.relu(self.bn1(self.conv1_1x1(x)), inplace=True)
         main = F.relu(self.bn2(self.conv2_3x3(main)), inplace=True)
+        if self.se is not None:
+            main = self.se(main)
         main = self.bn3(self.conv3_1x1(main))
         if self.training and self.drop_path:
             takes_it = torch.rand((len(x), 1, 1, 1), device=x.device) >= self.drop_path
@@ -94,7 +121,11 @@ class Head(nn.Module):
 
 
 class Model(nn.Sequential):
-    """RegNetX: images (N, 3, H, W), float, normalised -> logits (N, classes)."""
+    """RegNetX or RegNetY: images (N, 3, H, W), float, normalised -> logits (N, classes)."""
+
+    stem: Stem
+    body: nn.Sequential
+    head: Head
 
     def __init__(self, design: Design, classes: int, channels: int = 3) -> None:
         layers, in_width = [], design.stem_width
@@ -103,7 +134,8 @@ class Model(nn.Sequential):
             for index in range(stage.depth):
                 stride = stage.stride if index == 0 else 1
                 inner = design.inner_width(in_width, stage.width)
-                blocks.append(XBlock(in_width, inner, stage.width, stride, stage.group_width))
+                se_width = design.se_width(in_width)
+                blocks.append(XBlock(in_width, inner, stage.width, stride, stage.group_width, se_width))
                 in_width = stage.width
             layers.append(Layer(blocks))
         super().__init__(
@@ -135,9 +167,21 @@ def silence_blocks(model: nn.Module) -> None:
             nn.init.zeros_(module.bn3.weight)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers of a module."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def freeze_trunk(model: Model) -> None:
+    """Keeps the weights of stem and body from training. What they compute while the head trains: `train_head`."""
+    for part in (model.stem, model.body):
+        part.requires_grad_(False)
+
+
+def train_head(model: Model) -> None:
+    """Puts the head into training mode alone: BatchNorm normalises by its statistics, and leaves them as they are."""
+    model.eval()
+    model.head.train()
+
+
+def count_parameters(model: nn.Module, trained: bool = False) -> int:
+    """Numbers that training may set; of these, if `trained`, only those that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trained)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from regnet.config import OptimConfig
+from regnet.model import Model, XBlock
 from regnet.muon import Muon
 
 
@@ -17,39 +18,56 @@ class Kind(NamedTuple):
     Attributes:
         decays: whether weight decay is theirs.
         matrices: into so many a weight is cut to be stepped by Muon; 0 for no step by Muon.
+        share: of the learning rate.
     """
 
     decays: bool
     matrices: int
+    share: float
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: Model, config: OptimConfig) -> list[dict[str, Any]]:
     """Weights of convolutions and linear layers, which decay, and all else, which may be kept from it.
 
     Norms and biases are told by their single dimension. Muon has the convolutions between stem and head, those of as
-    many groups together.
+    many groups together. What is not to be trained is in no group.
 
     Returns:
-        groups with `params`, `weight_decay`, `matrices` and `scale`: their learning rate over the others'.
+        groups with `params`, `weight_decay`, `matrices` and `scale`: their learning rate over the head's.
     """
+    distance = distances_to_head(model)
     alike: dict[Kind, list[nn.Parameter]] = defaultdict(list)
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
             decays = parameter.ndim > 1 or config.decay_norm_and_bias
-            turned = config.name == "muon" and isinstance(module, nn.Conv2d) and name.startswith("body.")
-            alike[Kind(decays, module.groups if turned else 0)].append(parameter)
+            is_matrix = isinstance(module, nn.Conv2d) and parameter.ndim > 1
+            turned = config.name == "muon" and is_matrix and name.startswith("body.")
+            share = config.layer_decay ** distance[parameter]
+            alike[Kind(decays, module.groups if turned else 0, share)].append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if kind.decays else 0.0,
             "matrices": kind.matrices,
-            "scale": config.muon_lr / config.lr if kind.matrices else 1.0,
+            "scale": kind.share * (config.muon_lr / config.lr if kind.matrices else 1.0),
         }
         for kind, parameters in alike.items()
     ]
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -> Optimizer:
+def distances_to_head(model: Model) -> dict[nn.Parameter, int]:
+    """Blocks from each parameter to the head, which is at 0 itself; the last block is at 1, the stem behind the first.
+
+    Source: the layers of Clark et al., ELECTRA (2020), appendix A, on fine-tuning, with a block for a layer.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, XBlock)]
+    parts = [model.head, *reversed(blocks), model.stem]
+    return {parameter: distance for distance, part in enumerate(parts) for parameter in part.parameters()}
+
+
+def build_optimizer(model: Model, config: OptimConfig, dtype: torch.dtype) -> Optimizer:
     """Fused, in which no step waits for the device: neither for Adam's count of steps nor for the gradient scaler.
 
     Muon alone waits for the scaler.

@@ -22,6 +22,7 @@ from regnet.state import Progress, TrainingState, on_cpu
 from regnet.tally import Evaluation
 from regnet.tracking import EpochReport, MetricsLog, StepReport, Tracker
 from regnet.wandb_tracker import open_wandb
+from regnet.weights import begin_with, read_weights
 
 
 class Samples(Protocol):
@@ -75,13 +76,31 @@ class Record(AbstractContextManager["Record"]):
         return done
 
     def begin(self, state: TrainingState) -> None:
-        """Brings the state to where the newest whole checkpoint is, if there is one, and opens the trackers."""
+        """Brings the state to where the newest whole checkpoint is, or to model.weights, and opens the trackers.
+
+        Raises:
+            UsageError: on all ranks, for a checkpoint or weights that cannot be used.
+        """
         found = self.world.on_main(self._newest)
         saved = self.world.share(None if found is None else found[1])
+        begun = ""
         if saved is not None:
             self.world.together(lambda: state.load_state_dict(saved, self.world))
+        elif self.config.model.weights:
+            begun = self._begin_with_weights(state)
         self._at = (state.progress.epoch, state.progress.global_step)
         self.world.on_main(lambda: self._open(state.progress, found))
+        if begun:
+            self.say(begun)
+
+    def _begin_with_weights(self, state: TrainingState) -> str:
+        """Gives all ranks the file that rank zero reads; what it was, in a line."""
+        read = self.world.on_main(lambda: read_weights(self.config.model, state.model.state_dict()))
+        weights = self.world.share(read)
+        assert weights is not None
+        for network in (state.model, state.evaluated):
+            begin_with(network, weights.tensors)
+        return weights.told
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         assert self.directory is not None

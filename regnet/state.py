@@ -1,6 +1,7 @@
 """Everything about a run that a checkpoint holds."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from regnet.distributed import World
 from regnet.early_stopping import EarlyStopping
 from regnet.ema import MovingAverage
 from regnet.metrics import Counters
+from regnet.model import Model
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Progress:
 class TrainingState:
     """The parts of a run that change while it trains."""
 
-    model: nn.Module
+    model: Model
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     ema: MovingAverage | None
@@ -96,6 +98,24 @@ class TrainingState:
         self.progress = Progress(**state["progress"])
         if world.rank < len(state["random"]):
             _set_random_states(state["random"][world.rank], world.device)
+
+
+_AVERAGED = "module."  # what MovingAverage puts before the names of the weights that it keeps
+
+
+def evaluated_weights(saved: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """The weights of the network that is evaluated, in the state that this file's checkpoint holds.
+
+    Raises:
+        CheckpointError: there are none in it.
+    """
+    try:
+        if saved["ema"] is None:
+            return saved["model"]
+        averaged = saved["ema"].items()
+        return {name.removeprefix(_AVERAGED): value for name, value in averaged if name.startswith(_AVERAGED)}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error
 
 
 def on_cpu(value: Any) -> Any:

@@ -10,9 +10,8 @@ from regnet.checkpoint import CheckpointError, load
 from regnet.config import Config
 from regnet.model import Model
 from regnet.options import as_flags, parse_config
-from regnet.state import check_same_shapes
-
-_AVERAGED = "module."  # what MovingAverage puts before the names of the weights that it keeps
+from regnet.state import check_same_shapes, evaluated_weights
+from regnet.weights import begin_with, read_weights
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ def fresh(arguments: Sequence[str], classes: int) -> Trained:
     config = parse_config(arguments)
     torch.manual_seed(config.seed)
     model = Model(config.model.design(), classes)
+    if config.model.weights:
+        begin_with(model, read_weights(config.model, model.state_dict()).tensors)
     return Trained(model.eval(), config, tuple(f"class_{label}" for label in range(classes)), 0)
 
 
@@ -50,10 +51,7 @@ def open_checkpoint(path: Path) -> Trained:
     try:
         config = parse_config([*as_flags(saved["config"])])
         model = Model(config.model.design(), len(saved["classes"]))
-        weights = saved["model"]
-        if saved["ema"] is not None:
-            averaged = saved["ema"].items()
-            weights = {name.removeprefix(_AVERAGED): value for name, value in averaged if name.startswith(_AVERAGED)}
+        weights = evaluated_weights(saved, path)
         check_same_shapes(model.state_dict(), weights)
         model.load_state_dict(weights)
         return Trained(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])

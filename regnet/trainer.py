@@ -20,7 +20,7 @@ from regnet.ema import MovingAverage
 from regnet.errors import Diverged
 from regnet.metrics import Counters, Result
 from regnet.mistakes import Mistakes
-from regnet.model import drop_paths, silence_blocks
+from regnet.model import Model, drop_paths, freeze_trunk, silence_blocks, train_head
 from regnet.optim import build_optimizer, set_learning_rate
 from regnet.parallel import average_gradients
 from regnet.precision import Precision, seed_of_rank
@@ -90,7 +90,7 @@ class Trainer:
         self,
         config: Config,
         world: World,
-        model: nn.Module,
+        model: Model,
         train: TrainingBatches,
         val: EvaluationBatches,
         record: Record,
@@ -108,7 +108,9 @@ class Trainer:
         if config.train.zero_init:
             silence_blocks(model)
         if config.train.sync_batchnorm and world.size > 1:
-            model = convert(model)
+            convert(model)
+        if config.train.freeze_trunk:
+            freeze_trunk(model)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         model = model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]  # not in its stub
         forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
@@ -166,14 +168,14 @@ class Trainer:
         """The rest of the epoch under way; False if the run was asked to leave, and has saved itself."""
         config, progress = self.config, self.state.progress
         self.forward.train()
+        if config.train.freeze_trunk:
+            train_head(self.state.model)
         self.record.begin_epoch(progress.epoch + 1, self.steps, progress.step)
         pending: list[StepLoss] = []
         saved_at = time.monotonic()
         batches = self.train_batches.epoch(progress.epoch, progress.step)
         for batch in take(batches, self.steps - progress.step):
-            rate = learning_rate(
-                progress.global_step, self.steps, config.train.epochs, config.optim.lr, config.schedule
-            )
+            rate = self.rate_of(progress.global_step)
             loss = self.step(batch, rate)
             progress.step += 1
             progress.global_step += 1
@@ -194,6 +196,11 @@ class Trainer:
             if leave:
                 return False
         return True
+
+    def rate_of(self, step: int) -> float:
+        """The learning rate of a step of the run, from 0; with optim.layer_decay that of the head."""
+        config = self.config
+        return learning_rate(step, self.steps, config.train.epochs, config.optim.lr, config.schedule)
 
     def step(self, batch: Batch, rate: float) -> Tensor:
         """One optimiser step; this rank's part of the global mean loss, on the device.
@@ -278,8 +285,8 @@ class Trainer:
         """
         bad = next(filter(None, self.world.gather(self.state.not_finite())), None)
         if bad is not None:
-            rate = self.state.optimizer.param_groups[0]["lr"]
-            self.diverged(f"{bad} is not finite", self.state.progress.global_step, float(rate))
+            steps = self.state.progress.global_step
+            self.diverged(f"{bad} is not finite", steps, self.rate_of(steps - 1))
         self.record.save(self.state, is_best)
 
     @torch.inference_mode()
@@ -312,13 +319,7 @@ class Trainer:
         if is_best:
             progress.best_accuracy, progress.best_step = val.top1, progress.global_step
         progress.epoch += 1
-        lr = learning_rate(
-            progress.global_step - self.steps,
-            self.steps,
-            self.config.train.epochs,
-            self.config.optim.lr,
-            self.config.schedule,
-        )
+        lr = self.rate_of(progress.global_step - self.steps)
         report = EpochReport(progress.epoch, progress.global_step, lr, train, val, seconds, train.samples / trained)
         progress.step, progress.seconds = 0, 0.0
         state.counters = Counters(self.classes, self.world.device)

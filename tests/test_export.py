@@ -102,6 +102,19 @@ def test_the_drawing_tells_each_stage_as_the_summary_does(checkpoint, tmp_path):
         assert f">{len(stage.layers)} block{'s' if len(stage.layers) > 1 else ''}</" in text
 
 
+def test_squeeze_and_excitation_is_drawn_counted_and_exported(shards, tmp_path):
+    short = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--train.max_steps", "1")
+    assert run(trainer(tmp_path, shards, "--model.se_ratio", "0.25", *short)).returncode == 0
+    checkpoint, drawing = tmp_path / "tiny/checkpoints/best.pt", tmp_path / "drawing.svg"
+    done = export("--checkpoint", checkpoint, "--architecture", drawing, "--onnx", tmp_path / "tiny.onnx")
+    assert done.returncode == 0, done.stderr
+    text = drawing.read_text()
+    for part in open_checkpoint(checkpoint).model.body:
+        assert f">{count_parameters(part):,} parameters</" in text
+    assert text.count(">SE</") == 2
+    assert "inside SE (squeeze-and-excitation) there are 0.25 times as many as in its input" in text
+
+
 def test_the_drawing_of_the_smallest_network_has_room_for_all_it_says(shards, tmp_path):
     short = ("--train.epochs", "1", "--schedule.warmup_epochs", "0")
     flags = ("--model.depth", "1", "--model.bottleneck_ratio", "2", *short)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.vision import torchvision
-from regnet.design import Form, check_resolution, generate_design
+from regnet.design import Form, adjust_widths, check_resolution, generate_design
 from regnet.errors import UsageError
 from regnet.model import Model, XBlock, count_parameters, drop_paths, fingerprint, silence_blocks
 
@@ -155,6 +155,13 @@ def test_paper_form_has_the_layers_of_torchvision(numbers):
     assert conv_shapes(ours) == conv_shapes(theirs)
 
 
+@given(width=st.integers(1, 300), group_width=st.integers(1, 300), ratio=st.sampled_from([0.25, 0.5, 1]))
+def test_widths_may_be_rounded_as_torchvision_does(width, group_width, ratio):
+    width *= 8
+    theirs = BlockParams._adjust_widths_groups_compatibilty([width], [ratio], [group_width])
+    assert adjust_widths(width, ratio, group_width, "torchvision") == tuple(one[0] for one in theirs)
+
+
 def test_a_tie_between_two_widths_goes_where_the_published_code_takes_it():
     design = paper_design(TIE)
     assert [(stage.width, stage.depth) for stage in design.stages] == [(32, 1), (64, 2), (160, 7), (384, 12)]
@@ -204,6 +211,10 @@ def one_line_about(option):
         ({"group_width": 24}, "model.group_width"),
         ({"stem_width": 0}, "model.stem_width"),
         ({"stem_width": 12}, "model.group_width"),
+        ({"se_ratio": -0.1}, "model.se_ratio"),
+        ({"se_ratio": 1.1}, "model.se_ratio"),
+        ({"se_ratio": math.nan}, "model.se_ratio"),
+        ({"se_ratio": 0.01}, "model.se_ratio"),
     ],
 )
 def test_impossible_design_is_refused_by_the_name_of_its_option(change, option):
@@ -230,6 +241,7 @@ design_parameters = st.fixed_dictionaries(
         "bottleneck_ratio": st.sampled_from([1, 1, 1, 0.25, 0.5, 2, 4, 1.7]),
         "group_width": st.sampled_from([1, 2, 4, 8, 8, 16, 7]),
         "stem_width": st.sampled_from([16, 16, 32, 48, 64, 12]),
+        "se_ratio": st.sampled_from([0, 0, 0.25, 1, 0.001]),
     }
 )
 
@@ -253,6 +265,9 @@ def test_any_parameters_are_refused_in_one_line_or_give_a_network_that_runs(para
     for layer, stage in zip(model.body, design.stages, strict=True):
         for block in layer.layers:
             assert block.conv2_3x3.out_channels // block.conv2_3x3.groups == stage.group_width
+            if parameters["se_ratio"]:
+                inside = round(parameters["se_ratio"] * block.conv1_1x1.in_channels)
+                assert block.se.conv1_1x1.weight.shape == (inside, block.conv2_3x3.out_channels, 1, 1)
     assert [layer.layers[-1].conv3_1x1.out_channels for layer in model.body] == widths
 
 
@@ -284,6 +299,19 @@ def test_silent_blocks_pass_on_their_shortcut():
         shortcut = images if block.downsample is None else block.downsample(images)
         assert torch.equal(block(images), shortcut.relu())
         assert block.bn2.weight.all(), "the rest of it learns at once"
+
+
+def test_squeeze_and_excitation_weighs_each_channel_by_the_means_of_all():
+    torch.manual_seed(0)
+    block, images = XBlock(8, 16, 16, 2, 8, se_width=2).eval(), torch.randn(3, 8, 6, 6)
+    seen = {}
+    block.se.register_forward_hook(lambda _, inputs, output: seen.update(before=inputs[0], after=output))
+    block(images)
+    weight, bias = block.se.conv1_1x1.weight.flatten(1), block.se.conv1_1x1.bias
+    inner = (seen["before"].mean((2, 3)) @ weight.T + bias).relu()
+    shares = (inner @ block.se.conv2_1x1.weight.flatten(1).T + block.se.conv2_1x1.bias).sigmoid()
+    torch.testing.assert_close(seen["after"], seen["before"] * shares[:, :, None, None])
+    assert seen["before"].min() == 0, "after the 3x3's ReLU"
 
 
 def test_samples_skip_blocks_more_often_the_later_these_are():

@@ -114,6 +114,17 @@ def test_a_grouped_convolution_is_cut_into_its_groups():
     assert all(matrices[id(module.weight)] == 2 for module in grouped)
 
 
+def test_biases_of_squeeze_and_excitation_take_no_orthogonal_step():
+    model = Model(generate_design(Form.paper, 2, 8, 8, 2, 1, 8, 8, se_ratio=0.5), classes=3)
+    groups = parameter_groups(model, OptimConfig(name="muon", weight_decay=0.1))
+    decays = names_by_decay(groups, model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    turned = {names[parameter] for group in groups if group["matrices"] for parameter in group["params"]}
+    inside = {name for name in decays if ".se." in name}
+    assert turned & inside == {name for name in inside if name.endswith("weight")} != set()
+    assert all(decays[name] == 0 for name in inside - turned)
+
+
 def test_each_group_of_a_convolution_is_stepped_as_if_it_were_alone():
     generator = torch.Generator().manual_seed(3)
     weight, grad = torch.randn((2, 8, 4, 3, 3), generator=generator)

@@ -54,14 +54,15 @@ def test_the_costs_and_sizes_are_those_of_the_reference_network():
     slope=st.floats(0, 40),
     quantization=st.floats(1.5, 3),
     ratio=st.sampled_from([0.5, 1, 2]),
+    se_ratio=st.sampled_from([0, 0.25, 1]),
     resolution=st.sampled_from([32, 33, 56]),
 )
 @settings(deadline=None, max_examples=25)
 def test_multiply_adds_are_exactly_those_that_torch_counts(
-    form, depth, initial_width, slope, quantization, ratio, resolution
+    form, depth, initial_width, slope, quantization, ratio, se_ratio, resolution
 ):
     try:
-        design = generate_design(form, depth, initial_width, slope, quantization, ratio, 4, 8)
+        design = generate_design(form, depth, initial_width, slope, quantization, ratio, 4, 8, se_ratio)
     except UsageError:
         return
     model = Model(design, classes=7).eval()

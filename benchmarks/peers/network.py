@@ -3,7 +3,7 @@
 from torch import nn
 
 from benchmarks.peers.protocol import Settings
-from regnet.design import generate_design
+from regnet.config import ModelConfig
 from regnet.model import Model, count_parameters
 from regnet.operators import operators
 
@@ -26,7 +26,7 @@ class AnotherNetworkError(Exception):
 
 def our_network(settings: Settings, classes: int) -> nn.Module:
     """On the CPU, in the memory format that is asked for, as the peers' network is too."""
-    return _checked(Model(generate_design(**settings.design), classes), settings)
+    return _checked(Model(ModelConfig(**settings.design).design(), classes), settings)
 
 
 def peers_network(settings: Settings, classes: int) -> nn.Module:

@@ -90,7 +90,7 @@ def trainer_flags(args: argparse.Namespace) -> list[str]:
         REGNETX_002 if args.network == "regnetx_002" else asdict(parse_config(["--config", str(args.config)]).model)
     )
     options = {
-        "model": design,
+        "model": {**design, "weights": ""},  # nobody else begins with them
         "data": {"shards": str(Path(args.shards).resolve()), "resolution": args.resolution, "drop_last": True},
         "augment": {"flip": True, "crop_padding": CROP_PADDING},
         "train": {

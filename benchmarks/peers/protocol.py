@@ -27,7 +27,7 @@ class Settings:
     Attributes:
         network: "ours", which all build from `design`, or the name of a network of timm that has the same layers:
             then this trainer and the resident step build it from `design`, and the others ask timm for it.
-        design: RegNet design parameters, as regnet.design.generate_design takes them.
+        design: RegNet design parameters, as regnet.config.ModelConfig takes them.
         measures: of this trainer's network, which every peer's must have too: see benchmarks.peers.network.
         shards: what data.convert wrote.
         images: directory with the same images as arrays: see benchmarks.peers.samples.

@@ -13,14 +13,14 @@ from regnet.config import Config
 from regnet.distributed import join
 from regnet.doctor.findings import Finding, any_stops, merge, stops
 from regnet.doctor.machine import check_device, check_machine
-from regnet.doctor.needs import check_needs, read_classes
+from regnet.doctor.needs import check_needs, network, read_classes
 from regnet.doctor.ranks import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
 from regnet.doctor.report import tell
 from regnet.doctor.run import check_run
 from regnet.errors import UsageError
 from regnet.leaving import USAGE
 from regnet.lifeline import EXCHANGE_FAILED, PeerLost
-from regnet.model import Model, count_parameters
+from regnet.model import count_parameters
 from regnet.options import parse_config
 from regnet.preemption import Notice
 
@@ -122,4 +122,4 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
 
 def _parameters(config: Config) -> int:
     with torch.device("meta"):
-        return count_parameters(Model(config.model.design(), read_classes(config)))
+        return count_parameters(network(config, read_classes(config)), trained=True)

@@ -19,7 +19,7 @@ from regnet.distributed import choose_device
 from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, plural, stops
 from regnet.doctor.machine import cgroups
 from regnet.errors import UsageError
-from regnet.model import Model, count_parameters
+from regnet.model import Model, count_parameters, freeze_trunk
 
 CLASSES = 100  # assumed where no manifest tells
 _FLOAT = 4  # bytes
@@ -56,6 +56,14 @@ def _manifest(config: Config) -> Manifest | None:
         return read_manifest(Path(config.data.shards))
     except DataError:
         return None
+
+
+def network(config: Config, classes: int) -> Model:
+    """As the run would train it."""
+    model = Model(config.model.design(), classes)
+    if config.train.freeze_trunk:
+        freeze_trunk(model)
+    return model
 
 
 def check_shards(config: Config) -> list[Finding]:
@@ -114,13 +122,14 @@ def step_bytes(config: Config, classes: int, size: int) -> int:
     """What one process holds at the end of a forward pass, at least: libraries add their own."""
     part = math.ceil(config.train.batch_size / size)
     pixels = 3 * config.data.resolution**2
-    copies = 2 + {"adam": 2, "adamw": 2, "sgd": int(config.optim.momentum > 0), "muon": 1}[config.optim.name]
-    copies += config.optim.ema_decay > 0
-    model = Model(config.model.design(), classes)
+    averages = {"adam": 2, "adamw": 2, "sgd": int(config.optim.momentum > 0), "muon": 1}[config.optim.name]
+    model = network(config, classes)
+    numbers = count_parameters(model) * (1 + (config.optim.ema_decay > 0))
+    numbers += count_parameters(model, trained=True) * (1 + averages)  # beside gradients
     kept = math.ceil(part / config.train.accumulate) * _kept_for_an_image(model, config.data.resolution)
     if config.train.precision != "fp32":
         kept //= 2
-    return kept + copies * _FLOAT * count_parameters(model) + part * pixels * _FLOAT
+    return kept + numbers * _FLOAT + part * pixels * _FLOAT
 
 
 def _kept_for_an_image(model: Model, resolution: int) -> int:

@@ -16,7 +16,7 @@ from regnet.checkpoint import CheckpointError, load, pack
 from regnet.config import Config
 from regnet.distributed import World
 from regnet.doctor.findings import Finding, guarded, in_bytes, in_seconds, note, ok, stops
-from regnet.doctor.needs import read_classes
+from regnet.doctor.needs import network, read_classes
 from regnet.early_stopping import EarlyStopping
 from regnet.ema import MovingAverage
 from regnet.errors import UsageError
@@ -28,6 +28,7 @@ from regnet.precision import Precision
 from regnet.run import check_config, place
 from regnet.state import Progress, TrainingState
 from regnet.wandb_tracker import has_wandb_key
+from regnet.weights import read_weights
 
 _SLOW_SYNC = 0.1  # seconds
 _GONE_AFTER = {
@@ -45,6 +46,7 @@ def check_run(config: Config) -> list[Finding]:
     elsewhere = "choose another --runs_dir, or free or mend this one"
     return [
         *guarded("run", lambda: check_no_other_run(config, directory), "choose another --name", UsageError, OSError),
+        *guarded("weights", lambda: check_weights(config, directory), "name other --model.weights", UsageError),
         *guarded("W&B", lambda: check_wandb(config), "see wandb login, or --tracking.wandb offline", OSError),
         *guarded("run directory", lambda: check_directory(config, directory), elsewhere, OSError),
     ]
@@ -58,6 +60,15 @@ def check_no_other_run(config: Config, directory: Path) -> list[Finding]:
         return [stops("run", f"{directory}: process {holder} is training this run", "wait, or choose another --name")]
     check_config(directory, config)
     return [ok("run", f"{directory}: holds this run, which would be continued")]
+
+
+def check_weights(config: Config, directory: Path) -> list[Finding]:
+    """Whether a new run could begin with its weights; one that continues reads them no more."""
+    if not config.model.weights or any((directory / "checkpoints").glob("*.pt")):
+        return []
+    with torch.device("meta"):
+        own = Model(config.model.design(), read_classes(config)).state_dict()
+    return [ok("weights", read_weights(config.model, own).told)]
 
 
 def _holder(lock: Path) -> str | None:
@@ -189,7 +200,7 @@ def state_of(config: Config) -> dict[str, Any]:
     """What a checkpoint of this run holds, after its first step."""
     cpu = torch.device("cpu")
     classes = read_classes(config)
-    model = Model(config.model.design(), classes)
+    model = network(config, classes)
     precision = Precision(config.train.precision, cpu)
     optimizer = build_optimizer(model, config.optim, precision.dtype)
     for parameter in model.parameters():
