@@ -60,7 +60,7 @@ def parameter_groups(model: Model, config: OptimConfig) -> list[dict[str, Any]]:
 def distances_to_head(model: Model) -> dict[nn.Parameter, int]:
     """Blocks from each parameter to the head, which is at 0 itself; the last block is at 1, the stem behind the first.
 
-    Source: the layers of Clark et al., ELECTRA (2020), appendix A, on fine-tuning, with a block for a layer.
+    Source: layer-wise rates as in the fine-tuning of Clark et al., ELECTRA (2020), with a block for a layer.
     """
     blocks = [module for module in model.modules() if isinstance(module, XBlock)]
     parts = [model.head, *reversed(blocks), model.stem]
