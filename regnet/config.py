@@ -237,6 +237,22 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Learning from another network, mostly a larger one, beside the labels (Hinton et al. 2015).
+
+    Args:
+        teacher: checkpoint of a run on images of the same classes; empty for none. A run that continues needs it too,
+            unaltered.
+        share: of the loss that is the distance to the teacher's answers; read only if there is one.
+        temperature: by which both networks' logits are divided for it.
+    """
+
+    teacher: str = ""
+    share: Share = 0.5
+    temperature: PositiveReal = 2.0
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """The learning rate over the run; it rises from start_lr to optim.lr and falls to min_lr.
 
@@ -343,6 +359,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)

@@ -10,7 +10,6 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from regnet.config import Config
@@ -18,6 +17,7 @@ from regnet.distributed import Agreement, World
 from regnet.early_stopping import EarlyStopping
 from regnet.ema import MovingAverage
 from regnet.errors import Diverged
+from regnet.loss import Loss, open_teacher
 from regnet.metrics import Counters, Result
 from regnet.mistakes import Mistakes
 from regnet.model import Model, drop_paths, freeze_trunk, silence_blocks, train_head
@@ -113,6 +113,10 @@ class Trainer:
             freeze_trunk(model)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         model = model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]  # not in its stub
+        teacher = world.share(world.on_main(lambda: open_teacher(config, tuple(record.samples.classes))))
+        if teacher is not None:
+            teacher = teacher.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.loss = Loss(config.train.label_smoothing, teacher, config.distill)
         forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
         self.forward = average_gradients(forward, world, config.train.deterministic)
         torch.manual_seed(seed_of_rank(config.seed, world.rank))  # other samples of other ranks skip blocks
@@ -228,9 +232,8 @@ class Trainer:
         # A convolution has channels last if either its images or its weights have.
         images = images.contiguous(memory_format=self.memory_format)
         with self.precision.autocast():
-            logits = self.forward(images)
-        smoothing = self.config.train.label_smoothing
-        return logits, F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+            logits, answers = self.forward(images), self.loss.answers(images)
+        return logits, self.loss(logits, targets, answers)
 
     def backward_pass(self, loss: Tensor) -> None:
         """Adds the gradients of a loss, and where they don't stay here exchanges them meanwhile."""
