@@ -108,7 +108,7 @@ class ShardReader:
     ) -> None:
         threads = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # made when numba is imported
         if workers > threads:
-            raise DataError(f"data.workers is {workers}, more than the {threads} threads that this process may use")
+            raise DataError(f"data.workers is {workers}, and this process may use {threads} threads at most")
         self.batch_size, self.workers, self.batches_ahead, self.timeout = batch_size, workers, batches_ahead, timeout
         self.forget_every = forget_every
         self.shards = {split: MappedShards(directory, manifest, split) for split in manifest.splits}

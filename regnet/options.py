@@ -4,6 +4,7 @@ A file is turned into the flags that say the same, so that both are judged by on
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -19,7 +20,20 @@ from regnet.errors import UsageError
 
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UsageError(shorten(message.replace('Parser key "', 'option "')))
+        raise UsageError(shorten(in_plain_words(message)))
+
+
+def in_plain_words(message: str) -> str:
+    """What the library says of a wrong option, as users know it."""
+    message = message.replace('Parser key "', 'option "')
+    of_them = r"Expected a (?:typing\.Literal\[|member of .*?\{)(.*?)[\]}]\. Got value: (.*)"
+    choice = re.search(of_them, message, re.DOTALL)
+    if choice is None:
+        return message
+    names, value = re.findall(r"[^', ]+", choice[1]), choice[2]
+    nearest = difflib.get_close_matches(value, names, n=1)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f"{message[: choice.start()]}{value!r} is none of {', '.join(names)}{hint}"
 
 
 def parse_config(argv: Sequence[str]) -> Config:

@@ -62,7 +62,10 @@ class Prediction:
 def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
     trained = open_checkpoint(path)
     directory = shards or Path(trained.config.data.shards)
-    manifest = read_manifest(directory)
+    try:
+        manifest = read_manifest(directory)
+    except DataError as error:
+        raise DataError(f"{error}; --shards names others that the run may be told by") from error
     if manifest.classes != trained.classes:
         raise UsageError(f"{directory}: the checkpoint was trained on other classes")
     prepare = as_in_evaluation(manifest.mean, manifest.std, trained.config.data.resolution)

@@ -49,7 +49,7 @@ class RunDirectory:
         self.config, self.data = config, data
         check_config(self.path, config)
         before = read_state(self.path)
-        if before is not None:
+        if before is not None and (self.path / "config.yaml").exists():  # else no attempt has come as far as to begin
             self._check_same_task(before.data, before.epochs)
         self.finished = self._is_finished(before)
         self.at = (0, 0) if before is None else (before.epoch, before.step)

@@ -89,7 +89,8 @@ def _is_held(directory: Path) -> bool:
 
 
 def _next(directory: Path) -> str:
-    return f"continue with train_ddp.py --config {directory / 'config.yaml'}"
+    config = directory / "config.yaml"
+    return f"continue with train_ddp.py --config {config}" if config.exists() else "it did not begin"
 
 
 def as_age(seconds: float) -> str:

@@ -147,7 +147,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore"):  # of pickles that it will refuse anyway
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can make an unpickler fail in any way
-        raise CheckpointError(f"{path}: not readable as weights ({str(error)[:200]})") from error
+        kinds = "a state dict of torch.save, .safetensors or a checkpoint of this program"
+        raise CheckpointError(f"{path}: not readable as {kinds} ({type(error).__name__})") from error
     return _checked(path, found)
 
 

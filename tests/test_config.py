@@ -382,3 +382,17 @@ def test_every_option_is_read_by_the_program():
     files = [ROOT / "train_ddp.py", *(path for path in (ROOT / "regnet").glob("*.py") if path.name != "config.py")]
     read = {name for path in files for name in read_names(path)} | {field.name for field in fields(LoaderOptions)}
     assert [name for name in OPTIONS if name.rpartition(".")[2] not in read] == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--schedule.name=cosin", "'cosin' is none of cosine, onecycle, reference (did you mean cosine?)"),
+        ("--model.form=papper", "'papper' is none of reference, paper (did you mean paper?)"),
+        ("--train.precision=half", "'half' is none of fp32, bf16, fp16"),
+    ],
+)
+def test_a_choice_that_is_none_is_told_with_the_others(flag, told):
+    with pytest.raises(UsageError) as caught:
+        parse_config([flag])
+    assert str(caught.value).endswith(told)

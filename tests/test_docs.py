@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -72,14 +71,3 @@ def test_commands_and_files_exist(path):
             assert file in added or (ROOT / file).is_file(), line
         for test in re.findall(r"^test_\w+$", line):
             assert (ROOT / "tests" / f"{test}.py").is_file(), line
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in DOCUMENTS if "```diff" in path.read_text()], ids=lambda path: path.name
-)
-def test_worked_examples_apply(path):
-    """To the code as it is: git counts a moved line, but no changed one, as the same place."""
-    for example in re.findall(r"```diff\n(.*?)```", path.read_text(), re.DOTALL):
-        command = ["git", "apply", "--check", "-"]
-        done = subprocess.run(command, cwd=ROOT, input=example, text=True, capture_output=True, timeout=30)
-        assert done.returncode == 0, done.stderr

@@ -21,7 +21,9 @@ from test_convert import convert
 
 from data.superclasses import SUPERCLASSES
 from regnet.outcome import read_outcome
+from regnet.report.curves import Curve
 from regnet.report.groups import by_epoch, over_runs
+from regnet.report.picture import PRINT
 
 pytestmark = pytest.mark.xdist_group("report")  # which trains its runs once
 
@@ -406,3 +408,13 @@ def test_a_mean_is_over_the_runs_that_got_so_far(columns):
         values = [column[x] for column in columns if x in column]
         assert mean == pytest.approx(statistics.fmean(values), abs=1e-9)
         assert deviation == pytest.approx(statistics.stdev(values) if len(values) > 1 else 0, abs=1e-6)
+
+
+def test_a_column_that_no_run_has_is_no_curve_and_one_of_noughts_can_be_seen():
+    runs = [SimpleNamespace(epochs=[{"epoch": epoch, "none": None, "nought": 0.0} for epoch in (1, 2, 3)])]
+    groups = [SimpleNamespace(runs=runs, label="run")]
+    curves = {key: Curve(key, key, "epoch", ((key, "-", 1),), from_zero=True) for key in ("other", "none", "nought")}
+    assert [key for key, curve in curves.items() if curve.has_points(groups)] == ["nought"]
+    drawn = np.asarray(Image.open(io.BytesIO(curves["nought"].picture(groups).png())).convert("RGB")).astype(int)
+    colour = [int(PRINT.groups[0][place : place + 2], 16) for place in (1, 3, 5)]
+    assert (np.abs(drawn - colour).max(2) < 8).sum() > 1000, "a line over the whole width"

@@ -237,11 +237,15 @@ def test_a_run_begins_with_the_average_of_another(shards, tmp_path):
 
 
 def test_weights_that_cannot_be_used_end_all_ranks_with_one_line_and_leave_the_name_free(shards, file, tmp_path):
-    wrong = run(trainer(tmp_path, shards, "--model.weights", str(file), *ONE_EPOCH, processes=2))
+    """Also to a run of another length, which is another one where rates depend on it."""
+    wrong = run(trainer(tmp_path, shards, "--model.weights", str(file), "--train.epochs", "4", processes=2))
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1), wrong.stderr
     assert "--model.head new" in wrong.stderr
     flags = ("--model.weights", str(file), "--model.head", "new", *ONE_EPOCH)
-    assert run(trainer(tmp_path, shards, *flags)).returncode == 0
+    listed = run(Forked(["-m", "regnet.runs", str(tmp_path)]))
+    assert "it did not begin" in listed.stdout, listed.stderr
+    mended = run(trainer(tmp_path, shards, *flags))
+    assert mended.returncode == 0, mended.stderr
 
 
 def test_the_doctor_reads_the_weights_of_a_run_that_is_yet_to_begin(file, tmp_path):

@@ -22,6 +22,11 @@ class Curve:
     columns: tuple[tuple[str, str, float], ...]
     from_zero: bool = False
 
+    def has_points(self, groups: Sequence[Group]) -> bool:
+        """Whether any run has such a column: those of an older program may not."""
+        series_of = by_epoch if self.axis == "epoch" else by_step
+        return any(len(series_of(group.runs, key).x) for group in groups for key, *_ in self.columns)
+
     def picture(self, groups: Sequence[Group]) -> Picture:
         series_of = by_epoch if self.axis == "epoch" else by_step
         drawn = [(group.label, [series_of(group.runs, key) for key, *_ in self.columns]) for group in groups]
@@ -32,8 +37,9 @@ class Curve:
             for (_, style, scale), series in zip(self.columns, of_columns, strict=True):
                 x, mean, deviation = series.x, scale * series.mean, scale * series.deviation
                 label = name if style == "-" else None
-                marker = "o" if len(x) == 1 else None
-                axes.plot(x, mean, style, color=colour, linewidth=1.4, marker=marker, markersize=3, label=label)
+                marker = "o" if len(x) == 1 else ""
+                (line,) = axes.plot(x, mean, style, color=colour, linewidth=1.4, label=label)
+                line.set(marker=marker, markersize=3, clip_on=False, zorder=3)  # at nought it lies on the frame
                 if deviation.any():
                     axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
         axes.set_xlabel(self.axis)

@@ -69,7 +69,8 @@ def make(runs: Sequence[History]) -> dict[str, bytes]:
     done = [run for run in runs if run.outcome is not None]
     shown = max(done, key=lambda run: run.result["top1"], default=None)
     outcome = None if shown is None else shown.outcome
-    curves, bars = [curve.picture(groups) for curve in CURVES], class_bars(groups)
+    curves = [curve.picture(groups) for curve in CURVES if curve.has_points(groups)]
+    bars = class_bars(groups)
     matrix = None if outcome is None else confusion(outcome)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
