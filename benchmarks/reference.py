@@ -37,17 +37,20 @@ def read_log(path: Path, batch_size: int) -> list[Epoch]:
     """Raises UsageError for a file that is no such table."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            found = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(file)]
+            return [
+                Epoch(int(epoch), float(lr), float(loss) * batch_size, float(right) / 100)
+                for epoch, lr, loss, right in ([row[name] for name in COLUMNS] for row in csv.DictReader(file))
+            ]
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UsageError(f"{path}: not a table of numbers with the columns {', '.join(COLUMNS)}") from error
-    return [Epoch(int(epoch), lr, loss * batch_size, right / 100) for epoch, lr, loss, right in found]
 
 
 def read_run(run: Path) -> list[Epoch]:
     names = ("epoch", "lr", "train_loss", "val_accuracy")
-    return [Epoch(*(row[name] for name in names)) for row in EpochRows(run).new()]
+    rows = [[row[name] for name in names] for row in EpochRows(run).new()]
+    return [Epoch(*row) for row in rows if None not in row]  # a loss that is no number is null
 
 
 def draw(path: Path, name: str, ours: Sequence[Epoch], theirs: Sequence[Epoch]) -> Path:

@@ -55,19 +55,12 @@ class Cache:
             yield images.index_select(0, here), labels.index_select(0, here), here
 
 
-def wanted(where: Where, manifest: Manifest, device: torch.device, cuts: bool) -> bool:
+def wanted(where: Where, manifest: Manifest, device: torch.device) -> bool:
     """Whether the samples are to be kept on the device.
 
-    Args:
-        cuts: whether other parts of the images are wanted in each epoch.
-
     Raises:
-        DataError: they shall be kept, and there is no room, or parts of them are wanted.
+        DataError: they shall be, and there is no room.
     """
-    if cuts:
-        if where is Where.device:
-            raise DataError("data.cache is device, which keeps whole images: augment.smallest_cut takes parts of them")
-        return False
     needed = sum(manifest.samples(split) for split in manifest.splits) * (3 * manifest.resolution**2 + 8)
     if where is Where.auto:
         return device.type == "cuda" and needed <= _SHARE * _free(device)

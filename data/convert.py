@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.encode import ChannelSums, Encoding, load_pixels, write_shard
+from data.encode import LARGEST_SIDE, ChannelSums, Encoding, load_pixels, write_shard
 from data.errors import DataError
 from data.order import share
 from data.shards import MANIFEST, Manifest, Shard, read_manifest, write_manifest
@@ -198,9 +198,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="directory for the shards")
     parser.add_argument("--shards", type=_positive, default=4, help="files of each split")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--resolution", type=_positive, help="side of the stored images, pixels (32)")
+    size.add_argument("--resolution", type=_side, help="side of the stored images, pixels (32)")
     size.add_argument(
-        "--longest-side", type=_positive, help="keep mixed sizes, and shrink images that have a side longer than this"
+        "--longest-side", type=_side, help="keep mixed sizes, and shrink images that have a side longer than this"
     )
     parser.add_argument("--mode", choices=("raw", "jpg"), default="raw", help="raw bytes, or JPEG for larger images")
     parser.add_argument("--quality", type=_positive, default=95, help="of JPEG, 1 to 100")
@@ -217,6 +217,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError(text)
+    return value
+
+
+def _side(text: str) -> int:
+    value = _positive(text)
+    if value > LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{value} is more than {LARGEST_SIDE} pixels")
     return value
 
 

@@ -23,7 +23,8 @@ class BoxDecoder(SimpleRGBImageDecoder):
     """Images of any sizes, raw or JPEG -> uint8 (N, side, side, 3), resized by OpenCV's INTER_AREA.
 
     FFCV's own random decoders draw from numpy's generator, so that an image would depend on the thread and the
-    batch that it comes in. This one takes its boxes from the third of the storage's tables, int64 (samples, 4).
+    batch that it comes in. This one takes its boxes from the third of the storage's tables, int64 (samples, 4), and
+    marks in the fourth, uint8 (samples,), what it could not decode: in a thread of numba's it cannot raise.
     """
 
     def __init__(self, side: int) -> None:
@@ -47,7 +48,9 @@ class BoxDecoder(SimpleRGBImageDecoder):
                 # Memory for one image of each thread; FFCV has it for all images of all batches ahead.
                 pixels = np.empty((height, width, 3), np.uint8)
                 if image["mode"] == jpeg:
-                    decode_jpeg(stored, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+                    status = decode_jpeg(stored, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+                    if status != 0:
+                        storage_state[3][sample] = 1
                 else:
                     copy(stored, pixels)
                 box = storage_state[2][sample]

@@ -16,10 +16,13 @@ import numpy as np
 from PIL import Image
 
 from data.errors import DataError
-from data.ffcv_parts import MAX_PAGE_SIZE, MIN_PAGE_SIZE, DatasetWriter, IntField, MemoryAllocator, RGBImageField
+from data.ffcv_parts import MIN_PAGE_SIZE, DatasetWriter, IntField, MemoryAllocator, RGBImageField
 from data.shards import CONTENTS, Shard, sha256
 from data.sources import Source
 
+LARGEST_SIDE = 16384  # pixels, of which an image fills a page
+_LARGEST_PAGE = 1 << 30  # bytes; Linux writes no more than 2 GiB at once
+_DEEP = ("I", "F")  # beginnings of the modes with more than a byte to a channel, which conversion would clip
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises
 
 
@@ -81,6 +84,8 @@ def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> t
         image.load()
     except UNDECODABLE as error:
         raise DataError(f"{name}: cannot be decoded ({error})") from error
+    if image.mode.startswith(_DEEP):
+        raise DataError(f"{name}: mode {image.mode}, of more than eight bits to a channel")
     if image.mode != "RGB":
         if not encoding.convert_rgb:
             raise DataError(f"{name}: mode {image.mode}, not RGB; --convert-rgb accepts such images")
@@ -145,13 +150,14 @@ class _Rows:
         return int(hashlib.sha256(f"{sample} {label} {how} ".encode() + pixels.tobytes()).hexdigest(), 16)
 
 
-def _page_size(resolution: int) -> int:
+def _page_size(encoding: Encoding) -> int:
     """Bytes that FFCV writes at a time: the least it takes, or room for some images (a JPEG is no larger than they).
 
-    A file begins with a whole page and ends with one, which its own 8 MiB would make most of a small data set.
+    A file begins with a whole page and ends with one, which its own 8 MiB would make most of a small data set; mixed
+    sizes have room for the largest that there may be, alone.
     """
-    images = 8 * 3 * resolution**2
-    return min(max(MIN_PAGE_SIZE, 1 << (images - 1).bit_length()), MAX_PAGE_SIZE // 2)
+    images = (1 if encoding.mixed else 8) * 3 * encoding.resolution**2
+    return min(max(MIN_PAGE_SIZE, 1 << (images - 1).bit_length()), _LARGEST_PAGE)
 
 
 class _InlineWriter(DatasetWriter):
@@ -160,7 +166,7 @@ class _InlineWriter(DatasetWriter):
     def __init__(self, path: Path, encoding: Encoding, done: Synchronized) -> None:
         image = RGBImageField(write_mode=encoding.mode, jpeg_quality=encoding.quality)
         fields = {"image": image, "label": IntField(), "id": IntField()}
-        super().__init__(str(path), fields, page_size=_page_size(encoding.resolution), num_workers=1)
+        super().__init__(str(path), fields, page_size=_page_size(encoding), num_workers=1)
         self.done = done
 
     def _write_common(

@@ -26,14 +26,13 @@ try:
     from ffcv.transforms import ToTensor
     from ffcv.transforms.common import Squeeze
     from ffcv.utils import cast_int_to_byte_ptr
-    from ffcv.writer import MAX_PAGE_SIZE, MIN_PAGE_SIZE, DatasetWriter
+    from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter
 finally:
     numba.typed.Dict = _numba_dict
     torch.set_num_threads(_threads)
 
 __all__ = [
     "IMAGE_MODES",
-    "MAX_PAGE_SIZE",
     "MIN_PAGE_SIZE",
     "AllocationQuery",
     "Compiler",

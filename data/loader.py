@@ -243,7 +243,7 @@ def open_loaders(
         directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout, forget_every
     )
     cut = Cut(reader.sizes, options.smallest_cut, options.middle, options.seed) if cuts else None
-    cached = wanted(Where(options.cache), manifest, place.device, cuts)
+    cached = not cuts and wanted(Where(options.cache), manifest, place.device)
     source = Cache(reader, manifest, size, place.device) if cached else Streamed(reader, place.device)
     batch_size = options.batch_size
     return (

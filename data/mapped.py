@@ -9,11 +9,12 @@ import numba
 import numpy as np
 
 from data.errors import DataError, LoaderError
-from data.ffcv_parts import Compiler, Reader, cast_int_to_byte_ptr
+from data.ffcv_parts import IMAGE_MODES, Compiler, Reader, cast_int_to_byte_ptr
 from data.shards import Manifest
 
 _TABLE = numba.uint64[::1]
 _BOXES = numba.int64[:, ::1]
+_MARKS = numba.uint8[::1]
 
 
 class MappedShards:
@@ -38,6 +39,7 @@ class MappedShards:
             base = np.uint64(np.frombuffer(mapped, np.uint8).ctypes.data)
             rows = reader.metadata.copy()
             _check_rows(path, rows, shard.first_id, shard.samples, manifest)
+            _check_places(path, rows["f0"], reader.alloc_table, len(mapped))
             rows["f0"]["data_ptr"] += base
             metadata.append(rows)
             pointers.append(reader.alloc_table["ptr"] + base)
@@ -80,7 +82,7 @@ class MappedShards:
             size = tables[1][np.searchsorted(tables[0], address)]
             return numba.carray(cast_int_to_byte_ptr(address), size)
 
-        tables = numba.types.Tuple([_TABLE, _TABLE, _BOXES])
+        tables = numba.types.Tuple([_TABLE, _TABLE, _BOXES, _MARKS])
         return Compiler.compile(read, numba.uint8[::1](numba.uint64, tables))
 
 
@@ -92,18 +94,25 @@ class EpochShards:
         forget_every: batches after which what was read is forgotten; 0 for never.
 
     Attributes:
-        state: what the compiled pipeline gets: addresses, ascending, the bytes that each holds, and the boxes.
+        state: what the compiled pipeline gets: addresses, ascending, the bytes that each holds, the boxes, and room for
+            marks at samples that cannot be decoded.
     """
 
     def __init__(self, shards: MappedShards, boxes: np.ndarray, forget_every: int) -> None:
         self.shards, self.forget_every = shards, forget_every
-        self.state = (*shards.tables, boxes)
+        self._undecoded = np.zeros(len(boxes), np.uint8)
+        self.state = (*shards.tables, boxes, self._undecoded)
 
     def start_batch(self, batch: int) -> None:
         """FFCV tells of each batch before it reads it."""
         self.shards.check()
         if self.forget_every and batch % self.forget_every == 0:
             self.shards.forget()
+
+    def check_batch(self, ids: np.ndarray) -> None:
+        """Raises LoaderError for a sample of this batch, just read, that could not be decoded."""
+        if len(self._undecoded) and (bad := ids[self._undecoded[ids] > 0]).size:
+            raise LoaderError(f"sample {bad[0]} cannot be decoded: its JPEG is damaged")
 
     # FFCV opens its storage for each epoch; the mappings outlive that.
     def __enter__(self) -> None: ...
@@ -122,3 +131,14 @@ def _check_rows(path: Path, rows: np.ndarray, first_id: int, samples: int, manif
             raise DataError(f"{path}: images with sides of none or of more than {side}, which the manifest says")
     elif not all((lengths == side).all() for lengths in sides):
         raise DataError(f"{path}: images of another size than {side}, which the manifest says")
+
+
+def _check_places(path: Path, images: np.ndarray, places: np.ndarray, size: int) -> None:
+    """An image's bytes lie in the file, and a raw one has as many as its pixels: the decoder looks at neither."""
+    by_place = places[np.argsort(places["ptr"])]
+    found = by_place[np.searchsorted(by_place["ptr"], images["data_ptr"]).clip(max=len(places) - 1)]
+    pixels = 3 * images["height"].astype(np.uint64) * images["width"].astype(np.uint64)
+    is_raw = images["mode"] == IMAGE_MODES["raw"]
+    inside = (found["ptr"] == images["data_ptr"]) & (found["ptr"] + found["size"] <= size)
+    if not (inside & (~is_raw | (found["size"] == pixels))).all():
+        raise DataError(f"{path}: an image whose bytes are not where, or as many as, its table says")

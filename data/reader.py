@@ -54,7 +54,9 @@ class _Epoch(EpochIterator):
         slots = self.loader.batches_ahead + 2
         try:
             for index, ids in enumerate(self.iter_ixes):
-                if not self._deliver(self.run_pipeline(index, ids, index % slots, None)):
+                batch = self.run_pipeline(index, ids, index % slots, None)
+                self.memory_context.check_batch(ids)
+                if not self._deliver(batch):
                     return
             self._deliver(None)
         except Exception as error:  # noqa: BLE001  # whatever it is, the consumer raises it

@@ -19,7 +19,7 @@ from regnet.errors import UsageError
 from regnet.files import Workshop, make_directory
 
 MAGIC = b"RGNTCKPT"
-VERSION = 2
+VERSION = 3
 _MARK = struct.Struct("<8sI")  # magic and version
 _DIGEST = 32  # bytes
 _NAME = re.compile(r"step-(\d{9})\.pt")

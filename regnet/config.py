@@ -377,6 +377,8 @@ class Config:
             raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
         if self.augment.smallest_cut and self.augment.crop_padding:
             raise UsageError("augment.crop_padding moves whole images: with augment.smallest_cut it must be 0")
+        if self.augment.smallest_cut and self.data.cache == "device":
+            raise UsageError("data.cache device keeps whole images, of which augment.smallest_cut takes other parts")
         if self.model.weights and self.train.zero_init:
             raise UsageError("train.zero_init would silence the blocks that model.weights brings: only one of them")
         if self.train.freeze_trunk and self.train.drop_path:

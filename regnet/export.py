@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import DataError
+from data.loader import check_sizes
 from data.picture import Preparation, preparation
 from data.shards import Manifest, read_manifest
 from regnet.drawing import check_format, draw_architecture, draw_graph
@@ -99,7 +100,11 @@ def largest_difference(network: nn.Module, path: Path, side: int) -> float:
 
 
 def write_onnx(trained: Trained, args: argparse.Namespace) -> int:
-    manifest = read_manifest(args.shards or Path(trained.config.data.shards)) if args.normalize else None
+    manifest = None
+    if args.normalize:
+        directory = args.shards or Path(trained.config.data.shards)
+        manifest = read_manifest(directory)
+        check_sizes(directory, manifest, trained.config.augment.smallest_cut)
     plain = trained.model
     network = plain if manifest is None else Normalized(plain, manifest.mean, manifest.std)
     export_onnx(trained, network, args.onnx, describe(trained, manifest))

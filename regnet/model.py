@@ -6,6 +6,7 @@ Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3 an
 
 import hashlib
 from collections import OrderedDict
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -146,25 +147,28 @@ class Model(nn.Sequential):
             )
         )
 
+    @property
+    def blocks(self) -> list[XBlock]:
+        """From the stem to the head."""
+        return cast(list[XBlock], [block for layer in self.body for block in cast(Layer, layer).layers])
 
-def drop_paths(model: nn.Module, rate: float) -> None:
+
+def drop_paths(model: Model, rate: float) -> None:
     """Sets the shares of samples that skip blocks, rising to `rate` in the last one.
 
     Source: Huang et al., Deep Networks with Stochastic Depth (2016), section 3, for each sample by itself.
     """
-    blocks = [module for module in model.modules() if isinstance(module, XBlock)]
-    for index, block in enumerate(blocks, start=1):
-        block.drop_path = rate * index / len(blocks)
+    for index, block in enumerate(model.blocks, start=1):
+        block.drop_path = rate * index / len(model.blocks)
 
 
-def silence_blocks(model: nn.Module) -> None:
+def silence_blocks(model: Model) -> None:
     """Lets every block begin as its shortcut: the last norm's weight is zero.
 
     Source: Goyal et al., Accurate, Large Minibatch SGD (2017), section 5.1.
     """
-    for module in model.modules():
-        if isinstance(module, XBlock):
-            nn.init.zeros_(module.bn3.weight)
+    for block in model.blocks:
+        nn.init.zeros_(block.bn3.weight)
 
 
 def freeze_trunk(model: Model) -> None:

@@ -14,7 +14,7 @@ from torch.optim import SGD
 
 _COEFFICIENTS = (3.4445, -4.775, 2.0315)
 _ITERATIONS = 5
-_EPSILON = 1e-7
+_SMALLEST = 1e-30  # norm that is divided by: nothing is left of nought
 
 
 class Muon(SGD):
@@ -51,7 +51,7 @@ class Muon(SGD):
             steps = torch.stack([self._momentum_step(weight) for weight in some])
             rows, columns = shape[0] // matrices, math.prod(shape[1:])
             turned = orthogonal(steps.reshape(-1, rows, columns), self._dtype) * max(1.0, rows / columns) ** 0.5
-            for weight, step in zip(some, turned.to(steps.dtype).view(steps.shape), strict=True):
+            for weight, step in zip(some, turned.to(steps.dtype).reshape(steps.shape), strict=True):
                 weight.grad.copy_(step)  # type: ignore[union-attr]
 
     def _momentum_step(self, weight: Tensor) -> Tensor:
@@ -66,8 +66,9 @@ class Muon(SGD):
 def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """(n, rows, columns) -> the same, with singular values near one: five Newton-Schulz steps towards U V^T."""
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = (matrices if wide else matrices.mT).to(dtype)
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_EPSILON)
+    x = matrices if wide else matrices.mT
+    # Before it loses digits or range: gradients may be far smaller, or larger, than fp16 can tell.
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST)).to(dtype)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
         gram = x @ x.mT

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from regnet.config import OptimConfig
-from regnet.model import Model, XBlock
+from regnet.model import Model
 from regnet.muon import Muon
 
 
@@ -62,8 +62,7 @@ def distances_to_head(model: Model) -> dict[nn.Parameter, int]:
 
     Source: layer-wise rates as in the fine-tuning of Clark et al., ELECTRA (2020), with a block for a layer.
     """
-    blocks = [module for module in model.modules() if isinstance(module, XBlock)]
-    parts = [model.head, *reversed(blocks), model.stem]
+    parts = [model.head, *reversed(model.blocks), model.stem]
     return {parameter: distance for distance, part in enumerate(parts) for parameter in part.parameters()}
 
 
@@ -82,6 +81,11 @@ def build_optimizer(model: Model, config: OptimConfig, dtype: torch.dtype) -> Op
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     kind = {"adam": Adam, "adamw": AdamW}[config.name]
     return kind(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
+
+
+def averages(config: OptimConfig) -> int:
+    """Numbers that the optimiser keeps for each that it trains."""
+    return {"adam": 2, "adamw": 2, "sgd": int(config.momentum > 0), "muon": 1}[config.name]
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from data.augment import Augment
 from data.encode import UNDECODABLE
 from data.errors import DataError
+from data.loader import check_sizes
 from data.picture import Preparation
 from data.shards import read_manifest
 from regnet.errors import UsageError
@@ -68,6 +69,7 @@ def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
         raise DataError(f"{error}; --shards names others that the run may be told by") from error
     if manifest.classes != trained.classes:
         raise UsageError(f"{directory}: the checkpoint was trained on other classes")
+    check_sizes(directory, manifest, trained.config.augment.smallest_cut)
     prepare = as_in_evaluation(manifest.mean, manifest.std, trained.config.data.resolution)
 
     def logits(images: Tensor) -> Tensor:

@@ -95,7 +95,8 @@ class Record(AbstractContextManager["Record"]):
 
     def _begin_with_weights(self, state: TrainingState) -> str:
         """Gives all ranks the file that rank zero reads; what it was, in a line."""
-        read = self.world.on_main(lambda: read_weights(self.config.model, state.model.state_dict()))
+        model, classes = self.config.model, self.samples.classes
+        read = self.world.on_main(lambda: read_weights(model, state.model.state_dict(), classes))
         weights = self.world.share(read)
         assert weights is not None
         for network in (state.model, state.evaluated):

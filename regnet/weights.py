@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,22 +94,29 @@ class StartingWeights(NamedTuple):
     told: str
 
 
-def read_weights(config: ModelConfig, own: Mapping[str, Tensor]) -> StartingWeights:
+def read_weights(
+    config: ModelConfig, own: Mapping[str, Tensor], classes: Sequence[str] | None = None
+) -> StartingWeights:
     """The tensors of the file `config.weights` for a network whose state dict is `own`.
 
     All of them, but the classifier's where `config.head` is new, and BatchNorm's counters, which nothing reads, where
     the file has none.
 
+    Args:
+        classes: names by label, which a checkpoint of this program knows too; None for any.
+
     Raises:
         CheckpointError: the file cannot be read, or is of another network or of other classes; a line that names it.
     """
     path = Path(config.weights)
-    found = _read(path)
+    found, known = _read(path)
     library, name_in = _library(path, found)
     wanted = {name: tensor for name, tensor in own.items() if config.head == "keep" or not name.startswith(_HEAD)}
     wanted = {name: tensor for name, tensor in wanted.items() if not _is_counter(name) or name_in(name) in found}
     if config.head == "keep":
         _check_classes(path, own, found, name_in)
+        if classes is not None and known is not None and tuple(classes) != tuple(known):
+            raise CheckpointError(f"{path}: a classifier of other classes; --model.head new begins a new one")
     else:
         head = {name_in(name) for name in own if name.startswith(_HEAD)}
         found = {name: tensor for name, tensor in found.items() if name not in head}
@@ -134,30 +141,33 @@ def _is_counter(name: str) -> bool:
     return name.endswith(_COUNTER)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
+    """Its tensors, and the names of its classes, where it tells: checkpoints of this program do."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     if is_marked(content):
-        return _checked(path, evaluated_weights(unpack(path, content), path))
+        saved = unpack(path, content)
+        return _checked(path, evaluated_weights(saved, path)), saved.get("classes")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load(content)
+            return safetensors.torch.load(content), None
         with warnings.catch_warnings(action="ignore"):  # of pickles that it will refuse anyway
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can make an unpickler fail in any way
         kinds = "a state dict of torch.save, .safetensors or a checkpoint of this program"
         raise CheckpointError(f"{path}: not readable as {kinds} ({type(error).__name__})") from error
-    return _checked(path, found)
+    return _checked(path, found), None
 
 
 def _checked(path: Path, found: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: no state dict, which is a mapping from names to tensors")
     for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: no state dict: {str(name)[:100]} in it is no tensor")
+        plain = isinstance(value, Tensor) and not (value.is_quantized or value.is_nested or value.is_complex())
+        if not isinstance(name, str) or not plain:
+            raise CheckpointError(f"{path}: no state dict: {str(name)[:100]} in it is no tensor of plain numbers")
     return found
 
 
@@ -185,4 +195,6 @@ def _converted(path: Path, name: str, value: Tensor, own: Tensor) -> Tensor:
     converted = value.detach().to(own.dtype)
     if not converted.isfinite().all():
         raise CheckpointError(f"{path}: {name} is not finite")
+    if name.endswith("running_var") and (converted < 0).any():
+        raise CheckpointError(f"{path}: {name} is below nought, and no variance")
     return converted

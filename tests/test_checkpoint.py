@@ -194,7 +194,7 @@ def lacking(path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_version, "checkpoint format 9, this program reads 2"),
+        (other_version, "checkpoint format 9, this program reads 3"),
         (other_network, "the checkpoint is of another network: "),
         (lacking, "the checkpoint is of another network: it lacks "),
         (foreign_data, "holds a run on other images"),

@@ -9,6 +9,8 @@ from PIL import Image
 
 from data.convert import main as convert
 from data.cut import Cut
+from data.errors import DataError, LoaderError
+from data.ffcv_parts import Reader
 from data.picture import preparation
 from data.reader import ShardReader
 from data.shards import read_manifest
@@ -49,6 +51,12 @@ def test_a_box_depends_on_its_own_image_seed_and_epoch_alone(sizes, other, epoch
     assert torch.equal(among_others[1:-1], boxes[1:])
 
 
+def test_the_two_places_of_a_box_are_drawn_each_by_itself():
+    boxes = cut_of([(200, 200)] * 2000, smallest=0.2).training(0, 8).places.double()
+    share_of_the_room = boxes[:, :2] / (201 - boxes[:, 2:])
+    assert abs(torch.corrcoef(share_of_the_room.T)[0, 1]) < 0.1
+
+
 def test_other_seeds_and_epochs_cut_elsewhere():
     sizes = [(200, 300)] * 50
     boxes = cut_of(sizes).training(0, 8).places
@@ -86,7 +94,7 @@ def pictures(tmp_path_factory):
 
 def converted(pictures, out, *options):
     command = ["--source", "folder", "--root", str(pictures), "--out", str(out), "--shards", "2"]
-    assert convert([*command, "--longest-side", "160", *options]) == 0
+    assert convert([*command, *(() if "--longest-side" in options else ("--longest-side", "160")), *options]) == 0
     return out, read_manifest(out)
 
 
@@ -141,3 +149,54 @@ def test_sizes_are_kept_unless_a_side_is_too_long(pictures, tmp_path):
     expected = [shrunk(path).shape[:2] for path in sorted((pictures / "train").glob("*/*"))]
     assert reader.sizes["train"].tolist() == [list(size) for size in expected]
     assert max(max(size) for size in expected) == 160
+
+
+def refused(pictures, out, *options):
+    command = ["--source", "folder", "--root", str(pictures), "--out", str(out), "--shards", "1"]
+    return convert([*command, *options]) == 2
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F"])
+def test_more_than_eight_bits_to_a_channel_are_refused(tmp_path, capsys, mode):
+    pictures = picture_tree(tmp_path / "pictures", train=1, val=1)
+    Image.fromarray(np.full((40, 40), 3000, np.uint16 if mode == "I;16" else np.float32)).save(
+        pictures / "train" / "plain" / "deep.tiff"
+    )
+    assert refused(pictures, tmp_path / "out", "--longest-side", "100", "--convert-rgb")
+    assert f"deep.tiff: mode {mode}, of more than eight bits" in capsys.readouterr().err
+
+
+def test_a_side_that_no_page_could_hold_is_refused(pictures, tmp_path, capsys):
+    assert refused(pictures, tmp_path / "out", "--longest-side", "16385")
+    assert "16385 is more than 16384 pixels" in capsys.readouterr().err
+
+
+def test_room_for_large_pictures_is_little_where_there_are_none(pictures, tmp_path):
+    out, _ = converted(pictures, tmp_path / "out", "--longest-side", "2000")
+    assert sum(file.stat().st_size for file in out.iterdir()) < 200e6
+
+
+def test_a_jpeg_that_cannot_be_decoded_is_an_error(pictures, tmp_path):
+    out, manifest = converted(pictures, tmp_path / "out", "--mode", "jpg")
+    shard = out / manifest.splits["val"][0].name
+    content = bytearray(shard.read_bytes())
+    begin = content.index(b"\xff\xd8\xff")
+    content[begin + 2 : begin + 40] = bytes(38)
+    shard.write_bytes(content)
+    with pytest.raises(LoaderError, match=r"sample \d cannot be decoded"):
+        decoded(out, manifest, "val", lambda sizes: Cut(sizes, 0.3, 0.8, 0).evaluation(40))
+
+
+def test_a_table_that_does_not_fit_the_bytes_is_refused(pictures, tmp_path):
+    """Which no reader should follow: the decoder copies as many bytes as were stored."""
+    out, manifest = converted(pictures, tmp_path / "out")
+    shard = out / manifest.splits["val"][0].name
+    rows = Reader(str(shard)).metadata.tobytes()
+    content = bytearray(shard.read_bytes())
+    begin = content.index(rows)
+    row = np.frombuffer(content, Reader(str(shard)).metadata.dtype, count=1, offset=begin).copy()
+    row["f0"]["height"] = 1
+    content[begin : begin + row.nbytes] = row.tobytes()
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="an image whose bytes are not where, or as many as"):
+        ShardReader(out, manifest, 5, workers=1, batches_ahead=1, timeout=60)

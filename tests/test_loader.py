@@ -152,9 +152,9 @@ def test_a_sample_is_mixed_with_its_partner_as_that_comes_out_of_its_own_augment
 def test_memory_that_is_not_there_is_told_in_one_line(shards):
     manifest = read_manifest(shards)
     with pytest.raises(DataError, match=r"data.cache is device: .* GB are needed, and .* GB are free"):
-        wanted(Where.device, replace(manifest, resolution=2**20), CPU, cuts=False)
-    assert wanted(Where.device, manifest, CPU, cuts=False)
-    assert not wanted(Where.auto, manifest, CPU, cuts=False), "the system's own cache does as well there"
+        wanted(Where.device, replace(manifest, resolution=2**20), CPU)
+    assert wanted(Where.device, manifest, CPU)
+    assert not wanted(Where.auto, manifest, CPU), "the system's own cache does as well there"
 
 
 def test_an_epoch_can_be_entered_at_any_step(shards):

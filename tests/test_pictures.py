@@ -70,7 +70,7 @@ def test_predictions_of_the_files_are_those_of_the_evaluation(trained, shards, p
     ("flags", "told"),
     [
         (("--augment.smallest_cut", "0"), "augment.smallest_cut must say"),
-        (("--data.cache", "device"), "data.cache is device"),
+        (("--data.cache", "device"), "data.cache device keeps whole images"),
         (("--augment.crop_padding", "4"), "augment.crop_padding moves whole images"),
         (("--data.middle", "0"), "data.middle"),
     ],
@@ -104,3 +104,17 @@ def test_the_doctor_says_what_mixed_sizes_need(shards, tmp_path):
     (found,) = [found for found in json.loads(done.stdout)["findings"] if found["check"] == "shards"]
     assert found["status"] == "stops"
     assert "augment.smallest_cut" in found["saw"]
+
+
+def test_whole_images_and_pictures_of_mixed_sizes_are_not_taken_for_one_another(shards, trained, tmp_path):
+    """A run on squares, told by the shards of mixed sizes with the same classes."""
+    root = picture_tree(tmp_path / "square", train=4, val=2)
+    done = convert(root, tmp_path / "squares", "--resize", "--resolution", "32")
+    assert done.returncode == 0, done.stderr
+    done = run(trainer(tmp_path, tmp_path / "squares", "--train.batch_size", "8"))
+    assert done.returncode == 0, done.stderr
+    best = str(tmp_path / "tiny" / "checkpoints" / "best.pt")
+    for command in (["predict", str(root / "val")], ["export", "--normalize", "--onnx", str(tmp_path / "out.onnx")]):
+        told = run(Forked(["-m", f"regnet.{command[0]}", "--checkpoint", best, "--shards", str(shards), *command[1:]]))
+        assert (told.returncode, len(told.stderr.strip().splitlines())) == (2, 1), told.stderr
+        assert "mixed sizes" in told.stderr

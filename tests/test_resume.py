@@ -16,7 +16,12 @@ from regnet.files import Workshop
 # checkpoints within epochs; and what it must not need to, for it depends on sample and epoch alone.
 FLAGS = ("--checkpoint.every_steps", "3", "--optim.ema_decay", "0.9", "--train.accumulate", "2", "--train.epochs", "5")
 FLAGS += ("--train.drop_path", "0.3", "--augment.mixup", "0.3", "--augment.cutmix", "0.3")
-PRECISIONS = {"fp32": (), "bf16": ("--train.precision", "bf16"), "fp16": ("--train.precision", "fp16")}
+CUT = ("--augment.smallest_cut", "0.3", "--augment.crop_padding", "0", "--data.window", "200")
+PRECISIONS = {
+    "fp32": (),
+    "bf16": ("--train.precision", "bf16", "--optim.name", "muon", "--optim.layer_decay", "0.8", *CUT),
+    "fp16": ("--train.precision", "fp16"),
+}
 SLOW = ("--train.epochs", "400")
 LONGER = ("--schedule.name", "reference", "--train.epochs")
 

@@ -20,6 +20,7 @@ from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, plural,
 from regnet.doctor.machine import cgroups
 from regnet.errors import UsageError
 from regnet.model import Model, count_parameters, freeze_trunk
+from regnet.optim import averages
 
 CLASSES = 100  # assumed where no manifest tells
 _FLOAT = 4  # bytes
@@ -122,10 +123,9 @@ def step_bytes(config: Config, classes: int, size: int) -> int:
     """What one process holds at the end of a forward pass, at least: libraries add their own."""
     part = math.ceil(config.train.batch_size / size)
     pixels = 3 * config.data.resolution**2
-    averages = {"adam": 2, "adamw": 2, "sgd": int(config.optim.momentum > 0), "muon": 1}[config.optim.name]
     model = network(config, classes)
     numbers = count_parameters(model) * (1 + (config.optim.ema_decay > 0))
-    numbers += count_parameters(model, trained=True) * (1 + averages)  # beside gradients
+    numbers += count_parameters(model, trained=True) * (1 + averages(config.optim))  # beside gradients
     kept = math.ceil(part / config.train.accumulate) * _kept_for_an_image(model, config.data.resolution)
     if config.train.precision != "fp32":
         kept //= 2
