@@ -5,9 +5,9 @@ import os
 # AVX-512: in the backward pass of a strided 1x1 convolution of the tests' 8 channels, for an odd number of images.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-from images import convert_synthetic  # noqa: E402
-from programs import ROOT, outcome, run, trainer  # noqa: E402
+import pytest
+from images import convert_synthetic
+from programs import ROOT, outcome, run, trainer
 
 CIFAR100_ZIPS = ROOT.parent / "shared" / "cifar100"
 LONGEST_GROUPS = ("image", "slurm", "real", "benchmarks", "report", "export")
