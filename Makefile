@@ -50,8 +50,8 @@ else
 endif
 	$(TORCHRUN) $(HERE)train_ddp.py --config $(CONFIG) $(ARGS)
 
-# One more than there are cores, for tests wait for processes now and then; not many more, for they need memory.
-WORKERS ?= $(shell n=$$(nproc); echo $$((n < 5 ? n + 1 : 6)))
+# Two more than there are cores, for tests wait for processes now and then; not many more, for they need memory.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 5 ? n + 2 : 6)))
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test: lint

@@ -15,7 +15,7 @@ from nursery import Forked
 from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted, run, start
 
 from data.errors import DataError
-from regnet.config import Config, OptimConfig
+from regnet.config import Config, DataConfig, ModelConfig, OptimConfig
 from regnet.doctor.findings import Status, guarded, in_bytes, in_seconds, merge, ok, stops
 from regnet.doctor.machine import check_device, cores, gpus, slurm
 from regnet.doctor.needs import step_bytes
@@ -336,5 +336,6 @@ def test_quantities_are_written_for_people():
 @pytest.mark.parametrize("name", get_args(get_type_hints(OptimConfig)["name"]))
 def test_every_optimiser_has_its_memory_counted(name):
     """More than SGD without momentum, which keeps nothing."""
-    least = step_bytes(Config(optim=OptimConfig(name="sgd", momentum=0.0)), 100, 1)
-    assert step_bytes(Config(optim=OptimConfig(name=name)), 100, 1) > least
+    model, data = ModelConfig(depth=1, initial_width=8), DataConfig(resolution=16)
+    least = step_bytes(Config(model=model, data=data, optim=OptimConfig(name="sgd", momentum=0.0)), 100, 1)
+    assert step_bytes(Config(model=model, data=data, optim=OptimConfig(name=name)), 100, 1) > least
