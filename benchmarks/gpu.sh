@@ -128,13 +128,15 @@ if [[ ,$peers, == *,timm_loop,* ]]; then # its network is timm's
 fi
 
 # A run that was cut off goes on where it was, and finished ones are there for the calls with more seeds.
-accuracy() { # CONFIG SEEDS: whole runs, as users train them, by all processes
-    measure "accuracy-$1-$2" "$PYTHON" -m benchmarks.accuracy --config "configs/$1.yaml" --seeds "$2" --target 63.22 \
-        --processes "$processes" --json "$RESULTS/accuracy-$1-$2.json" -- --runs_dir "$kept" \
-        --data.shards "$SHARDS" --data.cache device --tracking.wandb disabled "${shorter[@]}"
-    if [ -e "$kept/$1-accuracy" ]; then
-        mkdir -p "$RESULTS/accuracy-$1"
-        cp "$kept/$1-accuracy/"*.png "$RESULTS/accuracy-$1/"
+accuracy() { # CONFIG SEEDS [NAME OPTIONS...]: whole runs, as users train them, by all processes
+    local config=$1 seeds=$2 name=${3:-$1}
+    shift 2
+    measure "accuracy-$name-$seeds" "$PYTHON" -m benchmarks.accuracy --config "configs/$config.yaml" --seeds "$seeds" \
+        --target 63.22 --processes "$processes" --json "$RESULTS/accuracy-$name-$seeds.json" -- --runs_dir "$kept" \
+        --data.shards "$SHARDS" --data.cache device --tracking.wandb disabled --name "$name" "${@:2}" "${shorter[@]}"
+    if [ -e "$kept/$name-accuracy" ]; then
+        mkdir -p "$RESULTS/accuracy-$name"
+        cp "$kept/$name-accuracy/"*.png "$RESULTS/accuracy-$name/"
     fi
 }
 accuracy best 1
@@ -145,6 +147,7 @@ if [ -e "${REFERENCE_LOG:=../shared/reference/training_log.csv}" ] && [ -e "$kep
     measure reference "$PYTHON" -m benchmarks.reference --run "$kept/seed-0" --log "$REFERENCE_LOG" \
         --json "$RESULTS/reference.json" --picture "$RESULTS/reference.png"
 fi
+accuracy best 1 best-muon --optim.name muon --optim.muon_lr 0.05
 for name in best fast seed; do accuracy "$name" "$seeds"; done
 accuracy long 1
 
