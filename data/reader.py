@@ -112,7 +112,7 @@ class ShardReader:
         if workers > threads:
             raise DataError(f"data.workers is {workers}, and this process may use {threads} threads at most")
         self.batch_size, self.workers, self.batches_ahead, self.timeout = batch_size, workers, batches_ahead, timeout
-        self.forget_every = forget_every
+        self.forget_every, self.resolution = forget_every, manifest.resolution
         self.shards = {split: MappedShards(directory, manifest, split) for split in manifest.splits}
         self.sizes = {split: torch.from_numpy(shards.sizes) for split, shards in self.shards.items()}
 
@@ -127,7 +127,7 @@ class ShardReader:
         """
         shards = self.shards[split]
         places = _NO_PLACES if boxes is None else boxes.places.numpy()
-        side = int(self.sizes[split][0, 0]) if boxes is None else boxes.side
+        side = self.resolution if boxes is None else boxes.side
         storage = EpochShards(shards, places, self.forget_every)
         graph, code = _compiled(shards, side, boxes is not None, self.workers)
         loader = SimpleNamespace(  # the part of FFCV's Loader that its iterator uses
