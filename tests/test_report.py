@@ -221,12 +221,17 @@ def test_it_can_be_read_while_the_run_trains(shards, tmp_path):
     with open(tmp_path / "tiny" / "metrics.jsonl", "a") as file:
         file.write('{"kind": "step", "epo')
     torn = report(tmp_path / "tiny", "--out", tmp_path / "torn")
-    for made, place, standing in ((early, "early", "running"), (late, "late", "running"), (torn, "torn", "died")):
+    of_steps = {"steps.png", "learning_rate.png"}  # the others need an epoch
+    for made, place, standing, least in (
+        (early, "early", "running", of_steps),
+        (late, "late", "running", CURVES),
+        (torn, "torn", "died", CURVES),
+    ):
         assert made.returncode == 0, made.stderr
         text = (tmp_path / place / "index.html").read_text()
         assert ("Still training" in text) is (standing == "running")
         assert "Are counted at the end of a run" in text
-        assert {path.name for path in (tmp_path / place).glob("*.png")} == CURVES
+        assert least <= {path.name for path in (tmp_path / place).glob("*.png")} <= CURVES
         assert table(text, "runs")[0][1] == standing
 
 
