@@ -48,16 +48,16 @@ class Cut:
     def training(self, epoch: int, side: int) -> Boxes:
         """Of an area and a shape drawn evenly (the shape on a logarithmic scale), at a place drawn evenly."""
         sizes = self.sizes["train"]
-        heights, widths = sizes.unbind(1)
-        found = _largest(heights, widths)
+        found = _largest(sizes)
         open_ids = torch.arange(len(sizes))
         for attempt in range(_ATTEMPTS):
-            height, width, fits = self._attempt(sizes[open_ids], open_ids * _ATTEMPTS + attempt, epoch)
-            ids = open_ids[fits]
-            keys = ids * _ATTEMPTS + attempt
-            top = self._place(epoch, Purpose.cut_row, keys, heights[ids] - height[fits])
-            left = self._place(epoch, Purpose.cut_column, keys, widths[ids] - width[fits])
-            found[ids] = torch.stack([top, left, height[fits], width[fits]], 1)
+            keys = open_ids * _ATTEMPTS + attempt
+            parts, fits = self._attempt(sizes[open_ids], keys, epoch)
+            ids, keys, parts = open_ids[fits], keys[fits], parts[fits]
+            room = sizes[ids] - parts + 1
+            top = integers(self.seed, epoch, Purpose.cut_row, keys, room[:, 0])
+            left = integers(self.seed, epoch, Purpose.cut_column, keys, room[:, 1])
+            found[ids] = torch.cat([torch.stack([top, left], 1), parts], 1)
             open_ids = open_ids[~fits]
         return Boxes(found, side)
 
@@ -67,23 +67,18 @@ class Cut:
         square = (self.middle * sizes.min(1).values.double()).long().clamp(min=1)
         return Boxes(_centred(sizes, torch.stack([square, square], 1)), side)
 
-    def _attempt(self, sizes: Tensor, keys: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _attempt(self, sizes: Tensor, keys: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Heights and widths, int64 (n, 2), and whether they fit into the images."""
         share = self.smallest + (1 - self.smallest) * uniforms(self.seed, epoch, Purpose.cut_area, keys).double()
         area = share * sizes.prod(1)
         shape = ((2 * uniforms(self.seed, epoch, Purpose.cut_shape, keys).double() - 1) * math.log(_SHAPE)).exp()
-        height, width = ((area * ratio).sqrt().round().long() for ratio in (1 / shape, shape))
-        fits = (height > 0) & (height <= sizes[:, 0]) & (width > 0) & (width <= sizes[:, 1])
-        return height, width, fits
-
-    def _place(self, epoch: int, purpose: Purpose, keys: Tensor, room: Tensor) -> Tensor:
-        return integers(self.seed, epoch, purpose, keys, room + 1)
+        parts = torch.stack([(area * ratio).sqrt().round().long() for ratio in (1 / shape, shape)], 1)
+        return parts, ((parts > 0) & (parts <= sizes)).all(1)
 
 
-def _largest(heights: Tensor, widths: Tensor) -> Tensor:
+def _largest(sizes: Tensor) -> Tensor:
     """The largest box of a permitted shape in the middle, for images that ten attempts did not fit into."""
-    height = torch.minimum(heights, (widths * _SHAPE).round().long())
-    width = torch.minimum(widths, (heights * _SHAPE).round().long())
-    return _centred(torch.stack([heights, widths], 1), torch.stack([height, width], 1))
+    return _centred(sizes, torch.minimum(sizes, (sizes.flip(1) * _SHAPE).round().long()))
 
 
 def _centred(sizes: Tensor, parts: Tensor) -> Tensor:

@@ -16,8 +16,6 @@ from data.ffcv_parts import (
     resize_crop,
 )
 
-_JPEG = IMAGE_MODES["jpg"]
-
 
 class BoxDecoder(SimpleRGBImageDecoder):
     """Images of any sizes, raw or JPEG -> uint8 (N, side, side, 3), resized by OpenCV's INTER_AREA.
@@ -36,7 +34,7 @@ class BoxDecoder(SimpleRGBImageDecoder):
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable:
-        read, jpeg, each = self.memory_read, _JPEG, Compiler.get_iterator()
+        read, jpeg, each = self.memory_read, IMAGE_MODES["jpg"], Compiler.get_iterator()
         decode_jpeg, resize, copy = (Compiler.compile(function) for function in (imdecode, resize_crop, memcpy))
 
         def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]  # for numba

@@ -20,13 +20,12 @@ def epoch_order(samples: int, seed: int, epoch: int, window: int = 0) -> Tensor:
             runs drawn at random, so that an epoch reads a little of the shards at a time. 0 for all samples.
     """
     ids = torch.arange(samples)
-    keys = hashes(seed, epoch, Purpose.order, ids)
+    order = torch.argsort(hashes(seed, epoch, Purpose.order, ids), stable=True)
     if not window:
-        return torch.argsort(keys, stable=True)
+        return order
     in_runs = torch.argsort(hashes(seed, epoch, Purpose.run, ids // RUN), stable=True)
     windows = torch.empty_like(ids)
     windows[in_runs] = ids // window
-    order = torch.argsort(keys, stable=True)
     return order[torch.argsort(windows[order], stable=True)]
 
 
