@@ -1,6 +1,7 @@
 """A picture that is in no shard, made what an evaluation makes of those that are."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from data.cut import Cut
 from data.encode import to_size
 from data.ffcv_parts import resize_crop
+from data.loader import check_sizes
 from data.shards import Manifest
 
 
@@ -39,6 +41,11 @@ class Preparation:
         return square
 
 
-def preparation(manifest: Manifest, smallest_cut: float, middle: float, side: int) -> Preparation:
-    """For the options of a run: `augment.smallest_cut`, `data.middle` and `data.resolution`."""
+def preparation(directory: Path, manifest: Manifest, smallest_cut: float, middle: float, side: int) -> Preparation:
+    """For the options of a run: `augment.smallest_cut`, `data.middle` and `data.resolution`.
+
+    Raises:
+        DataError: the run sees whole images, and those of this directory have mixed sizes.
+    """
+    check_sizes(directory, manifest, smallest_cut)
     return Preparation(manifest.resolution, manifest.mixed, middle if smallest_cut else 0.0, side)

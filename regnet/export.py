@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import DataError
-from data.loader import check_sizes
 from data.picture import Preparation, preparation
-from data.shards import Manifest, read_manifest
+from data.shards import read_manifest
 from regnet.drawing import check_format, draw_architecture, draw_graph
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, USAGE
@@ -67,23 +66,17 @@ def export_onnx(trained: Trained, network: nn.Module, path: Path, metadata: dict
     path.write_bytes(model.SerializeToString())
 
 
-def describe(trained: Trained, manifest: Manifest | None) -> dict[str, str]:
-    """What whoever is given the file alone has to know; with a manifest, normalisation is inside."""
-    inside = {} if manifest is None else {"preparation": json.dumps(asdict(preparation_of(trained, manifest)))}
+def describe(trained: Trained, prepared: Preparation | None) -> dict[str, str]:
+    """What whoever is given the file alone has to know; with a preparation, normalisation is inside."""
+    inside = {} if prepared is None else {"preparation": json.dumps(asdict(prepared))}
     return {
         "classes": json.dumps(trained.classes),
         "resolution": str(trained.config.data.resolution),
-        "normalized": "outside" if manifest is None else "inside, images are 0 to 1",
+        "normalized": "outside" if prepared is None else "inside, images are 0 to 1",
         "epochs": str(trained.epochs),
         "name": trained.config.name,
         **inside,
     }
-
-
-def preparation_of(trained: Trained, manifest: Manifest) -> Preparation:
-    """What the run's evaluation makes of a picture."""
-    data = trained.config.data
-    return preparation(manifest, trained.config.augment.smallest_cut, data.middle, data.resolution)
 
 
 def largest_difference(network: nn.Module, path: Path, side: int) -> float:
@@ -100,14 +93,15 @@ def largest_difference(network: nn.Module, path: Path, side: int) -> float:
 
 
 def write_onnx(trained: Trained, args: argparse.Namespace) -> int:
-    manifest = None
+    network: nn.Module = trained.model
+    prepared = None
     if args.normalize:
-        directory = args.shards or Path(trained.config.data.shards)
+        data, augment = trained.config.data, trained.config.augment
+        directory = args.shards or Path(data.shards)
         manifest = read_manifest(directory)
-        check_sizes(directory, manifest, trained.config.augment.smallest_cut)
-    plain = trained.model
-    network = plain if manifest is None else Normalized(plain, manifest.mean, manifest.std)
-    export_onnx(trained, network, args.onnx, describe(trained, manifest))
+        prepared = preparation(directory, manifest, augment.smallest_cut, data.middle, data.resolution)
+        network = Normalized(network, manifest.mean, manifest.std)
+    export_onnx(trained, network, args.onnx, describe(trained, prepared))
     worst = largest_difference(network, args.onnx, trained.config.data.resolution)
     sizes = ", ".join(map(str, BATCHES))
     print(f"{args.onnx}: {args.onnx.stat().st_size / 1e6:.1f} MB; largest difference from PyTorch {worst:.1e}", end="")

@@ -23,11 +23,9 @@ from torch import Tensor
 from data.augment import Augment
 from data.encode import UNDECODABLE
 from data.errors import DataError
-from data.loader import check_sizes
-from data.picture import Preparation
+from data.picture import Preparation, preparation
 from data.shards import read_manifest
 from regnet.errors import UsageError
-from regnet.export import preparation_of
 from regnet.leaving import DONE, USAGE
 from regnet.trained import open_checkpoint
 
@@ -69,14 +67,15 @@ def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
         raise DataError(f"{error}; --shards names others that the run may be told by") from error
     if manifest.classes != trained.classes:
         raise UsageError(f"{directory}: the checkpoint was trained on other classes")
-    check_sizes(directory, manifest, trained.config.augment.smallest_cut)
-    prepare = as_in_evaluation(manifest.mean, manifest.std, trained.config.data.resolution)
+    data, augment = trained.config.data, trained.config.augment
+    prepared = preparation(directory, manifest, augment.smallest_cut, data.middle, data.resolution)
+    prepare = as_in_evaluation(manifest.mean, manifest.std, data.resolution)
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():
             return trained.model(prepare(images))
 
-    return Classifier(trained.classes, preparation_of(trained, manifest), logits)
+    return Classifier(trained.classes, prepared, logits)
 
 
 def from_onnx(path: Path) -> Classifier:

@@ -137,7 +137,7 @@ def test_what_the_boxes_say_is_cut_out_and_resized(pictures, tmp_path, mode):
 
 def test_a_picture_is_prepared_as_an_evaluation_has_it(pictures, tmp_path):
     out, manifest = converted(pictures, tmp_path / "out")
-    prepared = preparation(manifest, smallest_cut=0.3, middle=0.8, side=40)
+    prepared = preparation(out, manifest, smallest_cut=0.3, middle=0.8, side=40)
     images = decoded(out, manifest, "val", lambda sizes: Cut(sizes, 0.3, 0.8, 0).evaluation(40))
     for path, image in zip(sorted((pictures / "val").glob("*/*")), images, strict=True):
         with Image.open(path) as picture:
