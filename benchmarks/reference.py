@@ -73,11 +73,10 @@ def draw(path: Path, name: str, ours: Sequence[Epoch], theirs: Sequence[Epoch]) 
 
 def compare(args: argparse.Namespace) -> Report:
     ours, theirs = read_run(args.run), read_log(args.log, args.log_batch_size)
-    both = sorted({epoch.epoch for epoch in ours} & {epoch.epoch for epoch in theirs})
-    if not both:
+    logged = {epoch.epoch: epoch for epoch in theirs}
+    pairs = [(epoch, logged[epoch.epoch]) for epoch in ours if epoch.epoch in logged]
+    if not pairs:
         raise UsageError(f"{args.run}: no epoch that {args.log} has too")
-    sides = [{epoch.epoch: epoch for epoch in epochs} for epochs in (ours, theirs)]
-    pairs = [(sides[0][epoch], sides[1][epoch]) for epoch in both]
     # The log has six decimals of a rate.
     same_rates = all(abs(one.lr - other.lr) <= 5.1e-7 for one, other in pairs)
     picture = draw(args.picture, args.run.name, [one for one, _ in pairs], theirs) if args.picture else None
@@ -127,7 +126,7 @@ def main(argv: list[str]) -> int:
         check_picture(args)
         return compare(args)
 
-    return tell(args, checked, show, UsageError)
+    return tell(args, checked, show)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class Muon(SGD):
     these is decoupled.
 
     Args:
-        groups: `momentum`, `nesterov` and `matrices` (0 for plain SGD) of each, beside SGD's own.
+        groups: SGD's, each with `matrices` (0 for plain SGD).
         dtype: of the matrix products.
     """
 

@@ -22,14 +22,12 @@ class Curve:
     columns: tuple[tuple[str, str, float], ...]
     from_zero: bool = False
 
-    def has_points(self, groups: Sequence[Group]) -> bool:
-        """Whether any run has such a column: those of an older program may not."""
-        series_of = by_epoch if self.axis == "epoch" else by_step
-        return any(len(series_of(group.runs, key).x) for group in groups for key, *_ in self.columns)
-
-    def picture(self, groups: Sequence[Group]) -> Picture:
+    def picture(self, groups: Sequence[Group]) -> Picture | None:
+        """None where no run has such a column: those of an older program, or at their beginning, may not."""
         series_of = by_epoch if self.axis == "epoch" else by_step
         drawn = [(group.label, [series_of(group.runs, key) for key, *_ in self.columns]) for group in groups]
+        if not any(len(series.x) for _, of_columns in drawn for series in of_columns):
+            return None
         return Picture(self.name, self.title, 2.9, partial(self._draw, drawn=drawn))
 
     def _draw(self, axes: Axes, palette: Palette, drawn: Sequence[tuple[str, Sequence[Series]]]) -> None:

@@ -69,7 +69,7 @@ def make(runs: Sequence[History]) -> dict[str, bytes]:
     done = [run for run in runs if run.outcome is not None]
     shown = max(done, key=lambda run: run.result["top1"], default=None)
     outcome = None if shown is None else shown.outcome
-    curves = [curve.picture(groups) for curve in CURVES if curve.has_points(groups)]
+    curves = [picture for curve in CURVES if (picture := curve.picture(groups)) is not None]
     bars = class_bars(groups)
     matrix = None if outcome is None else confusion(outcome)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
