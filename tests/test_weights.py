@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nursery import Forked
 from programs import ROOT, result, rows, run, trainer
 
+from data.shards import read_manifest
 from data.vision import torchvision
 from regnet.checkpoint import Checkpoints, load, pack
 from regnet.config import ModelConfig
@@ -257,6 +258,22 @@ def test_the_doctor_reads_the_weights_of_a_run_that_is_yet_to_begin(file, tmp_pa
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-000000001.pt").touch()
     assert check_weights(config, tmp_path) == []
+
+
+def test_neither_the_doctor_nor_a_run_keeps_a_classifier_of_other_classes(shards, tmp_path):
+    """In another order they are others."""
+    names, path = read_manifest(shards).classes, tmp_path / "of-a-run.pt"
+    model = Model(tiny().design(), len(names)).state_dict()
+    flags = ("--model.weights", str(path), "--data.shards", str(shards))
+    config = parse_config(["--config", str(TINY), *flags])
+    path.write_bytes(pack({"model": model, "ema": None, "classes": list(names)}))
+    assert "of this program" in check_weights(config, tmp_path)[0].saw
+    path.write_bytes(pack({"model": model, "ema": None, "classes": list(names[::-1])}))
+    with pytest.raises(UsageError, match="other classes"):
+        check_weights(config, tmp_path)
+    refused = run(trainer(tmp_path, shards, *flags, *ONE_EPOCH))
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+    assert "other classes" in refused.stderr
 
 
 def test_the_summary_is_of_the_weights_that_a_run_would_begin_with(file):

@@ -13,7 +13,7 @@ from regnet.config import Config
 from regnet.distributed import join
 from regnet.doctor.findings import Finding, any_stops, merge, stops
 from regnet.doctor.machine import check_device, check_machine
-from regnet.doctor.needs import check_needs, network, read_classes
+from regnet.doctor.needs import check_needs, count_classes, network
 from regnet.doctor.ranks import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
 from regnet.doctor.report import tell
 from regnet.doctor.run import check_run
@@ -122,4 +122,4 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
 
 def _parameters(config: Config) -> int:
     with torch.device("meta"):
-        return count_parameters(network(config, read_classes(config)), trained=True)
+        return count_parameters(network(config, count_classes(config)), trained=True)

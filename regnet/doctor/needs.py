@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,9 +46,14 @@ def check_needs(config: Config, size: int, processes: int, local_rank: int) -> l
     ]
 
 
-def read_classes(config: Config) -> int:
+def class_names(config: Config) -> Sequence[str] | None:
     manifest = _manifest(config)
-    return CLASSES if manifest is None else len(manifest.classes)
+    return None if manifest is None else manifest.classes
+
+
+def count_classes(config: Config) -> int:
+    names = class_names(config)
+    return CLASSES if names is None else len(names)
 
 
 def _manifest(config: Config) -> Manifest | None:
@@ -99,7 +104,7 @@ def check_batches(config: Config, size: int) -> list[Finding]:
 
 def check_memory(config: Config, size: int, processes: int, local_rank: int) -> list[Finding]:
     """A step's needs against what is free: on the GPU, or on the machine for all of its processes."""
-    need = step_bytes(config, read_classes(config), size)
+    need = step_bytes(config, count_classes(config), size)
     try:
         on_gpu = choose_device(config.train.device, local_rank).type == "cuda"
     except UsageError:  # the finding on the device says so

@@ -16,7 +16,7 @@ from regnet.checkpoint import CheckpointError, load, pack
 from regnet.config import Config
 from regnet.distributed import World
 from regnet.doctor.findings import Finding, guarded, in_bytes, in_seconds, note, ok, stops
-from regnet.doctor.needs import network, read_classes
+from regnet.doctor.needs import class_names, count_classes, network
 from regnet.early_stopping import EarlyStopping
 from regnet.ema import MovingAverage
 from regnet.errors import UsageError
@@ -67,8 +67,8 @@ def check_weights(config: Config, directory: Path) -> list[Finding]:
     if not config.model.weights or any((directory / "checkpoints").glob("*.pt")):
         return []
     with torch.device("meta"):
-        own = Model(config.model.design(), read_classes(config)).state_dict()
-    return [ok("weights", read_weights(config.model, own).told)]
+        own = Model(config.model.design(), count_classes(config)).state_dict()
+    return [ok("weights", read_weights(config.model, own, class_names(config)).told)]
 
 
 def _holder(lock: Path) -> str | None:
@@ -199,7 +199,7 @@ def check_checkpoint(path: Path, packed: bytes, workshop: Workshop) -> list[Find
 def state_of(config: Config) -> dict[str, Any]:
     """What a checkpoint of this run holds, after its first step."""
     cpu = torch.device("cpu")
-    classes = read_classes(config)
+    classes = count_classes(config)
     model = network(config, classes)
     precision = Precision(config.train.precision, cpu)
     optimizer = build_optimizer(model, config.optim, precision.dtype)
