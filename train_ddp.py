@@ -5,8 +5,6 @@ torchrun --nproc_per_node=N train_ddp.py --config configs/seed.yaml [--section.o
 """
 
 import sys
-from dataclasses import fields
-from pathlib import Path
 
 from regnet.preemption import Notice
 
@@ -15,9 +13,7 @@ if __name__ == "__main__":
     NOTICE.listen()  # before torch is imported: that takes seconds, in which a signal may come
 
 from data.errors import DataError, LoaderError
-from data.loader import LoaderOptions, Place, open_loaders
-from data.shards import Manifest, Verify, read_manifest
-from data.stage import prepare, prepared
+from data.loader import Place, open_loaders
 from regnet.command import status_of
 from regnet.config import Config
 from regnet.distributed import World, join
@@ -28,6 +24,7 @@ from regnet.precision import prepare_torch
 from regnet.record import Record
 from regnet.report import report_on
 from regnet.run import place as place_of
+from regnet.samples import loader_options, open_shards
 from regnet.trainer import Trainer
 
 
@@ -68,23 +65,6 @@ def train(config: Config, world: World) -> int:
     if config.tracking.report and world.is_main:
         report_on(place_of(config))
     return DONE
-
-
-def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
-    """The shards to read and their manifest, after one process of each machine has checked, or copied, them there."""
-    source, under = Path(config.data.shards), Path(config.data.stage) if config.data.stage else None
-    world.on_each_machine(lambda: prepare(source, under, Verify(config.data.verify)))
-    directory = prepared(source, under)
-    manifest = read_manifest(directory)
-    if len(set(world.gather(manifest.identity))) > 1:
-        raise DataError(f"{directory}: not the same images on every machine")
-    return directory, manifest
-
-
-def loader_options(config: Config) -> LoaderOptions:
-    """The configuration's options of the same names."""
-    options = {**vars(config.data), **vars(config.augment), "batch_size": config.train.batch_size, "seed": config.seed}
-    return LoaderOptions(**{field.name: options[field.name] for field in fields(LoaderOptions)})
 
 
 if __name__ == "__main__":

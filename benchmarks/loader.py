@@ -44,8 +44,8 @@ from regnet.config import Config
 from regnet.distributed import World
 from regnet.model import Model
 from regnet.optim import build_optimizer
-from regnet.precision import Precision
-from train_ddp import loader_options, prepare_torch
+from regnet.precision import Precision, prepare_torch
+from regnet.samples import loader_options
 
 POOL = 20_000  # images that the first comparison reads: 61 MB of 32x32 in memory
 STEPS = 4  # at least as many in each turn

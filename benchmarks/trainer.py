@@ -12,8 +12,8 @@ from regnet.model import Model
 from regnet.precision import prepare_torch
 from regnet.preemption import Notice
 from regnet.record import Record
+from regnet.samples import loader_options
 from regnet.trainer import Trainer
-from train_ddp import loader_options
 
 
 @contextmanager

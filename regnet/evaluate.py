@@ -26,9 +26,9 @@ from regnet.leaving import DONE, leave
 from regnet.outcome import most_confused
 from regnet.precision import Precision
 from regnet.preemption import Notice
+from regnet.samples import loader_options, open_shards
 from regnet.tally import Evaluation, Tally
 from regnet.trained import Trained, open_checkpoint
-from train_ddp import loader_options, open_shards
 
 CONFUSED = 10  # pairs that are told
 

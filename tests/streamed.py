@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data.loader import Place, open_loaders
 from data.shards import read_manifest
 from regnet.config import AugmentConfig, Config, DataConfig, TrainConfig
-from train_ddp import loader_options
+from regnet.samples import loader_options
 
 
 def of_files() -> int:

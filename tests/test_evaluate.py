@@ -20,9 +20,9 @@ from data.superclasses import SUPERCLASSES, superclass_of
 from regnet.distributed import World
 from regnet.evaluate import as_told, show
 from regnet.outcome import most_confused
+from regnet.samples import loader_options
 from regnet.tally import BINS, Evaluation, Tally
 from regnet.trained import open_checkpoint
-from train_ddp import loader_options
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None, None)
 
