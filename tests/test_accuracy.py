@@ -3,24 +3,25 @@
 import json
 import signal
 import statistics
-import sys
 
 import pytest
+from nursery import Forked
 from programs import result, run, start, state, wait_until
 
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
 
-def accuracy(folder, shards, *options):
-    trainer = ("--runs_dir", str(folder), "--data.shards", str(shards))
-    return [sys.executable, "-m", "benchmarks.accuracy", "--config", "tests/tiny.yaml", *options, "--", *trainer]
+def accuracy(folder, shards, *options, trainer=()):
+    """The benchmark, forked; what it launches starts as users start it."""
+    trainer = ("--runs_dir", str(folder), "--data.shards", str(shards), *trainer)
+    return Forked(["-m", "benchmarks.accuracy", "--config", "tests/tiny.yaml", *options, "--", *trainer])
 
 
 @pytest.mark.timeout(700)
 def test_a_run_that_was_cut_off_goes_on_and_every_seed_is_told(shards, tmp_path):
     report, runs = tmp_path / "report.json", tmp_path / "runs"
-    command = accuracy(runs, shards, "--seeds", "2", "--target", "0.5", "--json", str(report))
-    command += ["--train.epochs", "8"]
+    options = ("--seeds", "2", "--target", "0.5", "--json", str(report))
+    command = accuracy(runs, shards, *options, trainer=("--train.epochs", "4"))
     process = start(command)
     wait_until(lambda: (runs / "tiny-0" / "state.json").exists() and state(runs / "tiny-0")["epoch"] >= 1, timeout=120)
     process.send_signal(signal.SIGTERM)
@@ -32,7 +33,7 @@ def test_a_run_that_was_cut_off_goes_on_and_every_seed_is_told(shards, tmp_path)
     assert done.returncode == 0, done.stderr
     assert [state(runs / f"tiny-{seed}")["attempt"] for seed in (0, 1)] == [2, 1]
     told = json.loads(report.read_text())
-    assert [(one["seed"], one["epochs"]) for one in told["runs"]] == [(0, 8), (1, 8)]
+    assert [(one["seed"], one["epochs"]) for one in told["runs"]] == [(0, 4), (1, 4)]
     found = [result(runs / f"tiny-{seed}")["top1"] for seed in (0, 1)]
     assert [one["top1"] for one in told["runs"]] == found
     assert told["mean"] == pytest.approx(sum(found) / 2)
@@ -50,8 +51,8 @@ def test_a_finished_run_is_told_again_but_not_for_another(shards, tmp_path):
     def told(epochs):
         # Under this schedule a run may be trained further.
         flags = ("--schedule.name", "reference", "--train.epochs", str(epochs))
-        command = accuracy(tmp_path, shards, "--seeds", "1", "--target", "0.5", "--json", str(report))
-        return run([*command, *flags], timeout=180)
+        options = ("--seeds", "1", "--target", "0.5", "--json", str(report))
+        return run(accuracy(tmp_path, shards, *options, trainer=flags), timeout=180)
 
     assert told(2).returncode == 0
     first, trained = json.loads(report.read_text())["runs"], metrics.read_bytes()
@@ -65,7 +66,7 @@ def test_a_finished_run_is_told_again_but_not_for_another(shards, tmp_path):
 
 
 def test_a_run_that_gets_no_further_ends_it_with_one_line(shards, tmp_path):
-    done = run([*accuracy(tmp_path, shards), "--optim.name", "sgd", "--optim.lr", "1e6"], timeout=200)
+    done = run(accuracy(tmp_path, shards, trainer=("--optim.name", "sgd", "--optim.lr", "1e6")), timeout=200)
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1
@@ -81,8 +82,8 @@ def test_a_run_that_gets_no_further_ends_it_with_one_line(shards, tmp_path):
         (["--", "--seed=3"], "--seed=3: this benchmark says itself what that is"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(shards, tmp_path, options, words):
-    done = run([*accuracy(tmp_path, shards)[:3], *options], timeout=60)
+def test_what_is_wrong_is_told_in_one_line(options, words):
+    done = run(Forked(["-m", "benchmarks.accuracy", *options]), timeout=60)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

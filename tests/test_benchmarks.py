@@ -1,7 +1,6 @@
 """The benchmarks run and say what they measured; how fast anything is decides nothing here."""
 
 import json
-import sys
 import warnings
 from collections import Counter
 
@@ -26,7 +25,7 @@ SMALL = ("--batch-size", 50, "--rounds", 1, "--seconds", 0.3, "--config", "confi
 
 
 def benchmark(name, *options):
-    return run([sys.executable, "-m", f"benchmarks.{name}", *map(str, options)], timeout=200)
+    return run(Forked(["-m", f"benchmarks.{name}", *map(str, options)]), timeout=200)
 
 
 def in_order(results):
