@@ -147,7 +147,7 @@ if [ -e "${REFERENCE_LOG:=../shared/reference/training_log.csv}" ] && [ -e "$kep
     measure reference "$PYTHON" -m benchmarks.reference --run "$kept/seed-0" --log "$REFERENCE_LOG" \
         --json "$RESULTS/reference.json" --picture "$RESULTS/reference.png"
 fi
-accuracy best 1 best-muon --optim.name muon --optim.muon_lr 0.05
+accuracy best 1 best-muon --optim.name muon --optim.muon_lr 0.05 --optim.muon_weight_decay 0.05
 for name in best fast seed; do accuracy "$name" "$seeds"; done
 accuracy long 1
 

@@ -216,7 +216,9 @@ class OptimConfig:
         muon_lr: that of orthogonal steps; read by muon alone.
         momentum: of sgd and muon; Adam's first beta.
         beta2: Adam's second beta.
-        weight_decay: decoupled for adamw and orthogonal steps, an L2 term otherwise.
+        weight_decay: decoupled for adamw, an L2 term otherwise; orthogonal steps have their own.
+        muon_weight_decay: that of orthogonal steps, decoupled: each takes this much of the weights, times its rate;
+            read by muon alone.
         decay_norm_and_bias: apply weight_decay to BatchNorm's parameters and to biases too.
         layer_decay: learning rate of a block over that of the block after it; the head has the whole rate, the last
             block this much of it, the stem the least. 1 for one rate.
@@ -230,6 +232,7 @@ class OptimConfig:
     momentum: Fraction = 0.9
     beta2: Fraction = 0.999
     weight_decay: Strength = 0.0
+    muon_weight_decay: Strength = 0.0
     decay_norm_and_bias: bool = False
     layer_decay: Part = 1.0
     clip_norm: Strength = 0.0

@@ -46,10 +46,16 @@ def parameter_groups(model: Model, config: OptimConfig) -> list[dict[str, Any]]:
             turned = config.name == "muon" and is_matrix and name.startswith("body.")
             share = config.layer_decay ** distance[parameter]
             alike[Kind(decays, module.groups if turned else 0, share)].append(parameter)
+
+    def decay(kind: Kind) -> float:
+        if not kind.decays:
+            return 0.0
+        return config.muon_weight_decay if kind.matrices else config.weight_decay
+
     return [
         {
             "params": parameters,
-            "weight_decay": config.weight_decay if kind.decays else 0.0,
+            "weight_decay": decay(kind),
             "matrices": kind.matrices,
             "scale": kind.share * (config.muon_lr / config.lr if kind.matrices else 1.0),
         }

@@ -47,6 +47,7 @@ EXTREMES = {
     "optim.momentum": [0, 0.9999999],
     "optim.beta2": [0, 0.9999999],
     "optim.weight_decay": [1e-30, 1e30],
+    "optim.muon_weight_decay": [1e-30, 1e30],
     "optim.decay_norm_and_bias": ["true"],
     "optim.clip_norm": [1e-30, 1e30],
     "optim.ema_decay": [1e-9, 0.9999999],

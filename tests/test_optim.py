@@ -32,12 +32,24 @@ def is_weight(name):
     return name.endswith(("conv_3x3.weight", "conv2_3x3.weight", "_1x1.weight", "f_out.weight"))
 
 
-@pytest.mark.parametrize("name", ["sgd", "muon"])
-def test_norms_and_biases_are_kept_from_decay(name):
+@pytest.mark.parametrize(("name", "inside"), [("sgd", 0.1), ("muon", 0.2)])
+def test_norms_and_biases_are_kept_from_decay_and_muon_has_its_own(name, inside):
     model = small_model()
-    groups = parameter_groups(model, OptimConfig(name=name, weight_decay=0.1))
+    groups = parameter_groups(model, OptimConfig(name=name, weight_decay=0.1, muon_weight_decay=0.2))
     for parameter, decay in names_by_decay(groups, model).items():
-        assert decay == (0.1 if is_weight(parameter) else 0)
+        expected = inside if parameter.startswith("body.") else 0.1
+        assert decay == (expected if is_weight(parameter) else 0)
+
+
+def test_a_step_of_muon_takes_the_decay_from_what_was_there():
+    kept, decayed = small_model(), small_model()
+    before = [parameter.detach().clone() for parameter in kept.parameters()]
+    options = {"name": "muon", "lr": 0.1, "muon_lr": 0.1}
+    train(kept, build_optimizer(kept, OptimConfig(**options), FP32), steps=1)
+    train(decayed, build_optimizer(decayed, OptimConfig(**options, muon_weight_decay=0.3), FP32), steps=1)
+    for (name, one), other, was in zip(kept.named_parameters(), decayed.parameters(), before, strict=True):
+        turned = name.startswith("body.") and one.ndim == 4
+        torch.testing.assert_close(other, one - (0.1 * 0.3 * was if turned else 0))
 
 
 def test_norms_and_biases_decay_if_asked():
@@ -116,7 +128,7 @@ def test_a_grouped_convolution_is_cut_into_its_groups():
 
 def test_biases_of_squeeze_and_excitation_take_no_orthogonal_step():
     model = Model(generate_design(Form.paper, 2, 8, 8, 2, 1, 8, 8, se_ratio=0.5), classes=3)
-    groups = parameter_groups(model, OptimConfig(name="muon", weight_decay=0.1))
+    groups = parameter_groups(model, OptimConfig(name="muon", weight_decay=0.1, muon_weight_decay=0.1))
     decays = names_by_decay(groups, model)
     names = {parameter: name for name, parameter in model.named_parameters()}
     turned = {names[parameter] for group in groups if group["matrices"] for parameter in group["params"]}
