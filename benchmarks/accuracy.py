@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Report, check_places, device_type, positive, print_place, tell
-from benchmarks.launch import ROOT, Launcher, LaunchFailed, end, end_with_sigterm
+from benchmarks.launch import ROOT, Launcher, LaunchFailed, end, exit_when_signalled
 from benchmarks.timing import cores, environment
 from regnet.errors import UsageError
 from regnet.options import parse_config
@@ -278,5 +278,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    end_with_sigterm()
+    exit_when_signalled()
     sys.exit(main(sys.argv[1:]))

@@ -117,9 +117,10 @@ class Launcher:
         return f"{first} (its output: {kept})"
 
 
-def end_with_sigterm() -> None:
-    """Makes SIGTERM an exception, after which no launch is left behind."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+def exit_when_signalled() -> None:
+    """Makes SIGTERM and Ctrl-C the end of this process, without a traceback, after which no launch is left behind."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def end(process: subprocess.Popen) -> None:

@@ -107,6 +107,14 @@ def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
         time.sleep(0.02)
 
 
+def pending(pid: int, number: int) -> bool:
+    """Whether a process has still to be given a signal that was sent to it."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> (number - 1) & 1:
+            return True
+    return False
+
+
 def rows(run_dir: Path, kind: str) -> list[dict]:
     """The lines of one kind in a run's metrics.jsonl, without what may differ."""
     path = run_dir / "metrics.jsonl"

@@ -1,12 +1,16 @@
 """python -m benchmarks.accuracy: many seeds, one table, and nothing is lost that was trained."""
 
 import json
+import os
 import signal
 import statistics
+from pathlib import Path
 
 import pytest
 from nursery import Forked
-from programs import result, run, start, state, wait_until
+from programs import gone, pending, result, run, start, state, wait_until
+
+from benchmarks.launch import family
 
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
@@ -42,6 +46,27 @@ def test_a_run_that_was_cut_off_goes_on_and_every_seed_is_told(shards, tmp_path)
     assert told["runs"][0]["reached"] is None, "it was interrupted"
     assert told["runs"][1]["reached"] > 1, "of any chance"
     assert (runs / "tiny-accuracy" / "index.html").exists()
+
+
+@pytest.mark.timeout(300)
+def test_a_second_ctrl_c_leaves_nothing_behind(shards, tmp_path):
+    command = accuracy(tmp_path, shards, "--seeds", "1", trainer=("--train.epochs", "1000"))
+    process = start(command)
+    wait_until(lambda: (tmp_path / "tiny-0" / "metrics.jsonl").exists(), timeout=120)
+    launched = family(process.pid)[1:]
+    os.kill(launched[0], signal.SIGSTOP)  # torchrun, which then saves nothing and does not end
+    wait_until(lambda: stopped(launched[0]))
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: pending(launched[0], signal.SIGTERM))
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in told
+    wait_until(lambda: all(map(gone, launched)), 10)
+
+
+def stopped(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
 
 
 @pytest.mark.timeout(600)

@@ -11,6 +11,7 @@ from programs import (
     PYTHON,
     TORCHRUN,
     outcome,
+    pending,
     ranks_of,
     rows,
     run,
@@ -154,18 +155,11 @@ def test_a_second_interrupt_ends_at_once(shards, tmp_path, first):
     wait_until(lambda: len(rows(tmp_path / "tiny", "step")) == 2)
     for asked in dict.fromkeys((first, "SIGINT")):
         process.send_signal(getattr(signal, asked))
-        wait_until(lambda: not pending(process, signal.SIGINT) and not pending(process, signal.SIGTERM))
+        wait_until(lambda: not pending(process.pid, signal.SIGINT) and not pending(process.pid, signal.SIGTERM))
     assert process.poll() is None
     # Again until it is heard: one that comes before Python has taken note of the first is the same one to it.
     wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGINT), 20)
     assert process.returncode == -signal.SIGINT
-
-
-def pending(process, number):
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> (number - 1) & 1:
-            return True
-    return False
 
 
 def test_an_interrupt_from_the_terminal_reaches_torchrun_and_saves_once(shards, tmp_path):

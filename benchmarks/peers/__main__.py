@@ -27,7 +27,7 @@ Needs pip install -r requirements-peers.txt. On a CPU the machine must be idle.
 import sys
 
 from benchmarks.command import tell_and_draw
-from benchmarks.launch import end_with_sigterm
+from benchmarks.launch import exit_when_signalled
 from benchmarks.peers.compare import measure
 from benchmarks.peers.options import parser
 from benchmarks.peers.show import picture, show
@@ -39,5 +39,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    end_with_sigterm()
+    exit_when_signalled()
     sys.exit(main(sys.argv[1:]))

@@ -28,7 +28,7 @@ On a CPU the machine must be idle.
 import sys
 
 from benchmarks.command import tell_and_draw
-from benchmarks.launch import end_with_sigterm
+from benchmarks.launch import exit_when_signalled
 from benchmarks.scaling.measure import measure
 from benchmarks.scaling.options import parser
 from benchmarks.scaling.picture import picture
@@ -41,5 +41,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    end_with_sigterm()
+    exit_when_signalled()
     sys.exit(main(sys.argv[1:]))
