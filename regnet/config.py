@@ -175,6 +175,8 @@ class TrainConfig:
         precision: fp32, bf16 or fp16 (with a gradient scaler).
         channels_last: memory format of images and weights; otherwise channels come first.
         label_smoothing: share of every target that is spread over all classes.
+        init_std: standard deviation, around 0, that the weights of convolutions and classifier begin with; their biases
+            then begin with 0. 0 for PyTorch's own of each.
         zero_init: let every block begin as its shortcut, with a weight of zero in its last BatchNorm.
         drop_path: share of samples that skip the last block, fewer the blocks before it (stochastic depth).
         freeze_trunk: train the head alone; stem and body keep their weights and BatchNorm's statistics.
@@ -193,6 +195,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     label_smoothing: Fraction = 0.0
+    init_std: Fraction = 0.0
     zero_init: bool = False
     drop_path: Fraction = 0.0
     freeze_trunk: bool = False
@@ -382,8 +385,8 @@ class Config:
             raise UsageError("augment.crop_padding moves whole images: with augment.smallest_cut it must be 0")
         if self.augment.smallest_cut and self.data.cache == "device":
             raise UsageError("data.cache device keeps whole images, of which augment.smallest_cut takes other parts")
-        if self.model.weights and self.train.zero_init:
-            raise UsageError("train.zero_init would silence the blocks that model.weights brings: only one of them")
+        if self.model.weights and (self.train.init_std or self.train.zero_init):
+            raise UsageError("train.init_std and train.zero_init make first weights, and model.weights brings them")
         if self.train.freeze_trunk and self.train.drop_path:
             raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_trunk keeps all from it")
         if self.train.accumulate > self.train.batch_size:

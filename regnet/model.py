@@ -162,12 +162,20 @@ def drop_paths(model: Model, rate: float) -> None:
         block.drop_path = rate * index / len(model.blocks)
 
 
-def silence_blocks(model: Model) -> None:
-    """Lets every block begin as its shortcut: the last norm's weight is zero.
+def initialise(model: Model, std: float, silent: bool) -> None:
+    """Makes the first weights of a network that has PyTorch's own.
 
-    Source: Goyal et al., Accurate, Large Minibatch SGD (2017), section 5.1.
+    Args:
+        std: standard deviation of the weights of convolutions and classifier, whose biases become 0; 0 for PyTorch's.
+        silent: every block begins as its shortcut: its last norm's weight is 0. Source: Goyal et al., Accurate, Large
+            Minibatch SGD (2017), section 5.1.
     """
-    for block in model.blocks:
+    for module in model.modules() if std else ():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in model.blocks if silent else ():
         nn.init.zeros_(block.bn3.weight)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from regnet.checkpoint import CheckpointError, load
 from regnet.config import Config
-from regnet.model import Model
+from regnet.model import Model, initialise
 from regnet.options import as_flags, parse_config
 from regnet.state import check_same_shapes, evaluated_weights
 from regnet.weights import begin_with, read_weights
@@ -36,6 +36,7 @@ def fresh(arguments: Sequence[str], classes: int) -> Trained:
     config = parse_config(arguments)
     torch.manual_seed(config.seed)
     model = Model(config.model.design(), classes)
+    initialise(model, config.train.init_std, config.train.zero_init)
     if config.model.weights:
         begin_with(model, read_weights(config.model, model.state_dict()).tensors)
     return Trained(model.eval(), config, tuple(f"class_{label}" for label in range(classes)), 0)

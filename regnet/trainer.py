@@ -20,7 +20,7 @@ from regnet.errors import Diverged
 from regnet.loss import Loss, open_teacher
 from regnet.metrics import Counters, Result
 from regnet.mistakes import Mistakes
-from regnet.model import Model, drop_paths, freeze_trunk, silence_blocks, train_head
+from regnet.model import Model, drop_paths, freeze_trunk, initialise, train_head
 from regnet.optim import build_optimizer, set_learning_rate
 from regnet.parallel import average_gradients
 from regnet.precision import Precision, seed_of_rank
@@ -105,8 +105,7 @@ class Trainer:
         self.agreement = Agreement(world, flags=2)
         self.mistakes = Mistakes()
         drop_paths(model, config.train.drop_path)
-        if config.train.zero_init:
-            silence_blocks(model)
+        initialise(model, config.train.init_std, config.train.zero_init)
         if config.train.sync_batchnorm and world.size > 1:
             convert(model)
         if config.train.freeze_trunk:

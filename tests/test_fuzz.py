@@ -35,6 +35,7 @@ EXTREMES = {
     "data.growing_epochs": [1, HUGE],
     "train.channels_last": ["false"],
     "train.label_smoothing": [1e-9, 0.9999999],
+    "train.init_std": [1e-9, 0.9999999],
     "train.zero_init": ["true"],
     "train.drop_path": [1e-9, 0.9999999],
     "train.sync_batchnorm": ["true"],

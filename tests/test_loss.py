@@ -7,9 +7,10 @@ from benchmarks.trainer import built
 from data.loader import Batch
 from regnet.config import DistributedConfig
 from regnet.distributed import join
-from regnet.model import XBlock
+from regnet.model import XBlock, fingerprint
 from regnet.options import parse_config
 from regnet.preemption import Notice
+from regnet.trained import fresh
 
 
 @pytest.fixture
@@ -49,6 +50,12 @@ def test_a_step_takes_the_targets_loss_and_the_labels_accuracy(trainer_of):
     counted = trainer.state.counters
     assert torch.equal(counted.class_samples, labels.bincount(minlength=100))
     assert torch.equal(counted.class_correct, counted.class_samples)
+
+
+@pytest.mark.parametrize("flags", [(), ("--train.init_std", "0.01", "--train.zero_init", "true")])
+def test_a_summary_tells_the_weights_that_a_run_begins_with(trainer_of, flags):
+    told = fresh(["--config", "tests/tiny.yaml", *flags], 100).model
+    assert fingerprint(trainer_of(*flags).state.model) == fingerprint(told)
 
 
 @pytest.mark.parametrize("silent", [False, True])

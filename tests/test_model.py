@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.vision import torchvision
 from regnet.design import Form, adjust_widths, check_resolution, generate_design
 from regnet.errors import UsageError
-from regnet.model import Model, XBlock, count_parameters, drop_paths, fingerprint, silence_blocks
+from regnet.model import Model, XBlock, count_parameters, drop_paths, fingerprint, initialise
 
 BlockParams, RegNet = torchvision.models.regnet.BlockParams, torchvision.models.regnet.RegNet
 
@@ -291,9 +291,32 @@ def blocks(model):
     return [module for module in model.modules() if isinstance(module, XBlock)]
 
 
+@pytest.mark.parametrize("std", [0.01, 0.3])
+def test_first_weights_have_the_deviation_that_is_asked_for_and_no_biases(std):
+    torch.manual_seed(0)
+    model = Model(generate_design(**SEED | {"se_ratio": 0.25}), classes=100)
+    initialise(model, std, silent=False)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            drawn = module.weight.flatten()
+            error = std / math.sqrt(2 * len(drawn))  # of a sample's deviation; the mean's is larger by the root of two
+            assert abs(float(drawn.std()) - std) < 5 * error, name
+            assert abs(float(drawn.mean())) < 8 * error, name
+            assert module.bias is None or not module.bias.any(), name
+        elif isinstance(module, nn.BatchNorm2d):
+            assert bool((module.weight == 1).all()), name
+
+
+def test_first_weights_are_pytorchs_own_if_nothing_is_asked_for():
+    model = seed_model()
+    before = fingerprint(model)
+    initialise(model, 0.0, silent=False)
+    assert fingerprint(model) == before
+
+
 def test_silent_blocks_pass_on_their_shortcut():
     model = seed_model()
-    silence_blocks(model)
+    initialise(model, 0.0, silent=True)
     for block in blocks(model):
         images = torch.randn(4, block.conv1_1x1.in_channels, 8, 8)
         shortcut = images if block.downsample is None else block.downsample(images)

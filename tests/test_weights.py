@@ -187,9 +187,10 @@ def test_files_that_cannot_be_read_or_were_altered_are_named(file, tmp_path):
     assert "altered since it was written" in refusal(path)
 
 
-def test_silent_blocks_and_weights_exclude_one_another(file):
-    with pytest.raises(UsageError, match=r"train\.zero_init .* model\.weights"):
-        parse_config([f"--model.weights={file}", "--train.zero_init=true"])
+@pytest.mark.parametrize("flag", ["--train.zero_init=true", "--train.init_std=0.1"])
+def test_first_weights_are_either_made_or_brought(file, flag):
+    with pytest.raises(UsageError, match=r"train\.init_std .* model\.weights"):
+        parse_config([f"--model.weights={file}", flag])
 
 
 def test_the_skeleton_does_not_depend_on_the_weights():
