@@ -143,8 +143,8 @@ def log_of(run: Path) -> Path:
 def leave(process: subprocess.Popen) -> None:
     """Lets a run that this command leaves save itself first."""
     if process.poll() is None:
-        process.terminate()
         try:
+            process.terminate()
             process.wait(60)
         except subprocess.TimeoutExpired:
             pass

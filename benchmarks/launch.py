@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -118,18 +119,28 @@ class Launcher:
 
 
 def exit_when_signalled() -> None:
-    """Makes SIGTERM and Ctrl-C the end of this process, without a traceback, after which no launch is left behind."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    """Makes SIGTERM an exception, as Ctrl-C is, after which no launch is left behind; and of Ctrl-C no traceback.
+
+    The process still ends by the signal: a script of several benchmarks ends with it, as shells have it.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    sys.excepthook = _tell_all_but_interrupts
+
+
+def _tell_all_but_interrupts(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if kind is not KeyboardInterrupt:
+        sys.__excepthook__(kind, error, trace)
 
 
 def end(process: subprocess.Popen) -> None:
     """Leaves nothing of a launch behind. torchrun's ranks are no part of its process group."""
     if process.poll() is None:
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # impatience leaves nothing
         for pid in family(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def family(pid: int) -> list[int]:

@@ -175,8 +175,8 @@ class TrainConfig:
         precision: fp32, bf16 or fp16 (with a gradient scaler).
         channels_last: memory format of images and weights; otherwise channels come first.
         label_smoothing: share of every target that is spread over all classes.
-        init_std: standard deviation, around 0, that the weights of convolutions and classifier begin with; their biases
-            then begin with 0. 0 for PyTorch's own of each.
+        init_std: standard deviation, around 0, of the first weights of convolutions and classifier, whose biases are
+            then 0; 0 keeps PyTorch's own weights and biases.
         zero_init: let every block begin as its shortcut, with a weight of zero in its last BatchNorm.
         drop_path: share of samples that skip the last block, fewer the blocks before it (stochastic depth).
         freeze_trunk: train the head alone; stem and body keep their weights and BatchNorm's statistics.
@@ -386,7 +386,7 @@ class Config:
         if self.augment.smallest_cut and self.data.cache == "device":
             raise UsageError("data.cache device keeps whole images, of which augment.smallest_cut takes other parts")
         if self.model.weights and (self.train.init_std or self.train.zero_init):
-            raise UsageError("train.init_std and train.zero_init make first weights, and model.weights brings them")
+            raise UsageError("model.weights brings first weights: train.init_std must be 0, train.zero_init false")
         if self.train.freeze_trunk and self.train.drop_path:
             raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_trunk keeps all from it")
         if self.train.accumulate > self.train.batch_size:

@@ -75,6 +75,7 @@ def test_the_seed_configuration_is_the_reference_network():
     config = parse_config(["--config", str(ROOT / "configs" / "seed.yaml")])
     assert [stage.width for stage in config.model.design().stages] == [24, 64, 152, 376]
     assert (config.data.resolution, config.train.epochs, config.optim.name) == (56, 40, "adam")
+    assert config.train.init_std == 0.01, "its loss then begins as the reference's"
 
 
 words = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)

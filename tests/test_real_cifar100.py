@@ -56,6 +56,8 @@ def test_a_few_hundred_steps_learn_real_images(converted, tmp_path):
         "256",
         "--train.max_steps",
         "150",
+        "--train.init_std",
+        "0",
         "--optim.lr",
         "0.004",
         "--data.resolution",
