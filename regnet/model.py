@@ -170,13 +170,15 @@ def initialise(model: Model, std: float, silent: bool) -> None:
         silent: every block begins as its shortcut: its last norm's weight is 0. Source: Goyal et al., Accurate, Large
             Minibatch SGD (2017), section 5.1.
     """
-    for module in model.modules() if std else ():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for block in model.blocks if silent else ():
-        nn.init.zeros_(block.bn3.weight)
+    if std:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    if silent:
+        for block in model.blocks:
+            nn.init.zeros_(block.bn3.weight)
 
 
 def freeze_trunk(model: Model) -> None:

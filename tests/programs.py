@@ -83,12 +83,22 @@ def ranks_of(process: Process) -> list[int]:
     return [int(pid) for pid in children.read_text().split()]
 
 
+def _condition(pid: int) -> str:
+    """The kernel's letter for what a process does; that of one that has ended, Z, also if it was reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended, reaped or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    return _condition(pid) == "Z"
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process has heard SIGSTOP."""
+    return _condition(pid) == "T"
 
 
 def kill_group(process: Process) -> None:

@@ -5,11 +5,10 @@ import os
 import signal
 import statistics
 import sys
-from pathlib import Path
 
 import pytest
 from nursery import Forked
-from programs import gone, pending, result, run, start, state, wait_until
+from programs import gone, pending, result, run, start, state, stopped, wait_until
 
 from benchmarks.launch import end, family
 
@@ -68,10 +67,6 @@ def test_a_second_ctrl_c_leaves_nothing_behind(shards, tmp_path):
         wait_until(lambda: all(map(gone, launched)))
     finally:
         end(process)
-
-
-def stopped(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
 
 
 @pytest.mark.timeout(600)
