@@ -3,51 +3,29 @@
 regnet.options reads them from files and flags.
 """
 
-import re
-import unicodedata
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from jsonargparse.typing import ClosedUnitInterval, restricted_number_type
 
-from regnet.design import Design, Form, Rounding, check_resolution, generate_design
-from regnet.errors import UsageError
-
-if TYPE_CHECKING:
-    PositiveReal = float
-    NonNegativeReal = float
-    Strength = float
-    Fraction = float
-    Share = float
-    Part = float
-    Layers = int
-    Level = int
-    PositiveInt = int
-    NonNegativeInt = int
-    Side = int
-    Pixels = int
-    Few = int
-    Seed = int
-else:  # finite all of them, and no larger than what libraries below can take
-
-    def _number(name: str, kind: type, *bounds: tuple[str, float]) -> type:
-        return restricted_number_type(name, kind, list(bounds))
-
-    PositiveReal = _number("PositiveReal", float, (">", 0), ("<=", 1e6))
-    NonNegativeReal = _number("NonNegativeReal", float, (">=", 0), ("<=", 1e6))
-    Strength = _number("Strength", float, (">=", 0), ("<=", 1e30))
-    Fraction = _number("Fraction", float, (">=", 0), ("<", 1))
-    Share = ClosedUnitInterval  # the library would not have a second type of these bounds
-    Part = _number("Part", float, (">", 0), ("<=", 1))
-    Layers = _number("Layers", int, (">=", 0), ("<=", 14))
-    Level = _number("Level", int, (">=", 0), ("<=", 30))
-    PositiveInt = _number("Count", int, (">", 0), ("<", 2**31))
-    NonNegativeInt = _number("CountOrNone", int, (">=", 0), ("<", 2**31))
-    Side = _number("Side", int, (">", 0), ("<=", 4096))
-    Pixels = _number("Pixels", int, (">=", 0), ("<=", 1024))
-    Few = _number("Few", int, (">", 0), ("<=", 1000))
-    Seed = _number("Seed", int, (">=", 0), ("<", 2**63))
+from regnet.bounds import (
+    Few,
+    Fraction,
+    Layers,
+    Level,
+    NonNegativeInt,
+    NonNegativeReal,
+    Part,
+    Pixels,
+    PositiveInt,
+    PositiveReal,
+    Seed,
+    Share,
+    Side,
+    Strength,
+)
+from regnet.conflicts import check
+from regnet.design import Design, Form, Rounding, generate_design
 
 
 @dataclass(frozen=True)
@@ -374,51 +352,11 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises UsageError for options that are possible each by itself but not together."""
-        _check_texts(asdict(self))
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise UsageError(f"name is {self.name!r}: it must be letters and digits, and '.', '_', '-' after the first")
-        check_resolution(self.model.design(), self.data.resolution)
-        self._check_growth()
-        if self.augment.mixup + self.augment.cutmix > 1:
-            raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
-        if self.augment.smallest_cut and self.augment.crop_padding:
-            raise UsageError("augment.crop_padding moves whole images: with augment.smallest_cut it must be 0")
-        if self.augment.smallest_cut and self.data.cache == "device":
-            raise UsageError("data.cache device keeps whole images, of which augment.smallest_cut takes other parts")
-        if self.model.weights and (self.train.init_std or self.train.zero_init):
-            raise UsageError("model.weights brings first weights: train.init_std must be 0, train.zero_init false")
-        if self.train.freeze_trunk and self.train.drop_path:
-            raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_trunk keeps all from it")
-        if self.train.accumulate > self.train.batch_size:
-            raise UsageError("train.accumulate is larger than train.batch_size")
-        if self.schedule.name != "reference" and self.schedule.warmup_epochs >= self.train.epochs:
-            raise UsageError("schedule.warmup_epochs leaves none of train.epochs for the fall")
-        for rate in ("start_lr", "min_lr"):
-            if getattr(self.schedule, rate) > self.optim.lr:
-                raise UsageError(f"schedule.{rate} is above optim.lr, the peak")
-
-    def _check_growth(self) -> None:
-        data = self.data
-        if not data.growing_epochs:
-            return
-        if data.first_resolution > data.resolution:
-            raise UsageError(f"data.first_resolution is above data.resolution, {data.resolution}")
-        if data.growing_epochs >= self.train.epochs:
-            raise UsageError("data.growing_epochs leaves none of train.epochs for images of data.resolution")
-        check_resolution(self.model.design(), data.first_resolution, "data.first_resolution")
+        check(self)
 
     def to_yaml(self) -> str:
         """The whole configuration, as a file that reads back to the same one."""
         return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
-
-
-def _check_texts(options: dict[str, Any]) -> None:
-    """Control characters and halves of surrogate pairs can be in no name of a file."""
-    for name, value in options.items():
-        if isinstance(value, dict):
-            _check_texts(value)
-        elif isinstance(value, str) and any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-            raise UsageError(f"{name} is {value!r}: a character in it can be in no name of a file")
 
 
 def plain(value: Any) -> Any:

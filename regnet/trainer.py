@@ -2,16 +2,15 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
-from itertools import islice
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from regnet.batches import Batch, EvaluationBatches, TrainingBatches, take
 from regnet.config import Config
 from regnet.distributed import Agreement, World
 from regnet.early_stopping import EarlyStopping
@@ -31,42 +30,6 @@ from regnet.state import Progress, TrainingState
 from regnet.sync_batchnorm import convert
 from regnet.tally import Evaluation, Tally
 from regnet.tracking import EpochReport, StepReport
-
-
-class Batch(Protocol):
-    """This rank's part of a batch.
-
-    Images (n, 3, H, W), labels int64 (n,), what the loss compares with (labels, or float32 (n, classes)), and samples
-    over all ranks.
-    """
-
-    @property
-    def images(self) -> Tensor: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-    @property
-    def targets(self) -> Tensor: ...
-
-    @property
-    def global_size(self) -> int: ...
-
-
-class TrainingBatches(Protocol):
-    """The training samples: `steps` batches an epoch."""
-
-    steps: int
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]: ...
-
-
-class EvaluationBatches(Protocol):
-    """This rank's share of the test samples, in at most `steps` batches, a number that all ranks agree on."""
-
-    steps: int
-
-    def __iter__(self) -> Generator[Batch]: ...
 
 
 class StepLoss(NamedTuple):
@@ -331,9 +294,3 @@ class Trainer:
     def gradients_stay_here(self) -> AbstractContextManager:
         """Inside it, backward adds to this rank's gradients and leaves the exchange to a later part."""
         return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
-
-
-def take(batches: Generator[Batch], count: int) -> Iterator[Batch]:
-    """The first `count` batches; the source is closed at once after them."""
-    with closing(batches):
-        yield from islice(batches, count)

@@ -17,8 +17,9 @@ from torch import Tensor
 import train_ddp
 from benchmarks.peers.protocol import Epoch, RankReport, Settings, peak_gpu_bytes, run
 from benchmarks.timing import synchronise
+from regnet.batches import Batch
 from regnet.leaving import DONE, leave
-from regnet.trainer import Batch, Trainer
+from regnet.trainer import Trainer
 
 NAME = "trained"  # of its run
 
