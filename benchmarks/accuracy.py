@@ -14,30 +14,24 @@ the curves, as a page and pictures, in RUNS_DIR/NAME-accuracy. On a CPU the mach
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.attempts import EpochRows, train
 from benchmarks.command import Report, check_places, device_type, positive, print_place, tell
-from benchmarks.launch import ROOT, Launcher, LaunchFailed, end, exit_when_signalled
+from benchmarks.launch import ROOT, Launcher, LaunchFailed, exit_when_signalled
 from benchmarks.timing import cores, environment
 from regnet.errors import UsageError
 from regnet.options import parse_config
 from regnet.report.page import write
 from regnet.run import RESULT, place
-from regnet.run_state import Status, read_state
 
-TICK = 0.1  # seconds between looks at a run that is to reach a target
 RESERVED = ("--seed", "--tracking.group")  # the trainer is told these here; a name among its options is a stem
 
 
@@ -72,84 +66,6 @@ class Trained:
     images_per_second: float
     target: float | None
     reached: float | None
-
-
-class EpochRows:
-    """The lines of a run's epochs, as they come; the last line of metrics.jsonl may still be being written."""
-
-    def __init__(self, run: Path) -> None:
-        self.log, self.offset = run / "metrics.jsonl", 0
-
-    def new(self) -> list[dict[str, Any]]:
-        """Those that were not there before."""
-        if not self.log.exists():
-            return []
-        with open(self.log, "rb") as file:
-            file.seek(self.offset)
-            lines = [line for line in file if line.endswith(b"\n")]
-        self.offset += sum(map(len, lines))
-        return [json.loads(line) for line in lines if b'"kind": "epoch"' in line]
-
-
-def train(run: Path, command: Sequence[str], launcher: Launcher, target: float | None) -> float | None:
-    """Starts a run until it is done, also one that was; seconds to the target, if it was met without interruption.
-
-    Raises:
-        LaunchFailed: an attempt got no further, as one with other options than before, or ran out of time.
-    """
-    while True:
-        before = read_state(run)
-        status, reached = attempt(run, command, launcher, None if before else target)
-        after = read_state(run)
-        if status == 0 and after and after.state is Status.finished:
-            return reached
-        if after is None or (before and after.step == before.step):
-            raise LaunchFailed(f"{run.name}: got no further, exit status {status} (its output: {log_of(run)})")
-
-
-def attempt(
-    run: Path, command: Sequence[str], launcher: Launcher, target: float | None
-) -> tuple[int | None, float | None]:
-    """Exit status, and seconds to the target, if there is one and it was met."""
-    reached, rows = None, EpochRows(run)
-    wandb = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-    with open(log_of(run), "ab") as output:
-        launched = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            env=launcher.environment() | wandb,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        while process.poll() is None:
-            seconds = time.monotonic() - launched
-            if seconds > launcher.timeout:
-                raise LaunchFailed(f"{run.name}: not done after {launcher.timeout:g} s (its output: {log_of(run)})")
-            if target and reached is None and any(row["val_accuracy"] >= target for row in rows.new()):
-                reached = seconds
-            time.sleep(TICK)
-    finally:
-        leave(process)
-    return process.returncode, reached
-
-
-def log_of(run: Path) -> Path:
-    return run.with_name(f"{run.name}.log")
-
-
-def leave(process: subprocess.Popen) -> None:
-    """Lets a run that this command leaves save itself first."""
-    if process.poll() is None:
-        try:
-            process.terminate()
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            end(process)
 
 
 def read(run: Path, seed: int, at: Place, target: float | None, reached: float | None) -> Trained:

@@ -2,6 +2,7 @@
 # All that is to be known about speed and accuracy on a machine with GPUs: one command, one folder of results.
 #
 #     benchmarks/gpu.sh [SHARDS] [RESULTS]     shards/cifar100 and benchmarks/results/DEVICE, if not told
+#     ONLY='accuracy-*' benchmarks/gpu.sh ...  of the results those alone whose names are like this
 #     REHEARSAL=1 benchmarks/gpu.sh ...        the same on the CPU of any machine, small, into a folder for the purpose
 #     PYTHON=python3 benchmarks/gpu.sh ...     another environment than .venv
 #     REFERENCE_LOG=FILE benchmarks/gpu.sh ... another program's log, for the curves of configs/seed.yaml to be laid over
@@ -51,11 +52,14 @@ else
 fi
 mkdir -p "$RESULTS" || exit
 echo "$device, $gpus GPUs; peers: $peers; results: $RESULTS"
-failed=()
+failed=() meant=
 
 measure() { # NAME COMMAND...
     local name=$1 place=$RESULTS/$1.txt
     shift
+    # shellcheck disable=SC2053  # a pattern
+    if [[ $name != ${ONLY:-*} ]]; then return; fi
+    meant=yes
     if [ -e "$place" ]; then return; fi
     echo "$(date -u +%FT%TZ) $name: $*"
     if { echo "\$ $*" && "$@"; } >"$place.part" 2>&1; then
@@ -154,5 +158,9 @@ accuracy long 1
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]} (see $RESULTS/)" >&2
     exit 1
+fi
+if [ -z "$meant" ]; then
+    echo "no result has a name like $ONLY" >&2
+    exit 2
 fi
 echo "all measured; results: $RESULTS/"

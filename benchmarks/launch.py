@@ -113,9 +113,13 @@ class Launcher:
         text = log.read_text(encoding="utf-8", errors="replace")
         kept = self.logs / f"{module.removeprefix('benchmarks.').replace('.', '-')}.log"
         kept.write_text(text, encoding="utf-8")
-        errors = filter(None, map(_ERROR.fullmatch, text.splitlines()))
-        first = next((f": {error[1]}" for error in errors), "")
-        return f"{first} (its output: {kept})"
+        return f"{first_error(text)} (its output: {kept})"
+
+
+def first_error(output: str) -> str:
+    """Behind a colon, the first error in what a launch told; empty if there is none."""
+    errors = filter(None, map(_ERROR.fullmatch, output.splitlines()))
+    return next((f": {error[1]}" for error in errors), "")
 
 
 def exit_when_signalled() -> None:

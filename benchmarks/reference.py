@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.accuracy import EpochRows
+from benchmarks.attempts import EpochRows
 from benchmarks.command import Report, check_picture, check_places, positive, tell
 from regnet.errors import UsageError
 from regnet.report.picture import Palette, Picture
