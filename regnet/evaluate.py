@@ -26,7 +26,7 @@ from regnet.leaving import DONE, leave
 from regnet.outcome import most_confused
 from regnet.precision import Precision
 from regnet.preemption import Notice
-from regnet.samples import loader_options, open_shards
+from regnet.samples import check_classes, loader_options, open_shards
 from regnet.tally import Evaluation, Tally
 from regnet.trained import Trained, open_checkpoint
 
@@ -107,8 +107,7 @@ def run(args: argparse.Namespace) -> int:
     config = replace(config, data=replace(config.data, shards=shards, stage=""))
     with join(args.device, config.distributed, Notice()) as world:
         directory, manifest = open_shards(config, world)
-        if manifest.classes != trained.classes:
-            raise UsageError(f"{directory}: the checkpoint was trained on other classes")
+        check_classes(trained, directory, manifest)
         place = Place(world.rank, world.size, world.device)
         _, batches = open_loaders(directory, manifest, loader_options(config), place)
         precision = Precision(config.train.precision, world.device)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import DataError
-from data.picture import Preparation, preparation
-from data.shards import read_manifest
+from data.picture import Preparation
 from regnet.drawing import check_format, draw_architecture, draw_graph
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, USAGE
+from regnet.samples import like_test_images
 from regnet.trained import Trained, open_checkpoint
 
 BATCHES = (1, 2, 7, 32)
@@ -96,10 +96,7 @@ def write_onnx(trained: Trained, args: argparse.Namespace) -> int:
     network: nn.Module = trained.model
     prepared = None
     if args.normalize:
-        data, augment = trained.config.data, trained.config.augment
-        directory = args.shards or Path(data.shards)
-        manifest = read_manifest(directory)
-        prepared = preparation(directory, manifest, augment.smallest_cut, data.middle, data.resolution)
+        manifest, prepared = like_test_images(trained, args.shards)
         network = Normalized(network, manifest.mean, manifest.std)
     export_onnx(trained, network, args.onnx, describe(trained, prepared))
     worst = largest_difference(network, args.onnx, trained.config.data.resolution)

@@ -23,10 +23,10 @@ from torch import Tensor
 from data.augment import Augment
 from data.encode import UNDECODABLE
 from data.errors import DataError
-from data.picture import Preparation, preparation
-from data.shards import read_manifest
+from data.picture import Preparation
 from regnet.errors import UsageError
 from regnet.leaving import DONE, USAGE
+from regnet.samples import like_test_images
 from regnet.trained import open_checkpoint
 
 FORMATS = (".png", ".jpg", ".jpeg")
@@ -60,16 +60,8 @@ class Prediction:
 
 def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
     trained = open_checkpoint(path)
-    directory = shards or Path(trained.config.data.shards)
-    try:
-        manifest = read_manifest(directory)
-    except DataError as error:
-        raise DataError(f"{error}; --shards names others that the run may be told by") from error
-    if manifest.classes != trained.classes:
-        raise UsageError(f"{directory}: the checkpoint was trained on other classes")
-    data, augment = trained.config.data, trained.config.augment
-    prepared = preparation(directory, manifest, augment.smallest_cut, data.middle, data.resolution)
-    prepare = as_in_evaluation(manifest.mean, manifest.std, data.resolution)
+    manifest, prepared = like_test_images(trained, shards)
+    prepare = as_in_evaluation(manifest.mean, manifest.std, trained.config.data.resolution)
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -1,14 +1,17 @@
-"""Where a run's samples come from, for the commands that join regnet/ and data/."""
+"""Where a run's samples come from, and what makes pictures like them, for the commands that join regnet/ and data/."""
 
 from dataclasses import fields
 from pathlib import Path
 
 from data.errors import DataError
 from data.loader import LoaderOptions
+from data.picture import Preparation, preparation
 from data.shards import Manifest, Verify, read_manifest
 from data.stage import prepare, prepared
 from regnet.config import Config
 from regnet.distributed import World
+from regnet.errors import UsageError
+from regnet.trained import Trained
 
 
 def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
@@ -26,3 +29,29 @@ def loader_options(config: Config) -> LoaderOptions:
     """The configuration's options of the same names."""
     options = {**vars(config.data), **vars(config.augment), "batch_size": config.train.batch_size, "seed": config.seed}
     return LoaderOptions(**{field.name: options[field.name] for field in fields(LoaderOptions)})
+
+
+def like_test_images(trained: Trained, shards: Path | None) -> tuple[Manifest, Preparation]:
+    """The manifest of what a network was trained on, and what makes a picture one of its test images.
+
+    Args:
+        shards: whose manifest, if not those that the run was trained on.
+
+    Raises:
+        DataError: there is none that can be used.
+        UsageError: it is of other classes.
+    """
+    data, augment = trained.config.data, trained.config.augment
+    directory = shards or Path(data.shards)
+    try:
+        manifest = read_manifest(directory)
+    except DataError as error:
+        raise DataError(f"{error}; --shards names others that the run may be told by") from error
+    check_classes(trained, directory, manifest)
+    return manifest, preparation(directory, manifest, augment.smallest_cut, data.middle, data.resolution)
+
+
+def check_classes(trained: Trained, directory: Path, manifest: Manifest) -> None:
+    """Raises UsageError for shards whose labels mean something else than the network's."""
+    if manifest.classes != trained.classes:
+        raise UsageError(f"{directory}: the checkpoint was trained on other classes")

@@ -8,8 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from images import tree
 from nursery import Forked
 from programs import PYTHON, ROOT, run, trainer
+from test_convert import convert
 
 from data.shards import read_manifest
 from regnet.model import count_parameters
@@ -62,10 +64,13 @@ def test_a_difference_above_the_bound_fails_and_says_so(checkpoint, tmp_path):
 
 
 def test_what_cannot_be_read_or_written_is_told_in_one_line(checkpoint, tmp_path):
+    source, other = tree(tmp_path / "images"), tmp_path / "other"
+    assert convert("--source", "folder", "--root", source, "--out", other, "--shards", 1).returncode == 0
     for arguments, words in (
         (("--checkpoint", tmp_path / "none.pt", "--onnx", tmp_path / "a.onnx"), "none.pt"),
         (("--checkpoint", checkpoint, "--onnx", tmp_path / "no" / "a.onnx"), "No such file"),
         (("--checkpoint", checkpoint, "--onnx", "a.onnx", "--normalize", "--shards", tmp_path), "no manifest.json"),
+        (("--checkpoint", checkpoint, "--onnx", "a.onnx", "--normalize", "--shards", other), "other classes"),
     ):
         done = export(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
