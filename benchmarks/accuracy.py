@@ -23,8 +23,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.attempts import EpochRows, train
+from benchmarks.attempts import train
 from benchmarks.command import Report, check_places, device_type, positive, print_place, tell
+from benchmarks.epochs import EpochRows
 from benchmarks.launch import ROOT, Launcher, LaunchFailed, exit_when_signalled
 from benchmarks.timing import cores, environment
 from regnet.errors import UsageError

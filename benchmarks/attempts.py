@@ -1,38 +1,27 @@
 """A whole run of the trainer, in as many attempts as it takes."""
 
-import json
 import os
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from benchmarks.epochs import EpochRows
 from benchmarks.launch import Launcher, LaunchFailed, end, first_error
 from regnet.run_state import Status, read_state
 
 TICK = 0.1  # seconds between looks at a run that is to reach a target
 
 
-class EpochRows:
-    """The lines of a run's epochs, as they come; the last line of metrics.jsonl may still be being written."""
-
-    def __init__(self, run: Path) -> None:
-        self.log, self.offset = run / "metrics.jsonl", 0
-
-    def new(self) -> list[dict[str, Any]]:
-        """Those that were not there before."""
-        if not self.log.exists():
-            return []
-        with open(self.log, "rb") as file:
-            file.seek(self.offset)
-            lines = [line for line in file if line.endswith(b"\n")]
-        self.offset += sum(map(len, lines))
-        return [json.loads(line) for line in lines if b'"kind": "epoch"' in line]
-
-
 class Attempt(NamedTuple):
-    """How an attempt ended: exit status, seconds to the target (None if not met), and the first error it told."""
+    """How an attempt ended.
+
+    Attributes:
+        status: of the exit.
+        reached: seconds from the launch to the target; None if there is none, or it was not met.
+        error: behind a colon, the first that it told; empty if none.
+    """
 
     status: int
     reached: float | None
@@ -65,7 +54,7 @@ def attempt(run: Path, command: Sequence[str], launcher: Launcher, target: float
     reached, rows = None, EpochRows(run)
     wandb = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
     with open(log_of(run), "ab") as output:
-        begun = output.tell()
+        begun = output.tell()  # what earlier attempts told is no news
         launched = time.monotonic()
         process = subprocess.Popen(
             command,

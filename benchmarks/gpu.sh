@@ -52,14 +52,16 @@ else
 fi
 mkdir -p "$RESULTS" || exit
 echo "$device, $gpus GPUs; peers: $peers; results: $RESULTS"
-failed=() meant=
+failed=() found=
+
+# shellcheck disable=SC2053  # a pattern
+asked() { [[ $1 == ${ONLY:-*} ]]; } # NAME
 
 measure() { # NAME COMMAND...
     local name=$1 place=$RESULTS/$1.txt
     shift
-    # shellcheck disable=SC2053  # a pattern
-    if [[ $name != ${ONLY:-*} ]]; then return; fi
-    meant=yes
+    if ! asked "$name"; then return; fi
+    found=yes
     if [ -e "$place" ]; then return; fi
     echo "$(date -u +%FT%TZ) $name: $*"
     if { echo "\$ $*" && "$@"; } >"$place.part" 2>&1; then
@@ -138,7 +140,7 @@ accuracy() { # CONFIG SEEDS [NAME OPTIONS...]: whole runs, as users train them, 
     measure "accuracy-$name-$seeds" "$PYTHON" -m benchmarks.accuracy --config "configs/$config.yaml" --seeds "$seeds" \
         --target 63.22 --processes "$processes" --json "$RESULTS/accuracy-$name-$seeds.json" -- --runs_dir "$kept" \
         --data.shards "$SHARDS" --data.cache device --tracking.wandb disabled --name "$name" "${@:2}" "${shorter[@]}"
-    if [ -e "$kept/$name-accuracy" ]; then
+    if asked "accuracy-$name-$seeds" && [ -e "$kept/$name-accuracy" ]; then
         mkdir -p "$RESULTS/accuracy-$name"
         cp "$kept/$name-accuracy/"*.png "$RESULTS/accuracy-$name/"
     fi
@@ -159,8 +161,8 @@ if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]} (see $RESULTS/)" >&2
     exit 1
 fi
-if [ -z "$meant" ]; then
-    echo "no result has a name like $ONLY" >&2
+if [ -z "$found" ]; then
+    echo "no result that can be had here and now has a name like $ONLY" >&2
     exit 2
 fi
-echo "all measured; results: $RESULTS/"
+echo "all measured${ONLY:+ that is like $ONLY}; results: $RESULTS/"

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.attempts import EpochRows
 from benchmarks.command import Report, check_picture, check_places, positive, tell
+from benchmarks.epochs import EpochRows
 from regnet.errors import UsageError
 from regnet.report.picture import Palette, Picture
 

@@ -24,7 +24,7 @@ from regnet.bounds import (
     Side,
     Strength,
 )
-from regnet.conflicts import check
+from regnet.checks import check_config
 from regnet.design import Design, Form, Rounding, generate_design
 
 
@@ -351,8 +351,8 @@ class Config:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
-        """Raises UsageError for options that are possible each by itself but not together."""
-        check(self)
+        """Raises UsageError for names that no file can have, and for options that exclude one another."""
+        check_config(self)
 
     def to_yaml(self) -> str:
         """The whole configuration, as a file that reads back to the same one."""

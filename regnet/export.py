@@ -22,7 +22,7 @@ from data.picture import Preparation
 from regnet.drawing import check_format, draw_architecture, draw_graph
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, USAGE
-from regnet.samples import like_test_images
+from regnet.samples import manifest_and_preparation
 from regnet.trained import Trained, open_checkpoint
 
 BATCHES = (1, 2, 7, 32)
@@ -96,7 +96,7 @@ def write_onnx(trained: Trained, args: argparse.Namespace) -> int:
     network: nn.Module = trained.model
     prepared = None
     if args.normalize:
-        manifest, prepared = like_test_images(trained, args.shards)
+        manifest, prepared = manifest_and_preparation(trained, args.shards)
         network = Normalized(network, manifest.mean, manifest.std)
     export_onnx(trained, network, args.onnx, describe(trained, prepared))
     worst = largest_difference(network, args.onnx, trained.config.data.resolution)

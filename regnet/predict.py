@@ -26,7 +26,7 @@ from data.errors import DataError
 from data.picture import Preparation
 from regnet.errors import UsageError
 from regnet.leaving import DONE, USAGE
-from regnet.samples import like_test_images
+from regnet.samples import manifest_and_preparation
 from regnet.trained import open_checkpoint
 
 FORMATS = (".png", ".jpg", ".jpeg")
@@ -60,7 +60,7 @@ class Prediction:
 
 def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
     trained = open_checkpoint(path)
-    manifest, prepared = like_test_images(trained, shards)
+    manifest, prepared = manifest_and_preparation(trained, shards)
     prepare = as_in_evaluation(manifest.mean, manifest.std, trained.config.data.resolution)
 
     def logits(images: Tensor) -> Tensor:

@@ -31,11 +31,11 @@ def loader_options(config: Config) -> LoaderOptions:
     return LoaderOptions(**{field.name: options[field.name] for field in fields(LoaderOptions)})
 
 
-def like_test_images(trained: Trained, shards: Path | None) -> tuple[Manifest, Preparation]:
-    """The manifest of what a network was trained on, and what makes a picture one of its test images.
+def manifest_and_preparation(trained: Trained, shards: Path | None) -> tuple[Manifest, Preparation]:
+    """The manifest of a network's shards, and what makes a picture as its test images were.
 
     Args:
-        shards: whose manifest, if not those that the run was trained on.
+        shards: others than those that the run was trained on, or None.
 
     Raises:
         DataError: there is none that can be used.
@@ -46,6 +46,8 @@ def like_test_images(trained: Trained, shards: Path | None) -> tuple[Manifest, P
     try:
         manifest = read_manifest(directory)
     except DataError as error:
+        if shards:
+            raise
         raise DataError(f"{error}; --shards names others that the run may be told by") from error
     check_classes(trained, directory, manifest)
     return manifest, preparation(directory, manifest, augment.smallest_cut, data.middle, data.resolution)

@@ -10,7 +10,8 @@ import pytest
 from nursery import Forked
 from programs import gone, pending, result, run, start, state, stopped, wait_until
 
-from benchmarks.launch import end, family
+from benchmarks.attempts import attempt
+from benchmarks.launch import Launcher, end, family
 
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
@@ -113,3 +114,16 @@ def test_what_is_wrong_is_told_in_one_line(options, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_of_an_attempt_its_own_first_error_is_told(tmp_path):
+    launcher = Launcher(1, 1, 60.0, tmp_path)
+    log = tmp_path / "tiny.log"
+
+    def told(output):
+        return attempt(tmp_path / "tiny", [sys.executable, "-c", f"print({output!r}); exit(3)"], launcher, None)
+
+    first = told("error (rank 0): no shards\nerror (rank 1): no shards either")
+    assert (first.status, first.error) == (3, ": error (rank 0): no shards")
+    assert told("nothing").error == "", "that was of another attempt"
+    assert log.read_text().count("no shards\n") == 1

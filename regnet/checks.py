@@ -1,4 +1,4 @@
-"""Options that are possible each by itself but not together."""
+"""What a configuration may not say: names that no file can have, and options that exclude one another."""
 
 import re
 import unicodedata
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from regnet.config import Config
 
 
-def check(config: "Config") -> None:
+def check_config(config: "Config") -> None:
     """Raises UsageError, one line that names the options."""
     _check_names(config)
     _check_images(config)
-    _check_weights(config)
-    _check_lengths(config)
+    _check_training(config)
+    _check_schedule(config)
 
 
 def _check_names(config: "Config") -> None:
@@ -41,6 +41,8 @@ def _check_images(config: "Config") -> None:
     if data.growing_epochs:
         if data.first_resolution > data.resolution:
             raise UsageError(f"data.first_resolution is above data.resolution, {data.resolution}")
+        if data.growing_epochs >= config.train.epochs:
+            raise UsageError("data.growing_epochs leaves none of train.epochs for images of data.resolution")
         check_resolution(design, data.first_resolution, "data.first_resolution")
     if augment.mixup + augment.cutmix > 1:
         raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
@@ -50,7 +52,7 @@ def _check_images(config: "Config") -> None:
         raise UsageError("data.cache device keeps whole images, of which augment.smallest_cut takes other parts")
 
 
-def _check_weights(config: "Config") -> None:
+def _check_training(config: "Config") -> None:
     train = config.train
     if config.model.weights and (train.init_std or train.zero_init):
         raise UsageError("model.weights brings first weights: train.init_std must be 0, train.zero_init false")
@@ -60,11 +62,9 @@ def _check_weights(config: "Config") -> None:
         raise UsageError("train.accumulate is larger than train.batch_size")
 
 
-def _check_lengths(config: "Config") -> None:
-    schedule, epochs = config.schedule, config.train.epochs
-    if config.data.growing_epochs >= epochs:
-        raise UsageError("data.growing_epochs leaves none of train.epochs for images of data.resolution")
-    if schedule.name != "reference" and schedule.warmup_epochs >= epochs:
+def _check_schedule(config: "Config") -> None:
+    schedule = config.schedule
+    if schedule.name != "reference" and schedule.warmup_epochs >= config.train.epochs:
         raise UsageError("schedule.warmup_epochs leaves none of train.epochs for the fall")
     for rate in ("start_lr", "min_lr"):
         if getattr(schedule, rate) > config.optim.lr:
