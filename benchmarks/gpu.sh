@@ -154,6 +154,12 @@ if [ -e "${REFERENCE_LOG:=../shared/reference/training_log.csv}" ] && [ -e "$kep
         --json "$RESULTS/reference.json" --picture "$RESULTS/reference.png"
 fi
 accuracy best 1 best-muon --optim.name muon --optim.muon_lr 0.05 --optim.muon_weight_decay 0.05
+accuracy teacher 1
+# Its last weights: which were the best was seen by the test images.
+last=$(find "$kept/teacher-0/checkpoints" -name 'step-*.pt' 2>/dev/null | sort | tail -n 1)
+if [ -n "$last" ]; then
+    accuracy best 1 best-distilled --distill.teacher "$last"
+fi
 for name in best fast seed; do accuracy "$name" "$seeds"; done
 accuracy long 1
 
