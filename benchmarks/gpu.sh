@@ -155,10 +155,14 @@ if [ -e "${REFERENCE_LOG:=../shared/reference/training_log.csv}" ] && [ -e "$kep
 fi
 accuracy best 1 best-muon --optim.name muon --optim.muon_lr 0.05 --optim.muon_weight_decay 0.05
 accuracy teacher 1
-# Its last weights: which were the best was seen by the test images.
-last=$(find "$kept/teacher-0/checkpoints" -name 'step-*.pt' 2>/dev/null | sort | tail -n 1)
+last=
+if [ -e "$RESULTS/accuracy-teacher-1.txt" ]; then # the last weights, since the best were chosen by the test images
+    last=$(find "$kept/teacher-0/checkpoints" -name 'step-*.pt' | sort | tail -n 1)
+fi
 if [ -n "$last" ]; then
     accuracy best 1 best-distilled --distill.teacher "$last"
+elif asked accuracy-best-distilled-1 && [ ! -e "$RESULTS/accuracy-best-distilled-1.txt" ]; then
+    failed+=("accuracy-best-distilled-1, for which accuracy-teacher-1 is needed,")
 fi
 for name in best fast seed; do accuracy "$name" "$seeds"; done
 accuracy long 1

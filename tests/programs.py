@@ -126,9 +126,10 @@ def pending(pid: int, number: int) -> bool:
 
 
 def rows(run_dir: Path, kind: str) -> list[dict]:
-    """The lines of one kind in a run's metrics.jsonl, without what may differ."""
+    """The lines of one kind in a run's metrics.jsonl, without what may differ; the last may still be being written."""
     path = run_dir / "metrics.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
     clock = ("seconds", "images_per_second")
     return [{key: row[key] for key in row if key not in clock} for row in found if row["kind"] == kind]
 

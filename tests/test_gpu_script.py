@@ -30,8 +30,15 @@ def test_what_is_asked_for_is_measured_and_not_again(shards, tmp_path):
 
 
 @pytest.mark.timeout(300)
-def test_a_name_that_no_result_has_is_told(shards, tmp_path):
-    done = script(shards, tmp_path, "epoch")
-    assert done.returncode == 2
-    assert "has a name like epoch" in done.stderr
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("epoch", 2, "no result that can be had here and now has a name like epoch"),
+        ("accuracy-best-distilled-*", 1, "failed: accuracy-best-distilled-1, for which accuracy-teacher-1 is needed"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(shards, tmp_path, name, status, words):
+    done = script(shards, tmp_path, name)
+    assert done.returncode == status
+    assert words in done.stderr
     assert not list(tmp_path.iterdir())

@@ -42,6 +42,7 @@ class Cluster:
 
     Raises:
         NoCluster: a program is not installed, or the kernel does not allow network namespaces.
+        RuntimeError, TimeoutError: a daemon has ended, or the nodes are not ready in time; nothing is left of it.
     """
 
     def __init__(self, folder: Path, nodes: int = 3, cpus: int = 4) -> None:
@@ -57,7 +58,11 @@ class Cluster:
         except RuntimeError as error:
             raise NoCluster(str(error)) from error
         self._write_configuration()
-        self._start()
+        try:
+            self._start()
+        except (RuntimeError, TimeoutError):
+            self.close()
+            raise
 
     # --- the network
 
@@ -159,7 +164,15 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         self._daemon("slurmctld", "slurmctld", "-D")
         for node in self.nodes:
             self.start_node(node)
-        wait_for(lambda: self.states() == {"idle": len(self.nodes)}, 30, f"the nodes: see {self.folder}/log")
+        wait_for(self._ready, 30, f"the nodes: see {self.folder}/log")
+
+    def _ready(self) -> bool:
+        """Raises RuntimeError for a daemon that has ended, as where another cluster has its port."""
+        for name, daemon in self.daemons.items():
+            if daemon.poll() is not None:
+                last = (self.folder / "log" / name).read_text(errors="replace").splitlines()[-1:]
+                raise RuntimeError(f"{name} has ended: {''.join(last)}")
+        return self.states() == {"idle": len(self.nodes)}
 
     def start_node(self, node: str) -> None:
         script = (
