@@ -3,16 +3,14 @@
 import re
 import unicodedata
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from regnet.config import Config
 from regnet.design import check_resolution
 from regnet.errors import UsageError
 
-if TYPE_CHECKING:
-    from regnet.config import Config
 
-
-def check_config(config: "Config") -> None:
+def check_config(config: Config) -> None:
     """Raises UsageError, one line that names the options."""
     _check_names(config)
     _check_images(config)
@@ -20,7 +18,7 @@ def check_config(config: "Config") -> None:
     _check_schedule(config)
 
 
-def _check_names(config: "Config") -> None:
+def _check_names(config: Config) -> None:
     _check_texts(asdict(config))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
         raise UsageError(f"name is {config.name!r}: it must be letters and digits, and '.', '_', '-' after the first")
@@ -35,7 +33,7 @@ def _check_texts(options: dict[str, Any]) -> None:
             raise UsageError(f"{name} is {value!r}: a character in it can be in no name of a file")
 
 
-def _check_images(config: "Config") -> None:
+def _check_images(config: Config) -> None:
     data, augment, design = config.data, config.augment, config.model.design()
     check_resolution(design, data.resolution)
     if data.growing_epochs:
@@ -52,7 +50,7 @@ def _check_images(config: "Config") -> None:
         raise UsageError("data.cache device keeps whole images, of which augment.smallest_cut takes other parts")
 
 
-def _check_training(config: "Config") -> None:
+def _check_training(config: Config) -> None:
     train = config.train
     if config.model.weights and (train.init_std or train.zero_init):
         raise UsageError("model.weights brings first weights: train.init_std must be 0, train.zero_init false")
@@ -62,7 +60,7 @@ def _check_training(config: "Config") -> None:
         raise UsageError("train.accumulate is larger than train.batch_size")
 
 
-def _check_schedule(config: "Config") -> None:
+def _check_schedule(config: Config) -> None:
     schedule = config.schedule
     if schedule.name != "reference" and schedule.warmup_epochs >= config.train.epochs:
         raise UsageError("schedule.warmup_epochs leaves none of train.epochs for the fall")

@@ -1,6 +1,6 @@
 """Every option of a run: its name, type, unit and bound. Nothing else knows a default.
 
-regnet.options reads them from files and flags.
+regnet.options reads them from files and flags, and regnet.checks judges them together.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,6 @@ from regnet.bounds import (
     Side,
     Strength,
 )
-from regnet.checks import check_config
 from regnet.design import Design, Form, Rounding, generate_design
 
 
@@ -349,10 +348,6 @@ class Config:
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
-
-    def __post_init__(self) -> None:
-        """Raises UsageError for names that no file can have, and for options that exclude one another."""
-        check_config(self)
 
     def to_yaml(self) -> str:
         """The whole configuration, as a file that reads back to the same one."""

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from regnet.checks import check_config
 from regnet.config import Config, plain
 from regnet.design import Form
 from regnet.errors import UsageError
@@ -40,7 +41,8 @@ def parse_config(argv: Sequence[str]) -> Config:
     """The configuration for these command line arguments.
 
     Raises:
-        UsageError: an unknown key, a wrong type, an impossible value; one line that names the option.
+        UsageError: an unknown key, a wrong type, an impossible value, or options that exclude one another; one line
+            that names the option.
     """
     parser = _Parser(prog="train_ddp.py", description="Trains a RegNetX network.", allow_abbrev=False)
     # Files are expanded before they get here; the action is there for --help and --print_config.
@@ -50,7 +52,9 @@ def parse_config(argv: Sequence[str]) -> Config:
         values = parser.parse_args(_expand(argv))
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(shorten(str(error))) from error
-    return _build(Config, values)
+    config = _build(Config, values)
+    check_config(config)
+    return config
 
 
 def option_types(kind: Any = Config, prefix: str = "") -> dict[str, Any]:
