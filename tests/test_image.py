@@ -43,8 +43,11 @@ def inside(builder, image):
     """Runs a command in a container of the image, without a network."""
     container = builder("from", image).stdout.strip()
 
+    # buildah can lose what a command says that ends at once.
+    lingering = ("sh", "-c", '"$@"; status=$?; sleep 1; exit $status', "sh")
+
     def inside(*command, flags=(), timeout=60):
-        return builder("run", *flags, container, "--", *command, prefix=NO_NETWORK, timeout=timeout)
+        return builder("run", *flags, container, "--", *lingering, *command, prefix=NO_NETWORK, timeout=timeout)
 
     yield inside
     builder("rm", container)
@@ -54,7 +57,7 @@ def inside(builder, image):
 def demo(inside):
     """Some steps, after which it is no better than chance: how well it trains has tests of its own.
 
-    The network's interfaces come first, in the same run: buildah can lose what a command says that ends at once.
+    The network's interfaces come first, in the same run.
     """
     short = "--train.epochs 1 --train.max_steps 20 --schedule.warmup_epochs 0"
     script = 'cat /proc/net/dev && exec make demo "$@"'
