@@ -57,7 +57,7 @@ def inside(builder, image):
 def demo(inside):
     """Some steps, after which it is no better than chance: how well it trains has tests of its own.
 
-    The network's interfaces come first, in the same run.
+    The network's interfaces come first, so that it is this very run that has no other.
     """
     short = "--train.epochs 1 --train.max_steps 20 --schedule.warmup_epochs 0"
     script = 'cat /proc/net/dev && exec make demo "$@"'
