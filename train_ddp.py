@@ -22,6 +22,7 @@ from regnet.model import Model, count_parameters
 from regnet.options import parse_config
 from regnet.precision import prepare_torch
 from regnet.record import Record
+from regnet.recorded import recorder
 from regnet.report import report_on
 from regnet.run import place as place_of
 from regnet.samples import loader_options, open_shards
@@ -47,7 +48,8 @@ def train(config: Config, world: World) -> int:
         if record.was_finished():
             return DONE
         place, options = Place(world.rank, world.size, world.device), loader_options(config)
-        train_batches, val_batches = open_loaders(shards, manifest, options, place)
+        record_kernels = recorder(config.train, world)
+        train_batches, val_batches = open_loaders(shards, manifest, options, place, record_kernels)
         model = Model(config.model.design(), len(manifest.classes))
         trainer = Trainer(config, world, model, train_batches, val_batches, record, NOTICE)
         record.begin(trainer.state)

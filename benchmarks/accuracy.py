@@ -1,7 +1,8 @@
 """How good does a configuration get? python -m benchmarks.accuracy --config FILE [--seeds 3] [-- --trainer.option ...]
 
-Trains it once for each seed, 0 and on, under torchrun, and tells the test accuracy of each run's last epoch, with mean
-and sample standard deviation. Nothing is chosen by the test images: neither an epoch nor a run is left out.
+Trains it once for each seed, 0 and on, several processes under torchrun, and tells the test accuracy of each run's last
+epoch, with mean and sample standard deviation. Nothing is chosen by the test images: neither an epoch nor a run is
+left out.
 
 A run that is cut off, with this command or by itself, is continued, and so is all that was left when this command is
 given again; finished runs are not repeated. An attempt that gets no further ends it. Time is that of all epochs,
@@ -113,7 +114,14 @@ def measure(args: argparse.Namespace) -> Report:
     launcher = Launcher(processes, max(1, cores() // processes), args.timeout, place(config).parent)
     at, target = Place(where["device"], processes, launcher.threads), args.target / 100 or None
     place(config).parent.mkdir(parents=True, exist_ok=True)
-    start = [*launcher.torchrun, str(ROOT / "train_ddp.py"), "--config", str(args.config), *args.trainer]
+    alone = processes == 1  # needs no launcher, which would take seconds
+    start = [
+        *([sys.executable] if alone else launcher.torchrun),
+        str(ROOT / "train_ddp.py"),
+        "--config",
+        str(args.config),
+        *args.trainer,
+    ]
     runs, found = [], []
     for seed in range(args.seeds):
         run = place(config).with_name(f"{config.name}-{seed}")

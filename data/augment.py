@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.draws import Purpose, integers
+from data.draws import Epoch, Purpose, integers
 from data.randaugment import randaugment
 
 
@@ -68,7 +68,7 @@ class Augment:
         other._set_resolution(resolution)
         return other
 
-    def training(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
+    def training(self, images: Tensor, ids: Tensor, epoch: Epoch) -> Tensor:
         """uint8 (N, H, W, 3) and int64 (N,) -> float32 (N, 3, resolution, resolution), channels last."""
         if self.crop_padding:
             images = self._crop(images, ids, epoch)
@@ -99,7 +99,7 @@ class Augment:
             resized = resized.round()
         return resized.permute(0, 2, 3, 1)
 
-    def _crop(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
+    def _crop(self, images: Tensor, ids: Tensor, epoch: Epoch) -> Tensor:
         pad = self.crop_padding
         count, height, width, _ = images.shape
         places = 2 * pad + 1
@@ -112,7 +112,7 @@ class Augment:
         windows = padded.as_strided(shape, (padded.stride(0), row, column, row, column, 1))
         return windows[torch.arange(count, device=ids.device), rows, columns]
 
-    def _cut_out(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
+    def _cut_out(self, images: Tensor, ids: Tensor, epoch: Epoch) -> Tensor:
         height, width = images.shape[1:3]
         rows = integers(self.seed, epoch, Purpose.cutout_row, ids, height).view(-1, 1, 1, 1)
         columns = integers(self.seed, epoch, Purpose.cutout_column, ids, width).view(-1, 1, 1, 1)

@@ -6,9 +6,12 @@ once for each part of the key.
 """
 
 from enum import IntEnum
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
+
+X = TypeVar("X", int, Tensor)
+Epoch = int | Tensor  # a number, or int64 () on the device of what is drawn for
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
@@ -44,27 +47,33 @@ def _signed(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64; torch's own copies the sign bit."""
+def _wrapped(x: Tensor) -> Tensor:
+    """int64 of torch wraps around by itself."""
+    return x
+
+
+def _shift(x: X, bits: int) -> X:
+    """Logical right shift of int64; torch's own, and Python's, copies the sign bit."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = x + _signed(_GOLDEN)
-    x = (x ^ _shift(x, 30)) * _signed(_MIX_1)
-    x = (x ^ _shift(x, 27)) * _signed(_MIX_2)
+def _mix(x: X) -> X:
+    wrap = _signed if isinstance(x, int) else _wrapped
+    x = wrap(x + _signed(_GOLDEN))
+    x = wrap((x ^ _shift(x, 30)) * _signed(_MIX_1))
+    x = wrap((x ^ _shift(x, 27)) * _signed(_MIX_2))
     return x ^ _shift(x, 31)
 
 
-def hashes(seed: int, epoch: int, purpose: Purpose, ids: Tensor) -> Tensor:
+def hashes(seed: int, epoch: Epoch, purpose: Purpose, ids: Tensor) -> Tensor:
     """Hash of each sample id: int64, shape and device of `ids` (int64), all 64 bits used."""
-    key = torch.zeros((), dtype=torch.int64, device=ids.device)
+    key: Any = 0  # a number until it meets a tensor
     for part in (seed, epoch, int(purpose)):
         key = _mix(key ^ part)
-    return _mix(key ^ _mix(ids))
+    return _mix(_mix(ids) ^ key)
 
 
-def integers(seed: int, epoch: int, purpose: Purpose, ids: Tensor, bound: int | Tensor) -> Tensor:
+def integers(seed: int, epoch: Epoch, purpose: Purpose, ids: Tensor, bound: int | Tensor) -> Tensor:
     """Uniform draws from 0 to bound - 1, one for all or each one's own: int64, shape and device of `ids`.
 
     The bias of the modulus is below bound / 2**63.
@@ -72,6 +81,6 @@ def integers(seed: int, epoch: int, purpose: Purpose, ids: Tensor, bound: int | 
     return _shift(hashes(seed, epoch, purpose, ids), 1) % bound
 
 
-def uniforms(seed: int, epoch: int, purpose: Purpose, ids: Tensor) -> Tensor:
+def uniforms(seed: int, epoch: Epoch, purpose: Purpose, ids: Tensor) -> Tensor:
     """Uniform draws from [0, 1): float32, all multiples of 2**-24; shape and device of `ids`."""
     return integers(seed, epoch, purpose, ids, 1 << 24) * 2.0**-24

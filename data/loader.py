@@ -1,7 +1,7 @@
 """Batches on the device: the order of the epoch, FFCV's bytes, the augmentation."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from data.augment import Augment
 from data.cache import Cache, Where, wanted
 from data.cut import Boxes, Cut
+from data.draws import Epoch
 from data.errors import DataError
 from data.growth import Growth
 from data.mix import Mix
@@ -37,6 +38,10 @@ class Batch(NamedTuple):
     labels: Tensor
     targets: Tensor
     global_size: int
+
+
+# Stored images, labels, ids, epoch -> images, labels, targets, as a Batch has them.
+Prepare = Callable[[Tensor, Tensor, Tensor, Epoch], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class TrainingLoader:
         window: of the order; see data.order.
         batch_size: samples of a global step, over all ranks.
         drop_last: leave out the epoch's last batch if it is smaller.
+        record: what may make a function of tensors a recorded one; batches are then overwritten by the next.
         source: opened for at least `largest_part(batch_size, place)` samples a batch, twice as many if they are mixed.
 
     Raises:
@@ -119,17 +125,20 @@ class TrainingLoader:
         batch_size: int,
         drop_last: bool,
         place: Place,
+        record: Callable[[Prepare], Prepare] = lambda prepare: prepare,
     ) -> None:
         self.source, self.augment, self.growth, self.mix, self.place = source, augment, growth, mix, place
         self.cut, self.window = cut, window
         self.samples, self.batch_size = samples, batch_size
         self.steps = trainable_steps(samples, batch_size, drop_last, place.world)
         self.dropped = max(0, samples - self.steps * batch_size)
+        self._record, self._prepared = record, dict[int, Prepare]()
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of one epoch (from 0), from step `first_step` on."""
         place, size = self.place, self.batch_size
         augment = self.augment.at(self.growth.side(epoch))
+        prepare = self._preparation(augment)
         boxes = None if self.cut is None else self.cut.training(epoch, augment.resolution)
         order = epoch_order(self.samples, augment.seed, epoch, self.window)
         steps = range(first_step, self.steps)
@@ -138,11 +147,21 @@ class TrainingLoader:
             parts = [torch.cat([ids, self.mix.partners(ids, epoch)]) for ids in parts]
         with closing(self.source.read("train", parts, boxes)) as batches:
             for step, (stored, labels, ids) in zip(steps, batches, strict=True):
-                images, targets = augment.training(stored, ids, epoch), labels
-                if self.mix.wanted:
-                    labels, ids = labels.chunk(2)[0], ids.chunk(2)[0]
-                    images, targets = self.mix.mixed(images, targets, ids, epoch)
-                yield Batch(images, labels, targets, min(size, self.samples - step * size))
+                yield Batch(*prepare(stored, labels, ids, epoch), min(size, self.samples - step * size))
+
+    def _preparation(self, augment: Augment) -> Prepare:
+        """What makes images, labels and targets of stored images, labels, ids and the epoch."""
+        if augment.resolution not in self._prepared:
+
+            def prepare(stored: Tensor, labels: Tensor, ids: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor, Tensor]:
+                images = augment.training(stored, ids, epoch)
+                if not self.mix.wanted:
+                    return images, labels, labels
+                mixed, targets = self.mix.mixed(images, labels, ids.chunk(2)[0], epoch)
+                return mixed, labels.chunk(2)[0], targets
+
+            self._prepared[augment.resolution] = self._record(prepare)
+        return self._prepared[augment.resolution]
 
 
 class EvaluationLoader:
@@ -211,9 +230,16 @@ def check_sizes(directory: Path, manifest: Manifest, smallest_cut: float) -> Non
 
 
 def open_loaders(
-    directory: Path, manifest: Manifest, options: LoaderOptions, place: Place
+    directory: Path,
+    manifest: Manifest,
+    options: LoaderOptions,
+    place: Place,
+    record: Callable[[Prepare], Prepare] = lambda prepare: prepare,
 ) -> tuple[TrainingLoader, EvaluationLoader]:
     """Training and evaluation batches of a verified data set.
+
+    Args:
+        record: what may make a function of tensors a recorded one.
 
     Raises:
         DataError: the options ask for what these shards cannot give.
@@ -248,7 +274,7 @@ def open_loaders(
     batch_size = options.batch_size
     return (
         TrainingLoader(
-            source, augment, growth, mix, cut, options.window, samples, batch_size, options.drop_last, place
+            source, augment, growth, mix, cut, options.window, samples, batch_size, options.drop_last, place, record
         ),
         EvaluationLoader(source, augment, cut, manifest.samples("val"), batch_size, place),
     )

@@ -56,6 +56,26 @@ class MappedShards:
         image = self.metadata["f0"]
         return np.stack([image["height"], image["width"]], 1).astype(np.int64)
 
+    def as_stored(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """All images, uint8 (n, H, W, 3), and labels, int64 (n,), if no decoder is needed: raw bytes of one size.
+
+        Raises:
+            LoaderError: as `check` does.
+        """
+        rows, sizes = self.metadata["f0"], np.unique(self.sizes, axis=0)
+        if len(sizes) > 1 or (rows["mode"] != IMAGE_MODES["raw"]).any():
+            return None
+        self.check()
+        height, width = sizes[0]
+        images = np.empty((len(rows), height, width, 3), np.uint8)
+        for _, _, mapped in self._files:
+            stored = np.frombuffer(mapped, np.uint8)
+            places = rows["data_ptr"] - np.uint64(stored.ctypes.data)
+            inside = places < len(stored)  # what lies before it has wrapped around
+            windows = np.lib.stride_tricks.sliding_window_view(stored, 3 * height * width)
+            images[inside] = windows[places[inside]].reshape(-1, height, width, 3)
+        return images, self.metadata["f1"].astype(np.int64)
+
     def check(self) -> None:
         """Raises LoaderError for a file that has changed: if it shrank, reading it would end the process by SIGBUS."""
         for path, file, mapped in self._files:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.draws import Purpose, integers, uniforms
+from data.draws import Epoch, Purpose, integers, uniforms
 
 
 @dataclass
@@ -34,11 +34,11 @@ class Mix:
     def wanted(self) -> bool:
         return self.mixup + self.cutmix > 0
 
-    def partners(self, ids: Tensor, epoch: int) -> Tensor:
+    def partners(self, ids: Tensor, epoch: Epoch) -> Tensor:
         """Whom each sample is mixed with: ids, int64 (n,)."""
         return integers(self.seed, epoch, Purpose.mix_partner, ids, self.samples)
 
-    def mixed(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def mixed(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor]:
         """The samples `ids`, the n first of 2n images and labels, with parts of the n last, their partners.
 
         Returns:
@@ -50,7 +50,7 @@ class Mix:
         own_targets, other_targets = F.one_hot(labels, self.classes).to(own.dtype).chunk(2)
         return torch.lerp(others, own, kept), torch.lerp(other_targets, own_targets, shares)
 
-    def _kept(self, ids: Tensor, epoch: int, side: int) -> Tensor:
+    def _kept(self, ids: Tensor, epoch: Epoch, side: int) -> Tensor:
         """How much each pixel keeps of its own: float32 (n, 1, side, side)."""
 
         def draw(purpose: Purpose) -> Tensor:

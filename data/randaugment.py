@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.draws import Purpose, integers
+from data.draws import Epoch, Purpose, integers
 
 LEVELS = 30  # of magnitude
 _GREY = (0.2989, 0.587, 0.114)
@@ -35,7 +35,7 @@ class Operation(IntEnum):
     equalize = auto()
 
 
-def randaugment(images: Tensor, ids: Tensor, seed: int, epoch: int, count: int, magnitude: int) -> Tensor:
+def randaugment(images: Tensor, ids: Tensor, seed: int, epoch: Epoch, count: int, magnitude: int) -> Tensor:
     """`count` operations of a magnitude, 0 to 30, one after another: uint8 (N, H, W, 3) to the same."""
     for turn in range(count):
         keys = ids * count + turn

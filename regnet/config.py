@@ -158,6 +158,10 @@ class TrainConfig:
         drop_path: share of samples that skip the last block, fewer the blocks before it (stochastic depth).
         freeze_trunk: train the head alone; stem and body keep their weights and BatchNorm's statistics.
         compile: torch.compile the network.
+        autotune: let cuDNN time its algorithms for the first batch and keep the fastest, which takes seconds; not where
+            deterministic.
+        cuda_graphs: record the kernels of a step once and launch them together, in a run of one process on a GPU; any
+            other run launches them one by one.
         sync_batchnorm: statistics over the whole batch instead of each process's share.
         deterministic: only algorithms that repeat to the bit.
         detect_anomaly: name the operation whose gradient is not finite; slow.
@@ -177,6 +181,8 @@ class TrainConfig:
     drop_path: Fraction = 0.0
     freeze_trunk: bool = False
     compile: bool = False
+    autotune: bool = True
+    cuda_graphs: bool = False
     sync_batchnorm: bool = False
     deterministic: bool = False
     detect_anomaly: bool = False

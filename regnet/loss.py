@@ -3,6 +3,7 @@
 Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015), section 2.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ class Loss:
         teacher: images (n, 3, H, W) -> logits (n, classes), in evaluation mode; its device is theirs.
     """
 
-    def __init__(self, smoothing: float, teacher: nn.Module | None, distill: DistillConfig) -> None:
+    def __init__(self, smoothing: float, teacher: Callable[[Tensor], Tensor] | None, distill: DistillConfig) -> None:
         self.smoothing, self.teacher = smoothing, teacher
         self.share, self.temperature = distill.share, distill.temperature
 

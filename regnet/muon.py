@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
+Turn = Callable[..., tuple[Tensor, ...]]
+
 _COEFFICIENTS = (3.4445, -4.775, 2.0315)
 _ITERATIONS = 5
 _SMALLEST = 1e-30  # norm that is divided by: nothing is left of nought
@@ -26,41 +28,56 @@ class Muon(SGD):
     Args:
         groups: SGD's, each with `matrices` (0 for plain SGD).
         dtype: of the matrix products.
+        record: what may make a function of tensors a recorded one.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float,
+        dtype: torch.dtype,
+        record: Callable[[Turn], Turn] = lambda turn: turn,
+    ) -> None:
         # SGD takes the step; where it is to take an orthogonal one, it finds that in the gradient's place.
         plain, turned = {"momentum": momentum, "nesterov": momentum > 0}, {"momentum": 0.0}
         super().__init__([group | (turned if group["matrices"] else plain) for group in groups], lr, fused=True)
         self._step_supports_amp_scaling = False  # momentum gathers gradients as they are
         self._momentum, self._dtype = momentum, dtype
+        self._turned = record(self._turn)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        for group in self.param_groups:
-            if group["matrices"]:
-                self._turn(group["params"], group["matrices"])
+        weights = [weight for group in self._groups_of_matrices() for weight in group["params"]]
+        if weights:
+            grads = [weight.grad for weight in weights]
+            torch._foreach_copy_(grads, self._turned(*self._momentum_steps(weights, grads)))
         return super().step(closure)
 
-    def _turn(self, weights: list[Tensor], matrices: int) -> None:
-        """Puts the steps to take in place of gradients, all weights of one shape at once."""
-        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for weight in weights:
-            alike[weight.shape].append(weight)
-        for shape, some in alike.items():
-            steps = torch.stack([self._momentum_step(weight) for weight in some])
-            rows, columns = shape[0] // matrices, math.prod(shape[1:])
-            turned = orthogonal(steps.reshape(-1, rows, columns), self._dtype) * max(1.0, rows / columns) ** 0.5
-            for weight, step in zip(some, turned.to(steps.dtype).reshape(steps.shape), strict=True):
-                weight.grad.copy_(step)  # type: ignore[union-attr]
+    def _groups_of_matrices(self) -> list[dict[str, Any]]:
+        return [group for group in self.param_groups if group["matrices"]]
 
-    def _momentum_step(self, weight: Tensor) -> Tensor:
-        state, grad = self.state[weight], weight.grad
-        assert grad is not None
-        if "average" not in state:
-            state["average"] = torch.zeros_like(weight)
-        average = state["average"].lerp_(grad, 1 - self._momentum)
-        return torch.lerp(grad, average, self._momentum)
+    def _momentum_steps(self, weights: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, ...]:
+        for weight in weights:
+            if "average" not in self.state[weight]:
+                self.state[weight]["average"] = torch.zeros_like(weight)
+        averages = [self.state[weight]["average"] for weight in weights]
+        torch._foreach_lerp_(averages, grads, 1 - self._momentum)
+        return torch._foreach_lerp(grads, averages, self._momentum)
+
+    def _turn(self, *steps: Tensor) -> tuple[Tensor, ...]:
+        """The steps to take instead, in the order of the groups; all matrices of one shape at once."""
+        matrices = [group["matrices"] for group in self._groups_of_matrices() for _ in group["params"]]
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for place, (step, count) in enumerate(zip(steps, matrices, strict=True)):
+            alike[step.shape[0] // count, math.prod(step.shape[1:])].append(place)
+        turned = [torch.empty_like(step) for step in steps]
+        for shape, places in alike.items():
+            stack = torch.cat([steps[place].reshape(-1, *shape) for place in places])
+            parts = _along(stack, self._dtype).split([matrices[place] for place in places])
+            for place, part in zip(places, parts, strict=True):
+                turned[place].copy_(part.reshape(turned[place].shape))
+        return tuple(turned)
 
 
 def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
@@ -74,3 +91,9 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT
+
+
+def _along(steps: Tensor, dtype: torch.dtype) -> Tensor:
+    """(n, rows, columns) -> the steps to take instead, longer along tall matrices."""
+    rows, columns = steps.shape[1:]
+    return (orthogonal(steps, dtype) * max(1.0, rows / columns) ** 0.5).to(steps.dtype)

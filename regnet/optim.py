@@ -1,6 +1,7 @@
 """The optimiser and its parameter groups."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from regnet.config import OptimConfig
 from regnet.model import Model
-from regnet.muon import Muon
+from regnet.muon import Muon, Turn
 
 
 class Kind(NamedTuple):
@@ -72,17 +73,20 @@ def distances_to_head(model: Model) -> dict[nn.Parameter, int]:
     return {parameter: distance for distance, part in enumerate(parts) for parameter in part.parameters()}
 
 
-def build_optimizer(model: Model, config: OptimConfig, dtype: torch.dtype) -> Optimizer:
+def build_optimizer(
+    model: Model, config: OptimConfig, dtype: torch.dtype, record: Callable[[Turn], Turn] = lambda turn: turn
+) -> Optimizer:
     """Fused, in which no step waits for the device: neither for Adam's count of steps nor for the gradient scaler.
 
     Muon alone waits for the scaler.
 
     Args:
         dtype: of Muon's matrix products.
+        record: what may make a function of tensors a recorded one.
     """
     groups = parameter_groups(model, config)
     if config.name == "muon":
-        return Muon(groups, config.lr, config.momentum, dtype)
+        return Muon(groups, config.lr, config.momentum, dtype, record)
     if config.name == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     kind = {"adam": Adam, "adamw": AdamW}[config.name]

@@ -21,7 +21,7 @@ def prepare_torch(seed: int, train: TrainConfig, device: torch.device) -> None:
         keep_freed_memory()
     torch.manual_seed(seed)
     torch.autograd.set_detect_anomaly(train.detect_anomaly)
-    torch.backends.cudnn.benchmark = not train.deterministic
+    torch.backends.cudnn.benchmark = train.autotune and not train.deterministic
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -69,4 +69,5 @@ class Precision:
         return self.skips_overflow and self.scaler.get_scale() < _SMALLEST_SCALE
 
     def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None)
+        # Each weight is used once, and what is recorded must not hold a weight that was cast before.
+        return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None, cache_enabled=False)

@@ -20,7 +20,7 @@ from regnet.run_state import STATE, RunState, Status, as_json, read_state
 _FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
     "data": ("shards", "stage", "verify", "workers", "batches_ahead", "loader_timeout", "cache", "keep_pages"),
-    "train": ("epochs", "device", "detect_anomaly", "max_minutes"),
+    "train": ("epochs", "device", "detect_anomaly", "autotune", "cuda_graphs", "max_minutes"),
 }
 
 

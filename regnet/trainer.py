@@ -25,6 +25,7 @@ from regnet.parallel import average_gradients
 from regnet.precision import Precision, seed_of_rank
 from regnet.preemption import Notice
 from regnet.record import Record
+from regnet.recorded import RecordedNetwork, recorder, records
 from regnet.schedule import learning_rate
 from regnet.state import Progress, TrainingState
 from regnet.sync_batchnorm import convert
@@ -78,13 +79,17 @@ class Trainer:
         teacher = world.share(world.on_main(lambda: open_teacher(config, tuple(record.samples.classes))))
         if teacher is not None:
             teacher = teacher.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.loss = Loss(config.train.label_smoothing, teacher, config.distill)
+        record_kernels = recorder(config.train, world)
+        answers = None if teacher is None else record_kernels(teacher)
+        self.loss = Loss(config.train.label_smoothing, answers, config.distill)
         forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
+        if records(config.train, world):
+            forward = self._recorded(forward, model)
         self.forward = average_gradients(forward, world, config.train.deterministic)
         torch.manual_seed(seed_of_rank(config.seed, world.rank))  # other samples of other ranks skip blocks
         self.state = TrainingState(
             model=model,
-            optimizer=build_optimizer(model, config.optim, self.precision.dtype),
+            optimizer=build_optimizer(model, config.optim, self.precision.dtype, record_kernels),
             scaler=self.precision.scaler,
             ema=MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None,
             counters=Counters(self.classes, world.device),
@@ -93,6 +98,16 @@ class Trainer:
             ),
             progress=Progress(),
         )
+        self.logits = record_kernels(self._logits)
+
+    def _recorded(self, network: nn.Module, model: Model) -> nn.Module:
+        """The network with its passes recorded, for whole batches of the final resolution."""
+        data, train = self.config.data, self.config.train
+        network.train()
+        if train.freeze_trunk:
+            train_head(model)
+        images = torch.zeros((train.batch_size, 3, data.resolution, data.resolution), device=self.world.device)
+        return RecordedNetwork(network, images.contiguous(memory_format=self.memory_format), self.precision)
 
     def fit(self) -> Evaluation | None:
         """Trains until the last epoch or early stopping; the last evaluation, or None if asked to leave before."""
@@ -258,22 +273,25 @@ class Trainer:
     def evaluate(self) -> Evaluation | None:
         """Counts every test sample once over all ranks; None if asked to leave before the end."""
         self.state.sync_buffers(self.world)
-        network = self.state.evaluated.eval()
+        self.state.evaluated.eval()
         tally, self.mistakes = Tally(self.classes, self.world.device), Mistakes()
         with closing(iter(self.val_batches)) as batches:
             for _ in range(self.val_batches.steps):
                 batch = next(batches, None)  # shares differ by a sample, so one rank's may end earlier
                 if batch is not None:
-                    images = batch.images.contiguous(memory_format=self.memory_format)
-                    with self.precision.autocast():
-                        logits = network(images)
-                    logits = logits.float()
+                    logits = self.logits(batch.images)
                     tally.update(logits, batch.labels)
                     self.mistakes.update(batch.images, logits, batch.labels)
                 leave, _ = self.agreement.exchange(self.notice.given is not None, False)
                 if leave:
                     return None
         return tally.result(self.world)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Of the network that is evaluated: float32 (n, classes)."""
+        images = images.contiguous(memory_format=self.memory_format)
+        with self.precision.autocast():
+            return self.state.evaluated(images).float()
 
     def end_epoch(self, train: Result, val: Evaluation, trained: float, seconds: float) -> None:
         """Counts the epoch as done, reports it and saves."""
