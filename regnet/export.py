@@ -1,7 +1,8 @@
-"""A trained network as ONNX, checked against PyTorch, and as pictures.
+"""A trained network by itself, as ONNX, checked against PyTorch, and as pictures.
 
 python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --onnx seed.onnx [--normalize]
 python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --architecture seed.svg --graph graph.svg
+python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --weights seed.pt
 """
 
 import argparse
@@ -23,7 +24,7 @@ from regnet.drawing import check_format, draw_architecture, draw_graph
 from regnet.errors import UsageError
 from regnet.leaving import DONE, FAILED, USAGE
 from regnet.samples import manifest_and_preparation
-from regnet.trained import Trained, open_checkpoint
+from regnet.trained import Trained, network_alone, open_checkpoint
 
 BATCHES = (1, 2, 7, 32)
 BOUND = 1e-4  # of logits; the same sums in another order differ by about 1e-6 of them
@@ -110,9 +111,10 @@ def write_onnx(trained: Trained, args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not (args.onnx or args.graph or args.architecture):
-        raise UsageError("nothing to write: name --onnx, --architecture or --graph")
-    files = [path.absolute() for path in (args.onnx, args.graph, args.architecture) if path is not None]
+    wanted = (args.onnx, args.weights, args.graph, args.architecture)
+    files = [path.absolute() for path in wanted if path is not None]
+    if not files:
+        raise UsageError("nothing to write: name --onnx, --weights, --architecture or --graph")
     if len(set(files)) < len(files):
         raise UsageError(f"{files[0]}: one file for two things")
     for path in filter(None, (args.graph, args.architecture)):
@@ -122,6 +124,9 @@ def run(args: argparse.Namespace) -> int:
         if path is not None:
             draw(trained, path)
             print(f"{path}: {path.stat().st_size / 1e3:,.0f} KB")
+    if args.weights is not None:
+        args.weights.write_bytes(network_alone(args.checkpoint))
+        print(f"{args.weights}: {args.weights.stat().st_size / 1e6:.1f} MB")
     return DONE if args.onnx is None else write_onnx(trained, args)
 
 
@@ -134,6 +139,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--normalize", action="store_true", help="takes images of 0 to 1; needs the shards' manifest")
     parser.add_argument("--shards", type=Path, help="whose manifest, if not those that the run was trained on")
     parser.add_argument("--bound", type=float, default=BOUND, help="largest difference of logits (%(default)g)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of the network without its training")
     parser.add_argument("--architecture", type=Path, metavar="FILE", help="svg, png, pdf: its stages, to be read")
     parser.add_argument("--graph", type=Path, metavar="FILE", help="svg, png, pdf: autograd's graph; needs graphviz")
     args = parser.parse_args(argv)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from regnet.checkpoint import CheckpointError, load
+from regnet.checkpoint import CheckpointError, load, pack
 from regnet.config import Config
 from regnet.model import Model, initialise
 from regnet.options import as_flags, parse_config
@@ -58,3 +58,17 @@ def open_checkpoint(path: Path) -> Trained:
         return Trained(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error
+
+
+def network_alone(path: Path) -> bytes:
+    """The content of a checkpoint of the network that this one's run would evaluate, from which no run continues.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    saved = load(path)
+    weights = evaluated_weights(saved, path)
+    return pack({"model": weights, "ema": None, **{name: saved[name] for name in _OF_A_NETWORK}})
+
+
+_OF_A_NETWORK = ("config", "data", "classes", "progress")

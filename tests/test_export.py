@@ -12,6 +12,7 @@ from images import tree
 from nursery import Forked
 from programs import PYTHON, ROOT, run, trainer
 from test_convert import convert
+from test_real_cifar100 import PUBLISHED_MEAN, PUBLISHED_STD
 
 from data.shards import read_manifest
 from regnet.model import count_parameters
@@ -55,6 +56,37 @@ def test_the_file_alone_gives_the_networks_logits_for_any_number_of_images(check
         with torch.inference_mode():
             expected = trained.model(torch.from_numpy(given)).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_network_alone_predicts_as_the_checkpoint_and_begins_other_runs_but_continues_none(
+    checkpoint, shards, tmp_path
+):
+    path = tmp_path / "alone.pt"
+    done = export("--checkpoint", checkpoint, "--weights", path)
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_size < 0.6 * checkpoint.stat().st_size
+    whole, alone = open_checkpoint(checkpoint), open_checkpoint(path)
+    assert (alone.classes, alone.epochs, alone.config) == (whole.classes, whole.epochs, whole.config)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(alone.model(images), whole.model(images))
+    begun = run(trainer(tmp_path, shards, "--model.weights", str(path), "--train.max_steps", "1"))
+    assert begun.returncode == 0, begun.stderr
+    assert f"begins with {path}" in begun.stdout
+
+
+def test_the_two_files_that_come_along_are_one_network():
+    trained = open_checkpoint(ROOT / "artifacts" / "cifar100-best.pt")
+    assert (count_parameters(trained.model), trained.epochs) == (2_275_604, 40)
+    session = onnxruntime.InferenceSession(ROOT / "artifacts" / "cifar100-best.onnx")
+    told = session.get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(told["classes"])) == trained.classes
+    images = torch.rand(4, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PUBLISHED_MEAN, PUBLISHED_STD))
+    (found,) = session.run(None, {"images": images.numpy()})
+    with torch.inference_mode():
+        expected = trained.model((images - mean) / std).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_a_difference_above_the_bound_fails_and_says_so(checkpoint, tmp_path):
