@@ -96,6 +96,7 @@ for side in "${sides[@]}"; do
     at=(--resolution "$side" --set "train.precision=$precision")
     step "$side" "${at[@]}"
     step "$side-cache" "${at[@]}" --set data.cache=device
+    step "$side-launched" "${at[@]}" --set data.cache=device --set train.cuda_graphs=false
     step "$side-channels-first" "${at[@]}" --set data.cache=device --set train.channels_last=false
     step "$side-fp32" --resolution "$side" --set train.precision=fp32 --set data.cache=device
     if [ -z "$REHEARSAL" ]; then # a CPU compiles for minutes
@@ -153,7 +154,7 @@ if [ -e "${REFERENCE_LOG:=../shared/reference/training_log.csv}" ] && [ -e "$kep
     measure reference "$PYTHON" -m benchmarks.reference --run "$kept/seed-0" --log "$REFERENCE_LOG" \
         --json "$RESULTS/reference.json" --picture "$RESULTS/reference.png"
 fi
-accuracy best 1 best-muon --optim.name muon --optim.muon_lr 0.05 --optim.muon_weight_decay 0.05
+accuracy best 1 best-sgd --optim.name sgd
 accuracy teacher 1
 last=
 if [ -e "$RESULTS/accuracy-teacher-1.txt" ]; then # the last weights, since the best were chosen by the test images
