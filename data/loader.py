@@ -13,11 +13,11 @@ from torch import Tensor
 from data.augment import Augment
 from data.cache import Cache, Where, wanted
 from data.cut import Boxes, Cut
-from data.draws import Epoch
 from data.errors import DataError
 from data.growth import Growth
 from data.mix import Mix
 from data.order import epoch_order, rank_batch, share, trainable_steps
+from data.prepare import Prepare, preparation
 from data.reader import Batch as Bytes
 from data.reader import ShardReader
 from data.shards import Manifest
@@ -38,10 +38,6 @@ class Batch(NamedTuple):
     labels: Tensor
     targets: Tensor
     global_size: int
-
-
-# Stored images, labels, ids, epoch -> images, labels, targets, as a Batch has them.
-Prepare = Callable[[Tensor, Tensor, Tensor, Epoch], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -150,17 +146,9 @@ class TrainingLoader:
                 yield Batch(*prepare(stored, labels, ids, epoch), min(size, self.samples - step * size))
 
     def _preparation(self, augment: Augment) -> Prepare:
-        """What makes images, labels and targets of stored images, labels, ids and the epoch."""
+        """Of images of that side; one recording serves all epochs."""
         if augment.resolution not in self._prepared:
-
-            def prepare(stored: Tensor, labels: Tensor, ids: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor, Tensor]:
-                images = augment.training(stored, ids, epoch)
-                if not self.mix.wanted:
-                    return images, labels, labels
-                mixed, targets = self.mix.mixed(images, labels, ids.chunk(2)[0], epoch)
-                return mixed, labels.chunk(2)[0], targets
-
-            self._prepared[augment.resolution] = self._record(prepare)
+            self._prepared[augment.resolution] = self._record(preparation(augment, self.mix))
         return self._prepared[augment.resolution]
 
 
