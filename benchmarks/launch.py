@@ -89,8 +89,9 @@ class Launcher:
 
     def environment(self) -> dict[str, str]:
         """The caller's, without what would make a launch believe that it is a job of its own on a cluster."""
-        foreign = ("SLURM_", "WANDB_", "REGNET_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        foreign = ("SLURM_", "WANDB_", "REGNET_", "TORCHELASTIC_", "MASTER_")
+        ranks = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
+        kept = {name: value for name, value in os.environ.items() if not (name.startswith(foreign) or name in ranks)}
         return {**kept, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
 
     def wait(self, process: subprocess.Popen, measure_memory: bool) -> int:

@@ -1,6 +1,6 @@
 """All samples in the device's memory: read once, then every batch is cut out of them there."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -36,12 +36,13 @@ class Cache:
     def __init__(self, reader: ShardReader, manifest: Manifest, batch_size: int, device: torch.device) -> None:
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
         for split in manifest.splits:
-            as_stored = reader.shards[split].as_stored()
-            if as_stored is None:
-                self._splits[split] = _decoded(reader, split, manifest, batch_size, device)
-            else:  # many seconds sooner than what FFCV has to compile a decoder for
-                images, labels = map(torch.from_numpy, as_stored)
-                self._splits[split] = images.to(device), labels.to(device)
+            samples, side = manifest.samples(split), manifest.resolution
+            images = torch.empty((samples, side, side, 3), dtype=torch.uint8, device=device)
+            first = 0
+            for some in _images(reader, split, batch_size):
+                images[first : first + len(some)] = some
+                first += len(some)
+            self._splits[split] = images, torch.from_numpy(reader.shards[split].labels).to(device)
         self.device = device
 
     def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Batch]:
@@ -53,17 +54,14 @@ class Cache:
             yield images.index_select(0, here), labels.index_select(0, here), here
 
 
-def _decoded(
-    reader: ShardReader, split: str, manifest: Manifest, batch_size: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    samples, side = manifest.samples(split), manifest.resolution
-    images = torch.empty((samples, side, side, 3), dtype=torch.uint8, device=device)
-    labels = torch.empty((samples,), dtype=torch.int64, device=device)
-    chunks = list(torch.arange(samples).split(batch_size))
-    for ids, (some_images, some_labels, _) in zip(chunks, reader.read(split, chunks), strict=True):
-        images[ids[0] : ids[-1] + 1] = some_images
-        labels[ids[0] : ids[-1] + 1] = some_labels
-    return images, labels
+def _images(reader: ShardReader, split: str, batch_size: int) -> Iterator[Tensor]:
+    """All images of a split in order; raw ones seconds before FFCV has compiled a decoder."""
+    shards = reader.shards[split]
+    if shards.raw:
+        yield from map(torch.from_numpy, shards.parts(batch_size))
+    else:
+        for images, _, _ in reader.read(split, torch.arange(len(shards.labels)).split(batch_size)):
+            yield images
 
 
 def wanted(where: Where, manifest: Manifest, device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,13 +30,13 @@ class MappedShards:
 
     def __init__(self, directory: Path, manifest: Manifest, split: str) -> None:
         metadata, pointers, sizes = [], [], []
-        self._files: list[tuple[Path, BinaryIO, mmap.mmap]] = []  # mapped as long as there are addresses into them
+        self._files: list[tuple[Path, BinaryIO, mmap.mmap, int]] = []  # mapped as long as there are addresses into them
         for shard in manifest.splits[split]:
             path = directory / shard.name
             reader = Reader(str(path))
             file = open(path, "rb")  # noqa: SIM115  # open as long as it is mapped
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._files.append((path, file, mapped))
+            self._files.append((path, file, mapped, shard.samples))
             base = np.uint64(np.frombuffer(mapped, np.uint8).ctypes.data)
             rows = reader.metadata.copy()
             _check_rows(path, rows, shard.first_id, shard.samples, manifest)
@@ -56,29 +57,37 @@ class MappedShards:
         image = self.metadata["f0"]
         return np.stack([image["height"], image["width"]], 1).astype(np.int64)
 
-    def as_stored(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """All images, uint8 (n, H, W, 3), and labels, int64 (n,), if no decoder is needed: raw bytes of one size.
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 (samples,)."""
+        return self.metadata["f1"].astype(np.int64)
+
+    @property
+    def raw(self) -> bool:
+        """Whether all images are raw bytes of one size, for which no decoder is needed."""
+        rows = self.metadata["f0"]
+        return len(np.unique(self.sizes, axis=0)) == 1 and bool((rows["mode"] == IMAGE_MODES["raw"]).all())
+
+    def parts(self, samples: int) -> Iterator[np.ndarray]:
+        """All images of raw shards in order: uint8 (n, H, W, 3), n of at most so many.
 
         Raises:
             LoaderError: as `check` does.
         """
-        rows, sizes = self.metadata["f0"], np.unique(self.sizes, axis=0)
-        if len(sizes) > 1 or (rows["mode"] != IMAGE_MODES["raw"]).any():
-            return None
-        self.check()
-        height, width = sizes[0]
-        images = np.empty((len(rows), height, width, 3), np.uint8)
-        for _, _, mapped in self._files:
+        height, width = self.sizes[0]
+        first = 0
+        for _, _, mapped, count in self._files:
             stored = np.frombuffer(mapped, np.uint8)
-            places = rows["data_ptr"] - np.uint64(stored.ctypes.data)
-            inside = places < len(stored)  # what lies before it has wrapped around
-            windows = np.lib.stride_tricks.sliding_window_view(stored, 3 * height * width)
-            images[inside] = windows[places[inside]].reshape(-1, height, width, 3)
-        return images, self.metadata["f1"].astype(np.int64)
+            images = np.lib.stride_tricks.sliding_window_view(stored, 3 * height * width)
+            places = self.metadata["f0"]["data_ptr"][first : first + count] - np.uint64(stored.ctypes.data)
+            for begin in range(0, count, samples):
+                self.check()
+                yield images[places[begin : begin + samples]].reshape(-1, height, width, 3)
+            first += count
 
     def check(self) -> None:
         """Raises LoaderError for a file that has changed: if it shrank, reading it would end the process by SIGBUS."""
-        for path, file, mapped in self._files:
+        for path, file, mapped, _ in self._files:
             now = os.fstat(file.fileno())
             if now.st_nlink == 0:
                 raise LoaderError(f"{path} was deleted or replaced while it was in use")
@@ -92,7 +101,7 @@ class MappedShards:
 
         What other processes have mapped, they keep.
         """
-        for _, file, mapped in self._files:
+        for _, file, mapped, _ in self._files:
             mapped.madvise(mmap.MADV_DONTNEED)
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

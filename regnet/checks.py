@@ -58,10 +58,6 @@ def _check_training(config: Config) -> None:
         raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_trunk keeps all from it")
     if train.accumulate > train.batch_size:
         raise UsageError("train.accumulate is larger than train.batch_size")
-    if train.cuda_graphs and train.accumulate > 1:
-        raise UsageError("train.cuda_graphs overwrites gradients, to which train.accumulate adds")
-    if train.cuda_graphs and train.detect_anomaly:
-        raise UsageError("train.detect_anomaly asks the device for what train.cuda_graphs may not")
 
 
 def _check_schedule(config: Config) -> None:

@@ -160,8 +160,8 @@ class TrainConfig:
         compile: torch.compile the network.
         autotune: let cuDNN time its algorithms for the first batch and keep the fastest, which takes seconds; not where
             deterministic.
-        cuda_graphs: record the kernels of a step once and launch them together, in a run of one process on a GPU; any
-            other run launches them one by one.
+        cuda_graphs: record the kernels of a step once and launch them together, in a run of one process on a GPU that
+            neither accumulates nor detects anomalies; any other run launches them one by one.
         sync_batchnorm: statistics over the whole batch instead of each process's share.
         deterministic: only algorithms that repeat to the bit.
         detect_anomaly: name the operation whose gradient is not finite; slow.

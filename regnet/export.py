@@ -117,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("nothing to write: name --onnx, --weights, --architecture or --graph")
     if len(set(files)) < len(files):
         raise UsageError(f"{files[0]}: one file for two things")
+    if args.checkpoint.resolve() in {path.resolve() for path in files}:
+        raise UsageError(f"{args.checkpoint}: would be written over")
     for path in filter(None, (args.graph, args.architecture)):
         check_format(path)
     trained = open_checkpoint(args.checkpoint)

@@ -27,6 +27,8 @@ class Recording(NamedTuple):
 class Recorded:
     """A function of tensors and whole numbers on a GPU, recorded for inputs of each shape when they first come.
 
+    The modes of that call (autocast, inference) and the inputs' dtypes are recorded with it.
+
     Args:
         function: computes without gradients, changes nothing, asks the device nothing, draws from no generator, and
             finds whatever else it reads where it was. Numbers come to it as tensors int64 (); the tensors that it
@@ -61,7 +63,7 @@ class Recorded:
             self.function(*kept)  # chooses algorithms and makes handles, which no recording may hold
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=aside):
             outputs = self.function(*kept)
         return Recording(graph, kept, outputs)
 
@@ -79,7 +81,7 @@ class RecordedNetwork(nn.Module):
     def __init__(self, network: nn.Module, images: Tensor, precision: Precision) -> None:
         super().__init__()
         self.network, self.shape = network, images.shape
-        # Meant so: a gradient comes from the stream that it was recorded on.
+        # What adds gradients up lives on the stream of the recording, and waits for the one that replays it.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         statistics = [buffer.clone() for buffer in network.buffers()]
         with precision.autocast():
@@ -106,8 +108,12 @@ class _Freely(nn.Module):
 
 
 def records(train: TrainConfig, world: World) -> bool:
-    """Whether a run records what it can."""
-    return train.cuda_graphs and world.size == 1 and world.device.type == "cuda"
+    """Whether a run records what it can.
+
+    Not what adds to gradients, which a recorded pass overwrites, or asks the device for each of them.
+    """
+    alone_on_gpu = world.size == 1 and world.device.type == "cuda"
+    return train.cuda_graphs and alone_on_gpu and train.accumulate == 1 and not train.detect_anomaly
 
 
 def recorder(train: TrainConfig, world: World) -> Callable[[F], F]:

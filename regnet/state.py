@@ -85,8 +85,11 @@ class TrainingState:
         """Continues from a checkpoint, also one of another number of ranks.
 
         Raises:
-            CheckpointError: it belongs to another network; the message names the first difference.
+            CheckpointError: it belongs to another network, the first difference from which the message names, or is of
+                a network alone.
         """
+        if "optimizer" not in state:
+            raise CheckpointError("the checkpoint is of a network alone, from which no run continues")
         check_same_shapes(self.model.state_dict(), state["model"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

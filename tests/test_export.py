@@ -21,12 +21,13 @@ from regnet.trained import open_checkpoint
 
 pytestmark = pytest.mark.xdist_group("export")
 
+ONE_EPOCH = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--optim.lr", "0.01")
+
 
 @pytest.fixture(scope="module")
 def checkpoint(shards, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    flags = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--optim.lr", "0.01", "--optim.ema_decay", "0.8")
-    assert run(trainer(folder, shards, *flags)).returncode == 0
+    assert run(trainer(folder, shards, "--optim.ema_decay", "0.8", *ONE_EPOCH)).returncode == 0
     return folder / "tiny" / "checkpoints" / "best.pt"
 
 
@@ -73,6 +74,22 @@ def test_the_network_alone_predicts_as_the_checkpoint_and_begins_other_runs_but_
     begun = run(trainer(tmp_path, shards, "--model.weights", str(path), "--train.max_steps", "1"))
     assert begun.returncode == 0, begun.stderr
     assert f"begins with {path}" in begun.stdout
+    place = tmp_path / "other" / "tiny" / "checkpoints"
+    place.mkdir(parents=True)
+    shutil.copy(path, place / "step-000000011.pt")
+    continued = run(trainer(tmp_path / "other", shards, "--optim.ema_decay", "0.8", *ONE_EPOCH))
+    assert continued.returncode == 2
+    assert "of a network alone, from which no run continues" in continued.stderr
+
+
+def test_no_checkpoint_is_written_over(checkpoint, tmp_path):
+    before = checkpoint.read_bytes()
+    (tmp_path / "link.pt").symlink_to(checkpoint)
+    for flag in ("--weights", "--onnx"):
+        done = export("--checkpoint", checkpoint, flag, tmp_path / "link.pt")
+        assert done.returncode == 2
+        assert "would be written over" in done.stderr
+    assert checkpoint.read_bytes() == before
 
 
 def test_the_two_files_that_come_along_are_one_network():

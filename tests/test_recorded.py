@@ -15,10 +15,21 @@ from regnet.recorded import Recorded, RecordedNetwork, recorder
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-@pytest.mark.parametrize(("asked", "size", "device"), [(True, 1, "cpu"), (True, 2, "cuda"), (False, 1, "cuda")])
-def test_nothing_is_recorded_on_a_cpu_nor_by_several_processes_nor_unasked(asked, size, device):
+@pytest.mark.parametrize(
+    ("options", "size", "device", "recorded"),
+    [
+        ({"cuda_graphs": True}, 1, "cuda", True),
+        ({}, 1, "cuda", False),
+        ({"cuda_graphs": True}, 1, "cpu", False),
+        ({"cuda_graphs": True}, 2, "cuda", False),
+        ({"cuda_graphs": True, "accumulate": 2}, 1, "cuda", False),
+        ({"cuda_graphs": True, "detect_anomaly": True}, 1, "cuda", False),
+    ],
+)
+def test_one_process_on_a_gpu_records_where_it_is_asked_to_and_can(options, size, device, recorded):
     world = World(0, size, 0, torch.device(device), None, None)
-    assert recorder(TrainConfig(cuda_graphs=asked), world)(gradients) is gradients
+    made = recorder(TrainConfig(**options), world)(gradients)
+    assert isinstance(made, Recorded) if recorded else made is gradients
 
 
 @on_gpu

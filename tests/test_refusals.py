@@ -184,14 +184,6 @@ def test_images_must_grow_from_what_the_network_can_take_and_in_time(flags, name
     assert parse_config(["--data.growing_epochs=0", *flags])
 
 
-@pytest.mark.parametrize("flag", ["--train.accumulate=2", "--train.detect_anomaly=true"])
-def test_what_cannot_be_recorded_is_named_beside_what_records(flag):
-    message = refusal(flags=["--train.cuda_graphs=true", flag])
-    assert flag[2:].partition("=")[0] in message
-    assert "train.cuda_graphs" in message
-    parse_config([flag])
-
-
 def test_missing_file_is_named(tmp_path):
     for missing in (tmp_path / "none.yaml", tmp_path):
         assert str(missing) in refusal(flags=["--config", str(missing)])

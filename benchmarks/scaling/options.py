@@ -76,6 +76,7 @@ def configure(args: argparse.Namespace) -> Config:
     more = {
         "train.device": args.device,
         "train.accumulate": 1,
+        "train.cuda_graphs": "false",  # several processes record nothing, and one is to be compared with them
         "data.workers": 1,
         "tracking.wandb": "disabled",
         **({"train.precision": args.precision} if args.precision else {}),
