@@ -62,6 +62,8 @@ def export_onnx(trained: Trained, network: nn.Module, path: Path, metadata: dict
     )
     assert program is not None
     model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # the exporter's call stack, with the paths of this machine
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())

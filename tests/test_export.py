@@ -42,6 +42,7 @@ def test_the_file_alone_gives_the_networks_logits_for_any_number_of_images(check
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "largest difference from PyTorch" in done.stdout
+    assert str(ROOT).encode() not in path.read_bytes(), "whose machine made it is nobody's business"
     trained, manifest = open_checkpoint(checkpoint), read_manifest(shards)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     told = session.get_modelmeta().custom_metadata_map
