@@ -53,11 +53,12 @@ def test_a_run_that_was_cut_off_goes_on_and_every_seed_is_told(shards, tmp_path)
 def test_a_second_ctrl_c_leaves_nothing_behind(shards, tmp_path):
     flags = ("--train.epochs", "1000", "--train.max_minutes", "6")  # ends by itself, whatever becomes of this test
     forked = accuracy(tmp_path, shards, "--seeds", "1", trainer=flags)
-    process = start([sys.executable, *forked.arguments])  # a forked one tells exceptions in its own way
+    # A forked one tells exceptions in its own way; and what a shell runs in the background is deaf to Ctrl-C.
+    process = start(["env", "--default-signal=INT", sys.executable, *forked.arguments])
     try:
         wait_until(lambda: (tmp_path / "tiny-0" / "metrics.jsonl").exists(), timeout=240)
         launched = family(process.pid)[1:]
-        os.kill(launched[0], signal.SIGSTOP)  # torchrun, which then saves nothing and does not end
+        os.kill(launched[0], signal.SIGSTOP)  # the trainer, which then saves nothing and does not end
         wait_until(lambda: stopped(launched[0]))
         process.send_signal(signal.SIGINT)
         wait_until(lambda: pending(launched[0], signal.SIGTERM))
