@@ -4,7 +4,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numba
 import numpy as np
@@ -16,6 +16,13 @@ from data.shards import Manifest
 _TABLE = numba.uint64[::1]
 _BOXES = numba.int64[:, ::1]
 _MARKS = numba.uint8[::1]
+
+
+class _File(NamedTuple):
+    path: Path
+    file: BinaryIO
+    mapped: mmap.mmap
+    samples: int
 
 
 class MappedShards:
@@ -30,13 +37,13 @@ class MappedShards:
 
     def __init__(self, directory: Path, manifest: Manifest, split: str) -> None:
         metadata, pointers, sizes = [], [], []
-        self._files: list[tuple[Path, BinaryIO, mmap.mmap, int]] = []  # mapped as long as there are addresses into them
+        self._files: list[_File] = []  # mapped as long as there are addresses into them
         for shard in manifest.splits[split]:
             path = directory / shard.name
             reader = Reader(str(path))
             file = open(path, "rb")  # noqa: SIM115  # open as long as it is mapped
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._files.append((path, file, mapped, shard.samples))
+            self._files.append(_File(path, file, mapped, shard.samples))
             base = np.uint64(np.frombuffer(mapped, np.uint8).ctypes.data)
             rows = reader.metadata.copy()
             _check_rows(path, rows, shard.first_id, shard.samples, manifest)
@@ -65,8 +72,8 @@ class MappedShards:
     @property
     def raw(self) -> bool:
         """Whether all images are raw bytes of one size, for which no decoder is needed."""
-        rows = self.metadata["f0"]
-        return len(np.unique(self.sizes, axis=0)) == 1 and bool((rows["mode"] == IMAGE_MODES["raw"]).all())
+        sizes, modes = self.sizes, self.metadata["f0"]["mode"]
+        return bool((sizes == sizes[0]).all() and (modes == IMAGE_MODES["raw"]).all())
 
     def parts(self, samples: int) -> Iterator[np.ndarray]:
         """All images of raw shards in order: uint8 (n, H, W, 3), n of at most so many.
@@ -76,14 +83,14 @@ class MappedShards:
         """
         height, width = self.sizes[0]
         first = 0
-        for _, _, mapped, count in self._files:
-            stored = np.frombuffer(mapped, np.uint8)
+        for file in self._files:
+            stored = np.frombuffer(file.mapped, np.uint8)
             images = np.lib.stride_tricks.sliding_window_view(stored, 3 * height * width)
-            places = self.metadata["f0"]["data_ptr"][first : first + count] - np.uint64(stored.ctypes.data)
-            for begin in range(0, count, samples):
+            places = self.metadata["f0"]["data_ptr"][first : first + file.samples] - np.uint64(stored.ctypes.data)
+            for begin in range(0, file.samples, samples):
                 self.check()
                 yield images[places[begin : begin + samples]].reshape(-1, height, width, 3)
-            first += count
+            first += file.samples
 
     def check(self) -> None:
         """Raises LoaderError for a file that has changed: if it shrank, reading it would end the process by SIGBUS."""
