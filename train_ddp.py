@@ -6,7 +6,7 @@ torchrun --nproc_per_node=N train_ddp.py --config configs/seed.yaml [--section.o
 
 import sys
 
-from regnet.preemption import Notice
+from regnet.distributed.preemption import Notice
 
 NOTICE = Notice()
 if __name__ == "__main__":
@@ -14,19 +14,19 @@ if __name__ == "__main__":
 
 from data.errors import DataError, LoaderError
 from data.loader import Place, open_loaders
-from regnet.command import status_of
-from regnet.config import Config
-from regnet.distributed import World, join
-from regnet.leaving import DONE, leave, preempted
-from regnet.model import Model, count_parameters
-from regnet.options import parse_config
-from regnet.precision import prepare_torch
-from regnet.record import Record
-from regnet.recorded import recorder
+from regnet.cli import status_of
+from regnet.config.parser import parse_config
+from regnet.config.schema import Config
+from regnet.data_adapter import loader_options, open_shards
+from regnet.distributed.world import World, join
+from regnet.exit_codes import DONE, leave, preempted
+from regnet.models.regnet import Model, count_parameters
 from regnet.report import report_on
-from regnet.run import place as place_of
-from regnet.samples import loader_options, open_shards
-from regnet.trainer import Trainer
+from regnet.runs.directory import place as place_of
+from regnet.training.cuda_graphs import recorder
+from regnet.training.run_manager import Record
+from regnet.training.torch_setup import prepare_torch
+from regnet.training.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:

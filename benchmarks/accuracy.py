@@ -29,10 +29,10 @@ from benchmarks.command import Report, check_places, device_type, positive, prin
 from benchmarks.epochs import EpochRows
 from benchmarks.launch import ROOT, Launcher, LaunchFailed, exit_when_signalled
 from benchmarks.timing import cores, environment
+from regnet.config.parser import parse_config
 from regnet.errors import UsageError
-from regnet.options import parse_config
 from regnet.report.page import write
-from regnet.run import RESULT, place
+from regnet.runs.directory import RESULT, place
 
 RESERVED = ("--seed", "--tracking.group")  # the trainer is told these here; a name among its options is a stem
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from benchmarks.epochs import EpochRows
 from benchmarks.launch import Launcher, LaunchFailed, end, first_error
-from regnet.run_state import Status, read_state
+from regnet.runs.status import Status, read_state
 
 TICK = 0.1  # seconds between looks at a run that is to reach a target
 

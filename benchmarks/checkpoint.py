@@ -18,10 +18,10 @@ from pathlib import Path
 from benchmarks import command
 from benchmarks.timing import Side, alternate, environment, ratio, spreads
 from benchmarks.trainer import built
-from data.shards import Verify, read_manifest, verify
-from regnet.config import Config
-from regnet.distributed import World
-from regnet.trainer import Trainer
+from data.manifest import Verify, read_manifest, verify
+from regnet.config.schema import Config
+from regnet.distributed.world import World
+from regnet.training.trainer import Trainer
 
 LABELS = {
     "plain": "steps without checkpoints",

@@ -13,14 +13,14 @@ from rich.table import Table
 
 from benchmarks.launch import LaunchFailed
 from data.errors import DataError, LoaderError
-from regnet.config import Config
-from regnet.distributed import World, join
+from regnet.config.parser import parse_config
+from regnet.config.schema import Config
+from regnet.distributed.preemption import Notice
+from regnet.distributed.world import World, join
 from regnet.errors import UsageError
-from regnet.options import parse_config
-from regnet.preemption import Notice
 
 if TYPE_CHECKING:  # which draws, and not every benchmark does
-    from regnet.report.picture import Picture
+    from regnet.report.figure import Picture
 
 Report = dict[str, Any]  # as it goes into the JSON file; "results" holds a Spread of each side and ratio, as a mapping
 

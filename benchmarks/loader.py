@@ -39,13 +39,14 @@ from benchmarks.images import CROP_PADDING, StoredImages
 from benchmarks.timing import Spread, alternate, environment, rate, ratio, spreads
 from benchmarks.torch_loader import RandomBatches, Transformed
 from data.loader import Batch, Place, TrainingLoader, open_loaders
-from data.shards import Verify, read_manifest, verify
-from regnet.config import Config
-from regnet.distributed import World
-from regnet.model import Model
-from regnet.optim import build_optimizer
-from regnet.precision import Precision, prepare_torch
-from regnet.samples import loader_options
+from data.manifest import Verify, read_manifest, verify
+from regnet.config.schema import Config
+from regnet.data_adapter import loader_options
+from regnet.distributed.world import World
+from regnet.models.regnet import Model
+from regnet.optim.optimizers import build_optimizer
+from regnet.training.amp import Precision
+from regnet.training.torch_setup import prepare_torch
 
 POOL = 20_000  # images that the first comparison reads: 61 MB of 32x32 in memory
 STEPS = 4  # at least as many in each turn

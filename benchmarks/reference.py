@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.command import Report, check_picture, check_places, positive, tell
 from benchmarks.epochs import EpochRows
 from regnet.errors import UsageError
-from regnet.report.picture import Palette, Picture
+from regnet.report.figure import Palette, Picture
 
 COLUMNS = ("epoch", "lr", "avg_loss_per_sample", "test_accuracy_percent")
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.images import CROP_PADDING, ImageDataset, StoredImages
-from data.shards import Manifest
-from data.vision import torchvision
+from data.manifest import Manifest
+from data.sources.torchvision_datasets import torchvision
 
 
 class Transformed(ImageDataset):

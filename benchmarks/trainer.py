@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.loader import Place, TrainingLoader, open_loaders
-from data.shards import read_manifest
-from regnet.config import Config
-from regnet.distributed import World
-from regnet.model import Model
-from regnet.precision import prepare_torch
-from regnet.preemption import Notice
-from regnet.record import Record
-from regnet.samples import loader_options
-from regnet.trainer import Trainer
+from data.manifest import read_manifest
+from regnet.config.schema import Config
+from regnet.data_adapter import loader_options
+from regnet.distributed.preemption import Notice
+from regnet.distributed.world import World
+from regnet.models.regnet import Model
+from regnet.training.run_manager import Record
+from regnet.training.torch_setup import prepare_torch
+from regnet.training.trainer import Trainer
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.encode import LARGEST_SIDE, ChannelSums, Encoding, load_pixels, write_shard
 from data.errors import DataError
-from data.order import share
-from data.shards import MANIFEST, Manifest, Shard, read_manifest, write_manifest
-from data.sources import Kind, Source, hold_out, open_source
+from data.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
+from data.sampler import share
+from data.shard_writer import LARGEST_SIDE, ChannelSums, Encoding, load_pixels, write_shard
+from data.sources.registry import Kind, Source, hold_out, open_source
 
 # Forked, a writer shares the images that its parent has in memory (150 MB of CIFAR-100) instead of a copy.
 _fork = multiprocessing.get_context("fork")

@@ -10,17 +10,17 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from data.augment import Augment
-from data.cache import Cache, Where, wanted
-from data.cut import Boxes, Cut
+from data.augment.image_transforms import Augment
+from data.augment.mixup_cutmix import Mix
+from data.augment.pipeline import Prepare, preparation
+from data.augment.progressive_resizing import Growth
+from data.augment.random_resized_crop import Boxes, Cut
 from data.errors import DataError
-from data.growth import Growth
-from data.mix import Mix
-from data.order import epoch_order, rank_batch, share, trainable_steps
-from data.prepare import Prepare, preparation
-from data.reader import Batch as Bytes
-from data.reader import ShardReader
-from data.shards import Manifest
+from data.manifest import Manifest
+from data.reading.device_cache import Cache, Where, wanted
+from data.reading.shard_reader import Batch as Bytes
+from data.reading.shard_reader import ShardReader
+from data.sampler import epoch_order, rank_batch, share, trainable_steps
 
 
 class Batch(NamedTuple):

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from data.errors import DataError, LoaderError
 from data.loader import EvaluationLoader, Place, open_loaders
-from data.superclasses import SUPERCLASSES, superclass_of
-from regnet.command import status_of
-from regnet.console import in_columns
-from regnet.distributed import World, join
+from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
+from regnet.checkpoint.load_model import Trained, open_checkpoint
+from regnet.cli import status_of
+from regnet.data_adapter import check_classes, loader_options, open_shards
+from regnet.distributed.preemption import Notice
+from regnet.distributed.world import World, join
 from regnet.errors import UsageError
-from regnet.leaving import DONE, leave
-from regnet.outcome import most_confused
-from regnet.precision import Precision
-from regnet.preemption import Notice
-from regnet.samples import check_classes, loader_options, open_shards
-from regnet.tally import Evaluation, Tally
-from regnet.trained import Trained, open_checkpoint
+from regnet.exit_codes import DONE, leave
+from regnet.metrics.evaluation import Evaluation, Tally
+from regnet.metrics.evaluation_file import most_confused
+from regnet.tracking.console import in_columns
+from regnet.training.amp import Precision
 
 CONFUSED = 10  # pairs that are told
 

@@ -20,14 +20,14 @@ from rich.padding import Padding
 from rich.text import Text
 from torch import Tensor
 
-from data.augment import Augment
-from data.encode import UNDECODABLE
+from data.augment.image_transforms import Augment
 from data.errors import DataError
-from data.picture import Preparation
+from data.inference_transform import Preparation
+from data.shard_writer import UNDECODABLE
+from regnet.checkpoint.load_model import open_checkpoint
+from regnet.data_adapter import manifest_and_preparation
 from regnet.errors import UsageError
-from regnet.leaving import DONE, USAGE
-from regnet.samples import manifest_and_preparation
-from regnet.trained import open_checkpoint
+from regnet.exit_codes import DONE, USAGE
 
 FORMATS = (".png", ".jpg", ".jpeg")
 BATCH = 64

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from regnet.checkpoint.load_model import Trained, fresh, open_checkpoint
 from regnet.errors import UsageError
-from regnet.leaving import DONE, USAGE
-from regnet.operators import Operator, operators, sizes
-from regnet.trained import Trained, fresh, open_checkpoint
+from regnet.exit_codes import DONE, USAGE
+from regnet.models.complexity import Operator, operators, sizes
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = ("index", "operator", "output_shape", "parameters", "multiply_adds", "activations")

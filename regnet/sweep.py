@@ -22,9 +22,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from regnet.config.parser import check_known, parse_config
 from regnet.errors import UsageError
-from regnet.options import check_known, parse_config
-from regnet.run import RESULT, place
+from regnet.runs.directory import RESULT, place
 
 Overrides = dict[str, Any]
 

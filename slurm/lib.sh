@@ -85,7 +85,7 @@ run_to_the_end() {
         step=$!
         wait_for_step
         verdict=0
-        line=$("${CONTAINER[@]}" python -m regnet.aftermath --launch "$REGNET_LAUNCH" --limit "$MAX_SETBACKS" -- "$@") || verdict=$?
+        line=$("${CONTAINER[@]}" python -m regnet.relaunch --launch "$REGNET_LAUNCH" --limit "$MAX_SETBACKS" -- "$@") || verdict=$?
         say "$line"
         case $verdict in
             0) exit 0 ;;

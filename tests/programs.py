@@ -15,7 +15,8 @@ import pytest
 import torch
 from nursery import Forked, Ranks
 
-from regnet.checkpoint import Checkpoints, load
+from regnet.checkpoint.file import load
+from regnet.checkpoint.manager import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"

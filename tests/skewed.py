@@ -33,7 +33,7 @@ class Skew:
 
     def at_step(self, action) -> None:
         """Calls `action` in each training step, told whether it is the one."""
-        from regnet.trainer import Trainer
+        from regnet.training.trainer import Trainer
 
         original = Trainer.step
 
@@ -50,7 +50,7 @@ class Skew:
         """This rank's first weight is no number any more after that step."""
         import torch
 
-        from regnet.trainer import Trainer
+        from regnet.training.trainer import Trainer
 
         original = Trainer.step
 
@@ -92,7 +92,7 @@ class Skew:
         self.at_step(lambda now, step: (step(), time.sleep(60 if now else 0))[0])
 
     def slow_evaluation(self) -> None:
-        from regnet.tally import Tally
+        from regnet.metrics.evaluation import Tally
 
         original = Tally.update
 
@@ -104,7 +104,7 @@ class Skew:
 
     def slow_to_leave(self) -> None:
         """This rank parts from the others long after they would."""
-        from regnet.lifeline import Lifeline
+        from regnet.distributed.heartbeat import Lifeline
 
         original = Lifeline.close
 
@@ -157,8 +157,8 @@ class Skew:
         """This rank believes that each evaluation was better than the one before."""
         from dataclasses import replace
 
-        from regnet.metrics import Counters
-        from regnet.tally import Tally
+        from regnet.metrics.evaluation import Tally
+        from regnet.metrics.training import Counters
 
         seen = []
 
@@ -175,7 +175,7 @@ class Skew:
         """Each evaluation of the run is worse than the one before, whichever attempt makes it."""
         from dataclasses import replace
 
-        from regnet.trainer import Trainer
+        from regnet.training.trainer import Trainer
 
         original = Trainer.evaluate
 
@@ -187,7 +187,7 @@ class Skew:
 
     def clock(self) -> None:
         """This rank's clock runs an hour ahead with every look at it."""
-        import regnet.preemption
+        import regnet.distributed.preemption
 
         looks = []
         ahead = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * (looks.append(1) or len(looks)))
@@ -197,7 +197,7 @@ class Skew:
         """Writes what the BatchNorm statistics were: of this rank before each exchange, as evaluated, as saved."""
         import hashlib
 
-        from regnet.state import TrainingState
+        from regnet.training.state import TrainingState
 
         path = Path(os.environ["WITNESS"]) / f"rank-{os.environ.get('RANK', '0')}"
 
@@ -226,7 +226,7 @@ class Skew:
 
     def broken_loader(self) -> None:
         """This rank's loader thread raises when it decodes that batch."""
-        from data.reader import _Epoch
+        from data.reading.shard_reader import _Epoch
 
         original = _Epoch.run_pipeline
 
@@ -239,7 +239,7 @@ class Skew:
 
     def stalled_loader(self) -> None:
         """This rank's loader thread never delivers that batch."""
-        from data.reader import _Epoch
+        from data.reading.shard_reader import _Epoch
 
         original = _Epoch.run_pipeline
 

@@ -12,9 +12,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data.loader import Place, open_loaders
-from data.shards import read_manifest
-from regnet.config import AugmentConfig, Config, DataConfig, TrainConfig
-from regnet.samples import loader_options
+from data.manifest import read_manifest
+from regnet.config.schema import AugmentConfig, Config, DataConfig, TrainConfig
+from regnet.data_adapter import loader_options
 
 
 def of_files() -> int:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from programs import kill_group, rows, run, skewed, start, state, trainer, wait_until
 
-from regnet.checkpoint import Checkpoints
+from regnet.checkpoint.manager import Checkpoints
 
 # Nothing is learnt, so the first epoch is never beaten: stop after three.
 STILL = ("--optim.lr", "1e-30", "--schedule.start_lr", "0", "--schedule.min_lr", "0", "--optim.name", "sgd")

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from data.augment import Augment
-from data.draws import Purpose, integers
+from data.augment.image_transforms import Augment
+from data.rng import Purpose, integers
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 MEAN_COLOUR = (128, 102, 76)  # 255 times the mean; 127.5 and 76.5 are ties, which go to the even side

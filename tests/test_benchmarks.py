@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.step.machine import Traffic, work_of
 from benchmarks.step.parts import Clock, taken_apart
 from benchmarks.step.waits import host_waits, waits_among
-from regnet.model import Model
-from regnet.operators import operators
-from regnet.options import parse_config
-from regnet.precision import Precision
+from regnet.config.parser import parse_config
+from regnet.models.complexity import operators
+from regnet.models.regnet import Model
+from regnet.training.amp import Precision
 
 pytestmark = pytest.mark.xdist_group("benchmarks")  # they look at what is left in runs/
 

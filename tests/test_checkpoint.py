@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import mounted, outcome, rows, run, skewed, start, state, trainer, wait_until
 
-from regnet.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint, load, pack
-from regnet.files import TakenOver, Workshop
+from regnet.checkpoint.file import CheckpointError, DamagedCheckpoint, load, pack
+from regnet.checkpoint.manager import Checkpoints
+from regnet.runs.atomic_write import TakenOver, Workshop
 
 LONGER = ("--schedule.name", "reference", "--train.epochs")
 

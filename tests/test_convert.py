@@ -17,10 +17,10 @@ from PIL import Image
 from programs import PYTHON, kill_group, mounted, run, start, trainer, wait_until
 
 from data.errors import DataError
-from data.order import epoch_order
-from data.reader import ShardReader
-from data.shards import Verify, read_manifest, verify, write_manifest
-from data.sources import Kind, open_source
+from data.manifest import Verify, read_manifest, verify, write_manifest
+from data.reading.shard_reader import ShardReader
+from data.sampler import epoch_order
+from data.sources.registry import Kind, open_source
 
 
 def convert(*options, launcher=()):
@@ -237,7 +237,7 @@ def official_archive(folder):
 @pytest.mark.parametrize("given", ["cifar-100-python.tar.gz", "cifar-100-python", "."])
 def test_the_official_files_are_read_packed_and_unpacked(tmp_path, monkeypatch, given):
     """torchvision accepts these files by their MD5 alone, so it is told those of a small stand-in."""
-    from data.vision import CIFAR100
+    from data.sources.torchvision_datasets import CIFAR100
 
     archive, digests = official_archive(tmp_path)
     monkeypatch.setattr(CIFAR100, "train_list", [["train", digests["train"]]])
@@ -251,8 +251,8 @@ def test_the_official_files_are_read_packed_and_unpacked(tmp_path, monkeypatch, 
 
 
 def test_labels_outside_the_classes_are_refused_at_both_ends(tmp_path):
-    from data.encode import Encoding, load_pixels
-    from data.sources import Source
+    from data.shard_writer import Encoding, load_pixels
+    from data.sources.registry import Source
 
     source = open_source(Kind.synthetic, None, per_class=1)
     assert load_pixels(source, "train", 42, Encoding(32, "raw", 90, False, False, False))[1] == 42

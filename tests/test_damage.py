@@ -12,7 +12,7 @@ from images import tree
 from test_convert import convert, read_all
 
 from data.errors import DataError
-from data.shards import Verify, read_manifest, verify
+from data.manifest import Verify, read_manifest, verify
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from programs import rows, run, trainer
 from torch.nn import functional as F
 
 from benchmarks.trainer import built
-from regnet.config import DistillConfig, DistributedConfig
-from regnet.distributed import join
-from regnet.loss import Loss
-from regnet.options import parse_config
-from regnet.preemption import Notice
-from regnet.trained import open_checkpoint
+from regnet.checkpoint.load_model import open_checkpoint
+from regnet.config.parser import parse_config
+from regnet.config.schema import DistillConfig, DistributedConfig
+from regnet.distributed.preemption import Notice
+from regnet.distributed.world import join
+from regnet.training.loss import Loss
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from nursery import Forked
 from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted, run, start
 
 from data.errors import DataError
-from regnet.config import Config, DataConfig, ModelConfig, OptimConfig
+from regnet.config.schema import Config, DataConfig, ModelConfig, OptimConfig
+from regnet.doctor.communication import Seat, check_launch, check_seats, speaks_for_its_like
+from regnet.doctor.environment import check_device, cores, gpus, slurm
 from regnet.doctor.findings import Status, guarded, in_bytes, in_seconds, merge, ok, stops
-from regnet.doctor.machine import check_device, cores, gpus, slurm
-from regnet.doctor.needs import step_bytes
-from regnet.doctor.ranks import Seat, check_launch, check_seats, speaks_for_its_like
-from regnet.doctor.run import mount_of
+from regnet.doctor.requirements import step_bytes
+from regnet.doctor.run_directory import mount_of
 
 EVERYTHING = (
     *("python", "torch", "driver", "GPUs", "FFCV", "cores", "open files", "/dev/shm", "device", "shards", "batches"),

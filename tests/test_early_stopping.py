@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import needs_reference, read_reference
 
-from regnet.early_stopping import EarlyStopping
+from regnet.training.early_stopping import EarlyStopping
 
 # Few different values, so that ties are common, beside everything else that a float can be.
 values = st.lists(st.one_of(st.sampled_from([0.0, 1.0, 2.0, math.nan, math.inf]), st.floats()), max_size=30)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from regnet.ema import MovingAverage
+from regnet.training.ema import MovingAverage
 
 
 @given(st.floats(0.01, 0.999), st.integers(1, 6))

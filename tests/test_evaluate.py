@@ -15,14 +15,14 @@ from test_convert import convert
 from torch.nn import functional as F
 
 from data.loader import Place, open_loaders
-from data.shards import read_manifest
-from data.superclasses import SUPERCLASSES, superclass_of
-from regnet.distributed import World
+from data.manifest import read_manifest
+from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
+from regnet.checkpoint.load_model import open_checkpoint
+from regnet.data_adapter import loader_options
+from regnet.distributed.world import World
 from regnet.evaluate import as_told, show
-from regnet.outcome import most_confused
-from regnet.samples import loader_options
-from regnet.tally import BINS, Evaluation, Tally
-from regnet.trained import open_checkpoint
+from regnet.metrics.evaluation import BINS, Evaluation, Tally
+from regnet.metrics.evaluation_file import most_confused
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None, None)
 

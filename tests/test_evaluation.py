@@ -7,7 +7,7 @@ from images import tree
 from nursery import Forked
 from programs import result, run, trainer
 
-from regnet.outcome import read_outcome
+from regnet.metrics.evaluation_file import read_outcome
 
 CLASSES = tuple(f"class_{letter}" for letter in "abcdefghijk")
 

@@ -14,10 +14,10 @@ from programs import PYTHON, ROOT, run, trainer
 from test_convert import convert
 from test_real_cifar100 import PUBLISHED_MEAN, PUBLISHED_STD
 
-from data.shards import read_manifest
-from regnet.model import count_parameters
-from regnet.operators import operators
-from regnet.trained import open_checkpoint
+from data.manifest import read_manifest
+from regnet.checkpoint.load_model import open_checkpoint
+from regnet.models.complexity import operators
+from regnet.models.regnet import count_parameters
 
 pytestmark = pytest.mark.xdist_group("export")
 

@@ -8,18 +8,19 @@ from nursery import Forked
 from programs import TINY, outcome, run, trainer
 
 from benchmarks.trainer import built
-from data.vision import torchvision
-from regnet.checkpoint import Checkpoints, load
-from regnet.config import DistributedConfig, OptimConfig
-from regnet.design import Form, generate_design
-from regnet.distributed import join
-from regnet.doctor.needs import step_bytes
+from data.sources.torchvision_datasets import torchvision
+from regnet.checkpoint.file import load
+from regnet.checkpoint.load_model import fresh
+from regnet.checkpoint.manager import Checkpoints
+from regnet.config.parser import parse_config
+from regnet.config.schema import DistributedConfig, OptimConfig
+from regnet.distributed.preemption import Notice
+from regnet.distributed.world import join
+from regnet.doctor.requirements import step_bytes
 from regnet.errors import UsageError
-from regnet.model import Model, count_parameters
-from regnet.optim import build_optimizer, set_learning_rate
-from regnet.options import parse_config
-from regnet.preemption import Notice
-from regnet.trained import fresh
+from regnet.models.design_space import Form, generate_design
+from regnet.models.regnet import Model, count_parameters
+from regnet.optim.optimizers import build_optimizer, set_learning_rate
 
 FROZEN = ("--train.freeze_trunk", "true", "--optim.ema_decay", "0.5", "--optim.weight_decay", "0.1")
 ONE_EPOCH = ("--train.epochs", "1", "--schedule.name", "reference")

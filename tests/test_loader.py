@@ -15,12 +15,12 @@ from nursery import Forked
 from programs import run
 
 from data import reader as reader_module
-from data.cache import Where, wanted
+from data.augment.progressive_resizing import Growth
 from data.errors import DataError, LoaderError
-from data.growth import Growth
 from data.loader import LoaderOptions, Place, TrainingLoader, open_loaders
-from data.order import epoch_order
-from data.shards import read_manifest
+from data.manifest import read_manifest
+from data.reading.device_cache import Where, wanted
+from data.sampler import epoch_order
 
 CPU = torch.device("cpu")
 OPTIONS = LoaderOptions(

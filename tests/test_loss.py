@@ -5,12 +5,12 @@ import torch
 
 from benchmarks.trainer import built
 from data.loader import Batch
-from regnet.config import DistributedConfig
-from regnet.distributed import join
-from regnet.model import XBlock, fingerprint
-from regnet.options import parse_config
-from regnet.preemption import Notice
-from regnet.trained import fresh
+from regnet.checkpoint.load_model import fresh
+from regnet.config.parser import parse_config
+from regnet.config.schema import DistributedConfig
+from regnet.distributed.preemption import Notice
+from regnet.distributed.world import join
+from regnet.models.regnet import XBlock, fingerprint
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.shards import MANIFEST, Manifest, Shard, Verify, read_manifest, sha256, verify, write_manifest
+from data.manifest import MANIFEST, Manifest, Shard, Verify, read_manifest, sha256, verify, write_manifest
 
 CONTENTS = {"train-0.beton": b"first shard", "train-1.beton": b"the second", "val-0.beton": b"third " * 1000}
 
@@ -377,7 +377,7 @@ def test_a_folder_in_place_of_a_shard_is_named(directory):
 def hashed(monkeypatch):
     """The names of the files that are hashed from now on."""
     names = []
-    monkeypatch.setattr("data.shards.sha256", lambda path: names.append(path.name) or sha256(path))
+    monkeypatch.setattr("data.manifest.sha256", lambda path: names.append(path.name) or sha256(path))
     return names
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from regnet.distributed import World
-from regnet.metrics import Counters
+from regnet.distributed.world import World
+from regnet.metrics.training import Counters
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, size=1, local_rank=0, device=CPU, control=None, lifeline=None)

@@ -10,10 +10,10 @@ from reference import needs_reference, read_reference
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.vision import torchvision
-from regnet.design import Form, adjust_widths, check_resolution, generate_design
+from data.sources.torchvision_datasets import torchvision
 from regnet.errors import UsageError
-from regnet.model import Model, XBlock, count_parameters, drop_paths, fingerprint, initialise
+from regnet.models.design_space import Form, adjust_widths, check_resolution, generate_design
+from regnet.models.regnet import Model, XBlock, count_parameters, drop_paths, fingerprint, initialise
 
 BlockParams, RegNet = torchvision.models.regnet.BlockParams, torchvision.models.regnet.RegNet
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from regnet.config import OptimConfig
-from regnet.design import Form, generate_design
-from regnet.model import Model
-from regnet.muon import Muon, orthogonal
-from regnet.optim import build_optimizer, parameter_groups, set_learning_rate
+from regnet.config.schema import OptimConfig
+from regnet.models.design_space import Form, generate_design
+from regnet.models.regnet import Model
+from regnet.optim.muon import Muon, orthogonal
+from regnet.optim.optimizers import build_optimizer, parameter_groups, set_learning_rate
 
 FP32 = torch.float32
 

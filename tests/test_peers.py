@@ -18,10 +18,10 @@ from benchmarks.peers.network import AnotherNetworkError, our_network
 from benchmarks.peers.outcome import Outcome, check, combine
 from benchmarks.peers.protocol import Epoch, RankReport, Settings
 from benchmarks.peers.roster import OURS, PEERS
-from data.shards import read_manifest
+from data.manifest import read_manifest
+from regnet.config.parser import parse_config
 from regnet.errors import UsageError
-from regnet.model import Model
-from regnet.options import parse_config
+from regnet.models.regnet import Model
 
 pytestmark = pytest.mark.xdist_group("benchmarks")  # they look at what is left in runs/
 
@@ -78,7 +78,7 @@ def test_a_peer_trains_on_whole_batches_of_every_epoch(prepared, tmp_path, peer,
 
 @needs("timm")
 def test_timms_network_has_the_layers_of_ours(prepared):
-    import data.vision  # noqa: F401  # before timm, which imports torchvision
+    import data.sources.torchvision_datasets  # noqa: F401  # before timm, which imports torchvision
 
     # isort: split
     from benchmarks.peers.network import peers_network

@@ -7,7 +7,7 @@ from images import picture_tree
 from nursery import Forked
 from programs import result, rows, run, trainer
 
-from data.shards import read_manifest
+from data.manifest import read_manifest
 
 
 def convert(root, out, *options):

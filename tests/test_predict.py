@@ -7,7 +7,7 @@ from nursery import Forked
 from PIL import Image
 from programs import run, trainer
 
-from data.sources import Kind, open_source
+from data.sources.registry import Kind, open_source
 
 
 @pytest.fixture(scope="module")

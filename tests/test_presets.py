@@ -6,10 +6,10 @@ import pytest
 import torch
 from programs import ROOT
 
-from data.vision import torchvision
-from regnet.model import Model, count_parameters
-from regnet.operators import operators
-from regnet.options import parse_config
+from data.sources.torchvision_datasets import torchvision
+from regnet.config.parser import parse_config
+from regnet.models.complexity import operators
+from regnet.models.regnet import Model, count_parameters
 
 SIZES = ("200mf", "400mf", "600mf", "800mf", "1.6gf", "3.2gf", "4.0gf", "6.4gf", "8.0gf", "12gf", "16gf", "32gf")
 NAMES = [f"regnet{letter}_{size}" for letter in "xy" for size in SIZES]

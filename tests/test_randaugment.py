@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from data.draws import Purpose, integers
-from data.randaugment import Operation, apply, randaugment
-from data.vision import torchvision
+from data.augment.randaugment import Operation, apply, randaugment
+from data.rng import Purpose, integers
+from data.sources.torchvision_datasets import torchvision
 
 F, NEAREST = torchvision.transforms.functional, torchvision.transforms.InterpolationMode.NEAREST
 COUNT, SIDE = 40, 32

@@ -9,9 +9,9 @@ import pytest
 import torch
 from programs import ROOT, TORCHRUN, result, rows, run
 
-from data.reader import ShardReader
-from data.shards import read_manifest
-from data.sources import Kind, open_source
+from data.manifest import read_manifest
+from data.reading.shard_reader import ShardReader
+from data.sources.registry import Kind, open_source
 
 pytestmark = [pytest.mark.real_cifar, pytest.mark.xdist_group("real")]
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_config import OPTIONS, SECTIONS, parse_text
 
-from regnet.config import Config
+from regnet.config.parser import option_names, parse_config
+from regnet.config.schema import Config
 from regnet.errors import UsageError
-from regnet.options import option_names, parse_config
 
 
 def refusal(text=None, flags=()):

@@ -19,11 +19,11 @@ from PIL import Image
 from programs import kill_group, result, rows, run, start, trainer, wait_until
 from test_convert import convert
 
-from data.superclasses import SUPERCLASSES
-from regnet.outcome import read_outcome
+from data.sources.cifar100_superclasses import SUPERCLASSES
+from regnet.metrics.evaluation_file import read_outcome
 from regnet.report.curves import Curve
-from regnet.report.groups import by_epoch, over_runs
-from regnet.report.picture import PRINT
+from regnet.report.figure import PRINT
+from regnet.report.seeds import by_epoch, over_runs
 
 pytestmark = pytest.mark.xdist_group("report")  # which trains its runs once
 

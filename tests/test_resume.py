@@ -9,8 +9,9 @@ import pytest
 from images import convert_synthetic
 from programs import bits, kill_group, outcome, result, rows, run, skewed, start, state, trainer, wait_until
 
-from regnet.checkpoint import Checkpoints, load
-from regnet.files import Workshop
+from regnet.checkpoint.file import load
+from regnet.checkpoint.manager import Checkpoints
+from regnet.runs.atomic_write import Workshop
 
 # Everything that a checkpoint must carry: accumulation, a moving average, momentum, what torch draws at random,
 # checkpoints within epochs; and what it must not need to, for it depends on sample and epoch alone.

@@ -6,7 +6,7 @@ import signal
 from nursery import Forked
 from programs import kill_group, rows, run, start, state, trainer, wait_until
 
-from regnet.runs import as_age
+from regnet.runs.listing import as_age
 
 SLOW = ("--train.epochs", "400")
 

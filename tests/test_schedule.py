@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import needs_reference, read_reference
 
-from regnet.config import ScheduleConfig
-from regnet.schedule import learning_rate
+from regnet.config.schema import ScheduleConfig
+from regnet.optim.schedules import learning_rate
 
 REFERENCE = ScheduleConfig(name="reference", warmup_epochs=5, decay_epochs=14, start_lr=1e-5, min_lr=1e-5)
 

@@ -22,7 +22,7 @@ from programs import (
     wait_until,
 )
 
-from regnet.checkpoint import load
+from regnet.checkpoint.file import load
 
 SLOW = ("--train.epochs", "400")
 

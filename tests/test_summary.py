@@ -13,11 +13,11 @@ from programs import ROOT, run, trainer
 from reference import needs_reference, read_reference
 from torch.utils.flop_counter import FlopCounterMode
 
-from regnet.checkpoint import load
-from regnet.design import Form, generate_design
+from regnet.checkpoint.file import load
 from regnet.errors import UsageError
-from regnet.model import Model, count_parameters
-from regnet.operators import operators
+from regnet.models.complexity import operators
+from regnet.models.design_space import Form, generate_design
+from regnet.models.regnet import Model, count_parameters
 from regnet.summary import histogram
 
 SEED = ("--config", str(ROOT / "configs" / "seed.yaml"))

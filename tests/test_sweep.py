@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from programs import TINY, run, skewed, trainer
 
-from regnet.aftermath import judge
 from regnet.errors import UsageError
-from regnet.run_state import RunState, Status
+from regnet.relaunch import judge
+from regnet.runs.status import RunState, Status
 from regnet.sweep import flags, gather, read_sweep
 
 ARGUMENTS = ["--config", str(TINY)]
@@ -100,7 +100,7 @@ def test_the_verdict_on_an_attempt(left, verdict, words):
 
 
 def aftermath(launch, *arguments):
-    return run([sys.executable, "-m", "regnet.aftermath", "--launch", launch, "--", *map(str, arguments)])
+    return run([sys.executable, "-m", "regnet.relaunch", "--launch", launch, "--", *map(str, arguments)])
 
 
 def test_setbacks_in_a_row_are_counted_and_progress_or_another_job_ends_the_row(shards, tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 from programs import PYTHON, ROOT, kill_group, result, rows, run, skewed, start, state, trainer, wait_until
 from wandb_file import read_run
 
-from regnet.outcome import read_outcome
+from regnet.metrics.evaluation_file import read_outcome
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 OFFLINE = pytest.mark.xdist_group("offline")  # one run for all of these

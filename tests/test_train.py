@@ -215,7 +215,7 @@ def test_another_configuration_is_not_mixed_into_a_run(single, shards):
 
 
 def test_print_config_and_help_are_complete(shards, tmp_path):
-    from regnet.options import option_names
+    from regnet.config.parser import option_names
 
     shown = run(trainer(tmp_path, shards, "--print_config"))
     assert yaml.safe_load(shown.stdout)["train"]["batch_size"] == 96

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from nursery import Forked
 from programs import ROOT, result, rows, run, trainer
 
-from data.shards import read_manifest
-from data.vision import torchvision
-from regnet.checkpoint import Checkpoints, load, pack
-from regnet.config import ModelConfig
-from regnet.doctor.run import check_weights
+from data.manifest import read_manifest
+from data.sources.torchvision_datasets import torchvision
+from regnet.checkpoint.file import load, pack
+from regnet.checkpoint.load_model import fresh
+from regnet.checkpoint.manager import Checkpoints
+from regnet.checkpoint.pretrained import begin_with, read_weights
+from regnet.config.parser import parse_config
+from regnet.config.schema import ModelConfig
+from regnet.doctor.run_directory import check_weights
 from regnet.errors import UsageError
-from regnet.model import Model
-from regnet.options import parse_config
-from regnet.trained import fresh
-from regnet.weights import begin_with, read_weights
+from regnet.models.regnet import Model
 
 TINY = ROOT / "tests" / "tiny.yaml"
 ONE_EPOCH = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--train.max_steps", "2")

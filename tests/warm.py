@@ -9,12 +9,12 @@ import torch._dynamo
 import torch.distributed.fsdp
 
 import data.convert
-import data.sources
+import data.sources.registry
 import regnet.doctor.command
 import regnet.report.page
 import train_ddp
-from data.reader import ShardReader
-from data.shards import read_manifest
+from data.manifest import read_manifest
+from data.reading.shard_reader import ShardReader
 
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
     command = ["--source", "synthetic", "--per-class", "1", "--out", folder, "--shards", "1", "--workers", "1"]

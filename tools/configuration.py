@@ -11,13 +11,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import docstring_parser
 
-from regnet.config import Config, plain
-from regnet.run import numbers_depend_on
+from regnet.config.schema import Config, plain
+from regnet.runs.directory import numbers_depend_on
 
 COMMAND = "python -m tools.configuration > docs/configuration.md"
 INTRODUCTION = f"""# Options
 
-Made by `{COMMAND}` from `regnet/config.py`, the one
+Made by `{COMMAND}` from `regnet/config/schema.py`, the one
 place that knows them. `python train_ddp.py --help` tells the same.
 
 **Where they come from.** YAML files and flags, later ones winning:

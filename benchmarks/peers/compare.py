@@ -20,11 +20,11 @@ from benchmarks.peers.outcome import Outcome, check, combine
 from benchmarks.peers.protocol import RankReport, Settings
 from benchmarks.peers.roster import OURS, Peer, chosen, versions
 from benchmarks.timing import Spread, environment, ratio
-from data.order import epoch_order
-from data.reader import ShardReader
-from data.shards import Manifest, Verify, read_manifest, verify
-from regnet.config import Config
-from regnet.options import parse_config
+from data.manifest import Manifest, Verify, read_manifest, verify
+from data.reading.shard_reader import ShardReader
+from data.sampler import epoch_order
+from regnet.config.parser import parse_config
+from regnet.config.schema import Config
 
 
 def measure(args: argparse.Namespace) -> Report:

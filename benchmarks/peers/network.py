@@ -3,9 +3,9 @@
 from torch import nn
 
 from benchmarks.peers.protocol import Settings
-from regnet.config import ModelConfig
-from regnet.model import Model, count_parameters
-from regnet.operators import operators
+from regnet.config.schema import ModelConfig
+from regnet.models.complexity import operators
+from regnet.models.regnet import Model, count_parameters
 
 # Its published design parameters; timm's network of this name has tensors of the very same shapes.
 REGNETX_002 = {
@@ -33,7 +33,7 @@ def peers_network(settings: Settings, classes: int) -> nn.Module:
     """What the peers train: the same network, or timm's own implementation where it has one."""
     if settings.network == "ours":
         return our_network(settings, classes)
-    import data.vision  # noqa: F401  # before timm, which imports torchvision
+    import data.sources.torchvision_datasets  # noqa: F401  # before timm, which imports torchvision
 
     # isort: split
     from timm import create_model

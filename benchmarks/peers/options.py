@@ -13,11 +13,11 @@ from benchmarks.peers.network import REGNETX_002, measures
 from benchmarks.peers.protocol import Settings
 from benchmarks.peers.roster import PEERS
 from benchmarks.timing import cores
-from data.shards import Manifest
-from regnet.config import Config
+from data.manifest import Manifest
+from regnet.config.parser import as_flags, parse_config
+from regnet.config.schema import Config
 from regnet.errors import UsageError
-from regnet.model import Model
-from regnet.options import as_flags, parse_config
+from regnet.models.regnet import Model
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 0.0005
 

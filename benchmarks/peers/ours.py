@@ -17,9 +17,9 @@ from torch import Tensor
 import train_ddp
 from benchmarks.peers.protocol import Epoch, RankReport, Settings, peak_gpu_bytes, run
 from benchmarks.timing import synchronise
-from regnet.batches import Batch
-from regnet.leaving import DONE, leave
-from regnet.trainer import Trainer
+from regnet.exit_codes import DONE, leave
+from regnet.training.batches import Batch
+from regnet.training.trainer import Trainer
 
 NAME = "trained"  # of its run
 

@@ -7,10 +7,11 @@ from benchmarks.peers.network import our_network
 from benchmarks.peers.place import Place, run_loop
 from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import open_samples
-from data.augment import Augment
-from regnet.distributed import World
-from regnet.parallel import average_gradients
-from regnet.precision import Precision, keep_freed_memory
+from data.augment.image_transforms import Augment
+from regnet.distributed.gradients import average_gradients
+from regnet.distributed.world import World
+from regnet.training.amp import Precision
+from regnet.training.torch_setup import keep_freed_memory
 
 
 def train(settings: Settings, place: Place) -> None:

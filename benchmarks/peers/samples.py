@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.images import StoredImages
 from benchmarks.peers.protocol import Settings
-from data.shards import Manifest, read_manifest
+from data.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from benchmarks.command import Report, print_place
 from benchmarks.peers.roster import OURS, PEERS, Peer
-from regnet.report.picture import Palette, Picture
+from regnet.report.figure import Palette, Picture
 
 
 def show(report: Report) -> None:

@@ -14,7 +14,7 @@ from benchmarks.peers.network import peers_network
 from benchmarks.peers.place import Place, run_loop
 from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import Samples, loader_options, open_samples
-from data.vision import torchvision
+from data.sources.torchvision_datasets import torchvision
 
 # isort: split
 from timm.data import create_loader

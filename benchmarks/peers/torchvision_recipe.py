@@ -16,8 +16,8 @@ from benchmarks.peers.network import peers_network
 from benchmarks.peers.place import Place, run_loop
 from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import loader_options, open_samples
-from data.shards import Manifest
-from data.vision import torchvision
+from data.manifest import Manifest
+from data.sources.torchvision_datasets import torchvision
 
 
 class Preset(ImageDataset):

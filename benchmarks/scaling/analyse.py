@@ -11,7 +11,7 @@ from benchmarks.scaling.model import MIB, Compute, Exchange, Link, efficiency, r
 from benchmarks.scaling.options import powers
 from benchmarks.scaling.protocol import Key
 from benchmarks.timing import Spread
-from regnet.parallel import adds_in_rank_order
+from regnet.distributed.gradients import adds_in_rank_order
 
 Rounds = dict[int, list[Mapping[Key, float]]]  # by number of processes: of each round, the seconds of everything
 SHOWN = 4  # numbers of processes in the table of variants

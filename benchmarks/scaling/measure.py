@@ -17,9 +17,9 @@ from benchmarks.scaling import options
 from benchmarks.scaling.analyse import Rounds, analyse
 from benchmarks.scaling.protocol import Key, Order, Seen
 from benchmarks.timing import cores, environment
-from data.shards import Verify, read_manifest, verify
-from regnet.config import Config
-from regnet.options import as_flags
+from data.manifest import Verify, read_manifest, verify
+from regnet.config.parser import as_flags
+from regnet.config.schema import Config
 
 MODULE = "benchmarks.scaling.rank"
 

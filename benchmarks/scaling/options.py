@@ -9,7 +9,7 @@ import torch
 from benchmarks import command
 from benchmarks.scaling.model import MIB
 from benchmarks.timing import cores
-from regnet.config import Config
+from regnet.config.schema import Config
 from regnet.errors import UsageError
 
 SMALLEST_MESSAGE = 4096  # bytes

@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 
 from benchmarks.command import Report
-from regnet.report.picture import Palette, Picture
+from regnet.report.figure import Palette, Picture
 
 
 def picture(report: Report) -> Picture:

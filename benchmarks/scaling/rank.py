@@ -13,11 +13,11 @@ from benchmarks.scaling.protocol import Key, Order, Seen
 from benchmarks.timing import synchronise
 from benchmarks.trainer import built
 from data.loader import Batch
-from regnet.config import Config
-from regnet.distributed import World, join
-from regnet.options import parse_config
-from regnet.preemption import Notice
-from regnet.trainer import Trainer
+from regnet.config.parser import parse_config
+from regnet.config.schema import Config
+from regnet.distributed.preemption import Notice
+from regnet.distributed.world import World, join
+from regnet.training.trainer import Trainer
 
 Action = Callable[[], object]
 WARM_UP = 3  # steps: in the first DDP finds the order of gradients, after it packs them anew

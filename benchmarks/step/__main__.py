@@ -35,7 +35,7 @@ from pathlib import Path
 from benchmarks import command
 from benchmarks.step.measure import measure
 from benchmarks.step.show import show
-from regnet.config import Config
+from regnet.config.schema import Config
 
 
 def main(argv: list[str]) -> int:

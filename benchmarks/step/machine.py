@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.timing import rate
-from regnet.config import ModelConfig
-from regnet.model import Model
-from regnet.operators import operators
-from regnet.precision import Precision
+from regnet.config.schema import ModelConfig
+from regnet.models.complexity import operators
+from regnet.models.regnet import Model
+from regnet.training.amp import Precision
 
 # Large enough for full speed, small enough for a CPU to get through many in a second.
 _SIDE = {"cpu": 1024, "cuda": 8192}

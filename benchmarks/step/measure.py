@@ -21,11 +21,11 @@ from benchmarks.step.waits import host_waits
 from benchmarks.timing import Side, Spread, alternate, environment, ratio, spreads
 from benchmarks.trainer import built
 from data.loader import Batch, TrainingLoader
-from data.shards import Verify, read_manifest, verify
-from regnet.config import Config
-from regnet.console import ConsoleTracker
-from regnet.distributed import World
-from regnet.trainer import Trainer
+from data.manifest import Verify, read_manifest, verify
+from regnet.config.schema import Config
+from regnet.distributed.world import World
+from regnet.tracking.console import ConsoleTracker
+from regnet.training.trainer import Trainer
 
 TRACED = 3  # steps
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.timing import synchronise
 from data.loader import Streamed, TrainingLoader
-from regnet.trainer import Trainer
+from regnet.training.trainer import Trainer
 
 # In the order of a step. What is left is the loop itself, the agreement between ranks, and the learning rate.
 PARTS = ("load", "copy", "augment", "forward", "backward", "count", "update", "report", "rest")

@@ -9,20 +9,20 @@ from datetime import timedelta
 
 import torch
 
-from regnet.config import Config
-from regnet.distributed import join
+from regnet.config.parser import parse_config
+from regnet.config.schema import Config
+from regnet.distributed.heartbeat import EXCHANGE_FAILED, PeerLost
+from regnet.distributed.preemption import Notice
+from regnet.distributed.world import join
+from regnet.doctor.communication import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
+from regnet.doctor.environment import check_device, check_machine
 from regnet.doctor.findings import Finding, any_stops, merge, stops
-from regnet.doctor.machine import check_device, check_machine
-from regnet.doctor.needs import check_needs, count_classes, network
-from regnet.doctor.ranks import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
-from regnet.doctor.report import tell
-from regnet.doctor.run import check_run
+from regnet.doctor.output import tell
+from regnet.doctor.requirements import check_needs, count_classes, network
+from regnet.doctor.run_directory import check_run
 from regnet.errors import UsageError
-from regnet.leaving import USAGE
-from regnet.lifeline import EXCHANGE_FAILED, PeerLost
-from regnet.model import count_parameters
-from regnet.options import parse_config
-from regnet.preemption import Notice
+from regnet.exit_codes import USAGE
+from regnet.models.regnet import count_parameters
 
 FINE, STOPS = 0, 1
 PATIENCE = 60.0  # seconds for a rank to come, or to answer; less if distributed.timeout is

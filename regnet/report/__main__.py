@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from regnet.errors import UsageError
-from regnet.leaving import DONE, USAGE
+from regnet.exit_codes import DONE, USAGE
 from regnet.report import REPORT
 from regnet.report.page import write
 

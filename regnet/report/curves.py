@@ -8,8 +8,8 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from regnet.report.groups import Group, Series, by_epoch, by_step
-from regnet.report.picture import Palette, Picture
+from regnet.report.figure import Palette, Picture
+from regnet.report.seeds import Group, Series, by_epoch, by_step
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ import yaml
 from PIL import Image
 
 from regnet.errors import UsageError
-from regnet.outcome import Outcome, most_confused
-from regnet.report.classes import class_bars, confusion, contact_sheet
+from regnet.metrics.evaluation_file import Outcome, most_confused
+from regnet.report.class_plots import class_bars, confusion, contact_sheet
 from regnet.report.curves import CURVES
-from regnet.report.groups import Group, class_accuracy, differences, group
-from regnet.report.history import History, read_history
-from regnet.report.picture import PRINT
-from regnet.run_state import STATE, Status
+from regnet.report.figure import PRINT
+from regnet.report.run_data import History, read_history
+from regnet.report.seeds import Group, class_accuracy, differences, group
+from regnet.runs.status import STATE, Status
 
 PAGE = "index.html"
 CONFUSED = 12  # pairs that are told

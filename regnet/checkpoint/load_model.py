@@ -1,0 +1,74 @@
+"""A network to look at or to use: fresh, from a configuration, or with the weights of a checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from regnet.checkpoint.contents import check_same_shapes, evaluated_weights
+from regnet.checkpoint.file import CheckpointError, load, pack
+from regnet.checkpoint.pretrained import begin_with, read_weights
+from regnet.config.parser import as_flags, parse_config
+from regnet.config.schema import Config
+from regnet.models.regnet import Model, initialise
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and where it comes from.
+
+    Attributes:
+        model: on the CPU, in evaluation mode.
+        config: of the run.
+        classes: their names, by label.
+        epochs: that it was trained for; 0 for fresh weights.
+    """
+
+    model: Model
+    config: Config
+    classes: tuple[str, ...]
+    epochs: int
+
+
+def fresh(arguments: Sequence[str], classes: int) -> Trained:
+    """The network of a configuration, with the weights that a run of it begins with. Raises UsageError."""
+    config = parse_config(arguments)
+    torch.manual_seed(config.seed)
+    model = Model(config.model.design(), classes)
+    initialise(model, config.train.init_std, config.train.zero_init)
+    if config.model.weights:
+        begin_with(model, read_weights(config.model, model.state_dict()).tensors)
+    return Trained(model.eval(), config, tuple(f"class_{label}" for label in range(classes)), 0)
+
+
+def open_checkpoint(path: Path) -> Trained:
+    """The network that the checkpoint's run would evaluate: its moving average, where it keeps one.
+
+    Raises:
+        CheckpointError: the file cannot be used; one line that names it and the reason.
+    """
+    saved = load(path)
+    try:
+        config = parse_config([*as_flags(saved["config"])])
+        model = Model(config.model.design(), len(saved["classes"]))
+        weights = evaluated_weights(saved, path)
+        check_same_shapes(model.state_dict(), weights)
+        model.load_state_dict(weights)
+        return Trained(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error
+
+
+def network_alone(path: Path) -> bytes:
+    """The content of a checkpoint of the network that this one's run would evaluate, from which no run continues.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    saved = load(path)
+    weights = evaluated_weights(saved, path)
+    return pack({"model": weights, "ema": None, **{name: saved[name] for name in _OF_A_NETWORK}})
+
+
+_OF_A_NETWORK = ("config", "data", "classes", "progress")

@@ -1,0 +1,8 @@
+"""python -m regnet.export"""
+
+import sys
+
+from regnet.export.onnx_export.onnx_export import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,207 @@
+"""The RegNetX and RegNetY networks, with the module names of the reference: Model(stem, body, head).
+
+Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3 and figure 4 (X block), section 5 (Y);
+`Form` in regnet.design tells the two published variants apart.
+"""
+
+import hashlib
+from collections import OrderedDict
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regnet.models.design_space import Design
+
+
+class Stem(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU: (N, in, H, W) -> (N, out, H / stride, W / stride)."""
+
+    def __init__(self, in_width: int, out_width: int, stride: int) -> None:
+        super().__init__()
+        self.conv_3x3 = nn.Conv2d(in_width, out_width, 3, stride, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(out_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv_3x3(x)), inplace=True)
+
+
+class Downsample(nn.Module):
+    """The shortcut where the shape changes: 1x1 convolution and BatchNorm."""
+
+    def __init__(self, in_width: int, out_width: int, stride: int) -> None:
+        super().__init__()
+        self.conv_1x1 = nn.Conv2d(in_width, out_width, 1, stride, bias=False)
+        self.bn = nn.BatchNorm2d(out_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv_1x1(x))
+
+
+class SqueezeExcitation(nn.Module):
+    """Each channel times a share of 0 to 1 that the means of all channels decide: (N, C, H, W) -> the same.
+
+    Source: Hu et al., Squeeze-and-Excitation Networks (2018), section 3.
+    """
+
+    def __init__(self, width: int, inner_width: int) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv1_1x1 = nn.Conv2d(width, inner_width, 1)
+        self.conv2_1x1 = nn.Conv2d(inner_width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = F.relu(self.conv1_1x1(self.avg_pool(x)), inplace=True)
+        return x * self.conv2_1x1(squeezed).sigmoid()
+
+
+class XBlock(nn.Module):
+    """1x1, grouped 3x3, 1x1 with a residual: (N, in, H, W) -> (N, out, H / stride, W / stride).
+
+    With squeeze-and-excitation after the 3x3 it is RegNetY's block.
+
+    Args:
+        se_width: inner channels of squeeze-and-excitation; 0 for none.
+
+    Attributes:
+        drop_path: share of samples that skip everything but the shortcut while training; see `drop_paths`.
+    """
+
+    drop_path = 0.0
+
+    def __init__(
+        self, in_width: int, inner_width: int, out_width: int, stride: int, group_width: int, se_width: int = 0
+    ) -> None:
+        super().__init__()
+        self.conv1_1x1 = nn.Conv2d(in_width, inner_width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner_width)
+        groups = inner_width // group_width
+        self.conv2_3x3 = nn.Conv2d(inner_width, inner_width, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner_width)
+        self.se = SqueezeExcitation(inner_width, se_width) if se_width else None
+        self.conv3_1x1 = nn.Conv2d(inner_width, out_width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_width)
+        changes_shape = stride != 1 or in_width != out_width
+        self.downsample = Downsample(in_width, out_width, stride) if changes_shape else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        main = F.relu(self.bn1(self.conv1_1x1(x)), inplace=True)
+        main = F.relu(self.bn2(self.conv2_3x3(main)), inplace=True)
+        if self.se is not None:
+            main = self.se(main)
+        main = self.bn3(self.conv3_1x1(main))
+        if self.training and self.drop_path:
+            takes_it = torch.rand((len(x), 1, 1, 1), device=x.device) >= self.drop_path
+            main = main * (takes_it / (1 - self.drop_path)).to(main.dtype)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(main + shortcut, inplace=True)
+
+
+class Layer(nn.Module):
+    """One stage: blocks of equal width, the first of which may halve the resolution."""
+
+    def __init__(self, blocks: list[XBlock]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Head(nn.Module):
+    """Global mean and a linear classifier: (N, C, H, W) -> logits (N, classes)."""
+
+    def __init__(self, in_width: int, classes: int) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.f_out = nn.Linear(in_width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f_out(self.avg_pool(x).flatten(1))
+
+
+class Model(nn.Sequential):
+    """RegNetX or RegNetY: images (N, 3, H, W), float, normalised -> logits (N, classes)."""
+
+    stem: Stem
+    body: nn.Sequential
+    head: Head
+
+    def __init__(self, design: Design, classes: int, channels: int = 3) -> None:
+        layers, in_width = [], design.stem_width
+        for stage in design.stages:
+            blocks = []
+            for index in range(stage.depth):
+                stride = stage.stride if index == 0 else 1
+                inner = design.inner_width(in_width, stage.width)
+                se_width = design.se_width(in_width)
+                blocks.append(XBlock(in_width, inner, stage.width, stride, stage.group_width, se_width))
+                in_width = stage.width
+            layers.append(Layer(blocks))
+        super().__init__(
+            OrderedDict(
+                stem=Stem(channels, design.stem_width, design.stem_stride),
+                body=nn.Sequential(*layers),
+                head=Head(in_width, classes),
+            )
+        )
+
+    @property
+    def blocks(self) -> list[XBlock]:
+        """From the stem to the head."""
+        return cast(list[XBlock], [block for layer in self.body for block in cast(Layer, layer).layers])
+
+
+def drop_paths(model: Model, rate: float) -> None:
+    """Sets the shares of samples that skip blocks, rising to `rate` in the last one.
+
+    Source: Huang et al., Deep Networks with Stochastic Depth (2016), section 3, for each sample by itself.
+    """
+    for index, block in enumerate(model.blocks, start=1):
+        block.drop_path = rate * index / len(model.blocks)
+
+
+def initialise(model: Model, std: float, silent: bool) -> None:
+    """Makes the first weights of a network that has PyTorch's own.
+
+    Args:
+        std: standard deviation of the weights of convolutions and classifier, whose biases become 0; 0 for PyTorch's.
+        silent: every block begins as its shortcut: its last norm's weight is 0. Source: Goyal et al., Accurate, Large
+            Minibatch SGD (2017), section 5.1.
+    """
+    if std:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    if silent:
+        for block in model.blocks:
+            nn.init.zeros_(block.bn3.weight)
+
+
+def freeze_trunk(model: Model) -> None:
+    """Keeps the weights of stem and body from training. What they compute while the head trains: `train_head`."""
+    for part in (model.stem, model.body):
+        part.requires_grad_(False)
+
+
+def train_head(model: Model) -> None:
+    """Puts the head into training mode alone: BatchNorm normalises by its statistics, and leaves them as they are."""
+    model.eval()
+    model.head.train()
+
+
+def count_parameters(model: nn.Module, trained: bool = False) -> int:
+    """Numbers that training may set; of these, if `trained`, only those that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trained)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over every parameter and buffer: equal if and only if two models are equal to the bit."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,8 @@
+"""python -m regnet.runs"""
+
+import sys
+
+from regnet.runs.listing.listing import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

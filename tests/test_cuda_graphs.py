@@ -1,0 +1,95 @@
+"""Kernels that are recorded and replayed compute what launched ones do."""
+
+import pytest
+import torch
+from programs import result, rows, run, trainer
+from torch.nn import functional as F
+
+from regnet.config.schema import TrainConfig
+from regnet.distributed.world import World
+from regnet.models.design_space import Form, generate_design
+from regnet.models.regnet import Model
+from regnet.training.amp import Precision
+from regnet.training.cuda_graphs import Recorded, RecordedNetwork, recorder
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "device", "recorded"),
+    [
+        ({"cuda_graphs": True}, 1, "cuda", True),
+        ({}, 1, "cuda", False),
+        ({"cuda_graphs": True}, 1, "cpu", False),
+        ({"cuda_graphs": True}, 2, "cuda", False),
+        ({"cuda_graphs": True, "accumulate": 2}, 1, "cuda", False),
+        ({"cuda_graphs": True, "detect_anomaly": True}, 1, "cuda", False),
+    ],
+)
+def test_one_process_on_a_gpu_records_where_it_is_asked_to_and_can(options, size, device, recorded):
+    world = World(0, size, 0, torch.device(device), None, None)
+    made = recorder(TrainConfig(**options), world)(gradients)
+    assert isinstance(made, Recorded) if recorded else made is gradients
+
+
+@on_gpu
+def test_a_recorded_function_takes_inputs_and_numbers_of_each_call_in_any_shape():
+    recorded = Recorded(lambda x, y, n: (x * n + y, y - 1))
+    for call, shape in enumerate([(3,), (2, 5), (3,), (3,)]):
+        x, y = torch.randn(2, *shape, device="cuda")
+        before = y.clone()
+        total, less = recorded(x, y, call)
+        torch.testing.assert_close(total, x * call + before)
+        torch.testing.assert_close(less, before - 1)
+        assert torch.equal(y, before)
+
+
+def gradients(network, model, images):
+    model.zero_grad()
+    F.cross_entropy(network(images), torch.arange(len(images), device="cuda") % 3).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@on_gpu
+def test_a_recorded_network_has_the_gradients_and_statistics_of_a_free_one_for_batches_of_any_size():
+    torch.manual_seed(0)
+    free, model = (Model(generate_design(Form.reference, 2, 8, 8, 2, 1, 8, 8), classes=3).cuda() for _ in range(2))
+    model.load_state_dict(free.state_dict())
+    precision = Precision("fp32", torch.device("cuda"))
+    network = RecordedNetwork(model.train(), torch.zeros(6, 3, 32, 32, device="cuda"), precision)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.buffers(), free.buffers(), strict=True))
+    for count in (6, 6, 4, 6):
+        images = torch.randn(count, 3, 32, 32, device="cuda")
+        expected = gradients(free, free, images)
+        torch.testing.assert_close(gradients(network, model, images), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(dict(model.named_buffers()), dict(free.named_buffers()), rtol=1e-4, atol=1e-5)
+    network.eval()
+    free.eval()
+    torch.testing.assert_close(network(images), free(images), rtol=1e-3, atol=1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--train.precision", "bf16", "--optim.name", "muon", "--optim.lr", "0.1", "--optim.ema_decay", "0.9"),
+        ("--augment.operations", "2", "--augment.cutout", "8", "--augment.mixup", "0.3", "--augment.cutmix", "0.3"),
+        ("--data.growing_epochs", "1", "--data.first_resolution", "16", "--data.cache", "device"),
+        ("--train.freeze_trunk", "true"),
+    ],
+    ids=" ".join,
+)
+def test_a_recorded_run_learns_what_a_free_one_does(flags, shards, tmp_path):
+    """Batches of 96 and a last one of 40: losses of every step, and the accuracy after two epochs."""
+    found = []
+    for graphs in ("false", "true"):
+        folder = tmp_path / graphs
+        steady = ("--train.device", "cuda", "--train.autotune", "false", "--optim.name", "sgd", "--optim.lr", "0.05")
+        done = run(trainer(folder, shards, *steady, *flags, "--train.cuda_graphs", graphs))
+        assert done.returncode == 0, done.stderr
+        losses = [row["loss"] for row in rows(folder / "tiny", "step")]
+        found.append((losses, result(folder / "tiny")["top1"]))
+    (free, accuracy), (recorded, its_accuracy) = found
+    assert recorded == pytest.approx(free, rel=0.03)
+    assert its_accuracy == pytest.approx(accuracy, abs=0.05)
