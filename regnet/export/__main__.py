@@ -2,7 +2,7 @@
 
 import sys
 
-from regnet.export.onnx_export.onnx_export import main
+from regnet.export.onnx_export import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     return DONE if args.onnx is None else write_onnx(trained, args)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -153,7 +153,3 @@ def main(argv: list[str]) -> int:
     except (UsageError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

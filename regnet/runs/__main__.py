@@ -2,7 +2,7 @@
 
 import sys
 
-from regnet.runs.listing.listing import main
+from regnet.runs.listing import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -114,7 +114,7 @@ def show(runs: list[Run], console: Console) -> None:
             console.print(f"{run.name}: {run.state}{why}; {run.next}", highlight=False, markup=False, soft_wrap=True)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m regnet.runs", description=__doc__.partition("\n")[0])
     parser.add_argument("directory", type=Path, nargs="?", default=Path("runs"), help="runs_dir (%(default)s)")
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -131,7 +131,3 @@ def main(argv: list[str]) -> int:
     else:
         print(f"{args.directory}: no runs yet")
     return DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
