@@ -186,7 +186,7 @@ class _Parser(argparse.ArgumentParser):
         raise DataError(f"{message}; see python -m data.convert --help")
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="python -m data.convert", description=__doc__)
     parser.add_argument("--source", type=Kind, required=True, help=", ".join(Kind))
     parser.add_argument("--root", type=Path, help="where the images are: a directory, or CIFAR-100's official tar.gz")
@@ -227,7 +227,7 @@ def _side(text: str) -> int:
     return value
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Exit status 0 done (or done before), 1 failed, 2 wrong usage or input."""
     try:
         args = _parse(argv)
@@ -270,4 +270,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

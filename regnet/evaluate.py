@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -131,5 +131,10 @@ def main(argv: list[str]) -> int:
     return status_of(lambda: run(parser.parse_args(argv)), wrong=DataError, broken=LoaderError)
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """Runs the command and exits with its status."""
     leave(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    cli()

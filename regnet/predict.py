@@ -126,7 +126,7 @@ def predict(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator
             yield Prediction(str(path), [classifier.classes[label] for label in labels], probabilities)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -160,4 +160,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -116,7 +116,7 @@ def open_trained(checkpoint: Path | None, arguments: Sequence[str], classes: int
     return open_checkpoint(checkpoint)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.summary", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -151,4 +151,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -128,7 +128,7 @@ def _percent(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2%}"
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -151,4 +151,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from typing import NoReturn
 
 from regnet.doctor.findings import Finding, stops
 
@@ -17,7 +18,8 @@ def uninstalled(error: Exception) -> Finding:
     return stops("installation", f"{sys.executable}: {error}", step)
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """Runs the command and exits; reports an installation that cannot be imported."""
     began = time.perf_counter()
     try:
         from regnet.doctor.command import main
@@ -31,3 +33,7 @@ if __name__ == "__main__":
             print(f"{found.status}  {found.check}  {found.saw}\nnext: {found.next}")
         sys.exit(1)
     sys.exit(main(sys.argv[1:], began))
+
+
+if __name__ == "__main__":
+    cli()

@@ -16,7 +16,7 @@ from regnet.report import REPORT
 from regnet.report.page import write
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,4 +33,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
