@@ -1,5 +1,5 @@
 # make demo     everything, on generated images: a few minutes on two CPU cores
-# make train    CIFAR-100 with configs/seed.yaml        CIFAR100=DIR-or-archive  ARGS="--train.epochs 3"
+# make train    CIFAR-100 with configs/baseline.yaml        CIFAR100=DIR-or-archive  ARGS="--train.epochs 3"
 # make test     the test suite
 # make test-all the same, and the job scripts on a real SLURM and the image really built: as root
 # make test-fast  those of its tests that start no process, without lint
@@ -14,7 +14,7 @@ CIFAR100 ?=
 ARGS ?=
 # What the demo must reach: a trainer that shuffles labels, or whose ranks drift apart, stays far below.
 BAR ?= 0.6
-CONFIG ?= $(HERE)configs/seed.yaml
+CONFIG ?= $(HERE)configs/baseline.yaml
 # Where the environment is. One that is named (the container image names its own) is used as it is.
 REGNET_VENV ?=
 BIN := $(or $(REGNET_VENV),.venv)/bin

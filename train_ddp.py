@@ -1,14 +1,14 @@
 """Trains a RegNetX network: reads the configuration, joins the processes, builds the parts, fits.
 
 python train_ddp.py --config configs/debug.yaml
-torchrun --nproc_per_node=N train_ddp.py --config configs/seed.yaml [--section.option value ...]
+torchrun --nproc_per_node=N train_ddp.py --config configs/baseline.yaml [--section.option value ...]
 """
 
 import sys
 
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 
-NOTICE = Notice()
+NOTICE = PreemptionNotice()
 if __name__ == "__main__":
     NOTICE.listen()  # before torch is imported: that takes seconds, in which a signal may come
 
@@ -53,7 +53,7 @@ def train(config: Config, world: World) -> int:
         model = Model(config.model.design(), len(manifest.classes))
         trainer = Trainer(config, world, model, train_batches, val_batches, record, NOTICE)
         record.begin(trainer.state)
-        trained = f" ({count_parameters(model, trained=True):,} trained)" if config.train.freeze_trunk else ""
+        trained = f" ({count_parameters(model, trained=True):,} trained)" if config.train.freeze_backbone else ""
         record.say(
             f"{config.name}: {count_parameters(model):,} parameters{trained}, {world.size} x {world.device.type}, "
             f"{train_batches.samples:,} images in {trainer.steps} steps an epoch"

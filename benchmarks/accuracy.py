@@ -34,7 +34,7 @@ from regnet.errors import UsageError
 from regnet.report.page import write
 from regnet.runs.directory import RESULT, place
 
-RESERVED = ("--seed", "--tracking.group")  # the trainer is told these here; a name among its options is a stem
+RESERVED = ("--seed", "--tracking.wandb_group")  # the trainer is told these here; a name among its options is a stem
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """One run that is done.
 
     Attributes:
@@ -70,7 +70,7 @@ class Trained:
     reached: float | None
 
 
-def read(run: Path, seed: int, at: Place, target: float | None, reached: float | None) -> Trained:
+def read(run: Path, seed: int, at: Place, target: float | None, reached: float | None) -> TrainedModel:
     """What came of a run that is done. Where it was trained, and what it reached, is kept beside it.
 
     Raises:
@@ -86,7 +86,7 @@ def read(run: Path, seed: int, at: Place, target: float | None, reached: float |
             raise LaunchFailed(f"{run.name}: was trained on {told}; choose another --runs_dir, or --name")
         if (before["epochs"], before["target"]) == (len(rows), target):
             reached = before["reached"]
-    found = Trained(
+    found = TrainedModel(
         seed,
         at,
         len(rows),
@@ -125,7 +125,7 @@ def measure(args: argparse.Namespace) -> Report:
     runs, found = [], []
     for seed in range(args.seeds):
         run = place(config).with_name(f"{config.name}-{seed}")
-        own = ["--seed", str(seed), "--name", run.name, "--tracking.group", config.name]
+        own = ["--seed", str(seed), "--name", run.name, "--tracking.wandb_group", config.name]
         reached = train(run, [*start, *own], launcher, target)
         runs.append(run)
         found.append(read(run, seed, at, target, reached))

@@ -69,7 +69,7 @@ def attempt(run: Path, command: Sequence[str], launcher: Launcher, target: float
             seconds = time.monotonic() - launched
             if seconds > launcher.timeout:
                 raise LaunchFailed(f"{run.name}: not done after {launcher.timeout:g} s (its output: {log_of(run)})")
-            if target and reached is None and any(row["val_accuracy"] >= target for row in rows.new()):
+            if target and reached is None and any(row["val_top1"] >= target for row in rows.new()):
                 reached = seconds
             time.sleep(TICK)
     finally:

@@ -15,7 +15,7 @@ from benchmarks.launch import LaunchFailed
 from data.errors import DataError, LoaderError
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join
 from regnet.errors import UsageError
 
@@ -47,7 +47,7 @@ def parser(
     add(
         "--config",
         type=Path,
-        default=Path("configs/seed.yaml"),
+        default=Path("configs/baseline.yaml"),
         metavar="FILE",
         help="network, optimiser, precision and device (%(default)s)",
     )
@@ -83,7 +83,7 @@ def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
         "config": args.config,
         "data.shards": args.shards,
         "data.resolution": args.resolution,
-        "data.growing_epochs": 0,  # so that every step costs the same
+        "data.progressive_resizing_epochs": 0,  # so that every step costs the same
         "train.batch_size": args.batch_size,
         **more,
     }
@@ -132,7 +132,7 @@ def run(
 
     def joined() -> Report | None:
         config = configure(args)
-        with join(config.train.device, config.distributed, Notice()) as world:
+        with join(config.train.device, config.distributed, PreemptionNotice()) as world:
             report = measure(args, config, world)
             return report if world.is_main else None
 

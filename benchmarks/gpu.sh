@@ -5,7 +5,7 @@
 #     ONLY='accuracy-*' benchmarks/gpu.sh ...  of the results those alone whose names are like this
 #     REHEARSAL=1 benchmarks/gpu.sh ...        the same on the CPU of any machine, small, into a folder for the purpose
 #     PYTHON=python3 benchmarks/gpu.sh ...     another environment than .venv
-#     REFERENCE_LOG=FILE benchmarks/gpu.sh ... another program's log, for the curves of configs/seed.yaml to be laid over
+#     REFERENCE_LOG=FILE benchmarks/gpu.sh ... another program's log, for the curves of configs/baseline.yaml to be laid over
 #
 # Each result is NAME.txt, which begins with its command, and NAME.json. The cheap ones come first; what is there already
 # is not measured again, so a run that was cut off goes on. What fails is told at the end, and the rest measured anyway.
@@ -37,14 +37,14 @@ if [ -n "$REHEARSAL" ]; then
     kept=$RESULTS/runs
     config=tests/tiny.yaml precision=fp32 sides=(32) counts=1,2 batch=48
     rounds=(--rounds 1) steps=(--steps 3) seconds=(--seconds 0.3) few=(--steps 3 --epochs 2 --workers 1)
-    largest=(--largest-message 1) epochs=(--train.epochs 2 --train.max_steps 3)
+    largest=(--largest-message 1) epochs=(--train.epochs 2 --train.max_steps_per_epoch 3)
     to=(--device cpu) set_to=(--set train.device=cpu) train_to=(--train.device cpu) processes=2
-    seeds=2 shorter=(--train.epochs 2 --train.max_steps 2 --train.batch_size 48 --schedule.warmup_epochs 0)
-    shorter+=(--data.resolution 32 --data.growing_epochs 0 --train.device cpu)
+    seeds=2 shorter=(--train.epochs 2 --train.max_steps_per_epoch 2 --train.batch_size 48 --schedule.warmup_epochs 0)
+    shorter+=(--data.resolution 32 --data.progressive_resizing_epochs 0 --train.device cpu)
 else
     RESULTS=${RESULTS:-benchmarks/results/$device-x$gpus}
     kept=runs/$device-x$gpus
-    config=configs/seed.yaml precision=bf16 sides=(32 56) counts='' batch=504
+    config=configs/baseline.yaml precision=bf16 sides=(32 56) counts='' batch=504
     rounds=(--rounds 5) steps=(--steps 90) seconds=(--seconds 3) few=(--rounds 3)
     largest=(--largest-message 256) epochs=(--train.epochs 4)
     to=(--device cuda) set_to=(--set train.device=cuda) train_to=(--train.device cuda) processes=$gpus

@@ -248,13 +248,13 @@ def configure(args: argparse.Namespace) -> Config:
         args,
         {
             "data.workers": 1,  # decoding is never what takes the time
-            "train.accumulate": 1,
+            "train.grad_accum_steps": 1,
             "augment.flip": "true",
             "augment.crop_padding": CROP_PADDING,
-            "augment.cutout": 0,
-            "augment.operations": 0,
-            "augment.mixup": 0,
-            "augment.cutmix": 0,
+            "augment.cutout_size": 0,
+            "augment.randaugment_num_ops": 0,
+            "augment.mixup_prob": 0,
+            "augment.cutmix_prob": 0,
         },
     )
 

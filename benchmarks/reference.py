@@ -48,7 +48,7 @@ def read_log(path: Path, batch_size: int) -> list[Epoch]:
 
 
 def read_run(run: Path) -> list[Epoch]:
-    names = ("epoch", "lr", "train_loss", "val_accuracy")
+    names = ("epoch", "lr", "train_loss", "val_top1")
     rows = [[row[name] for name in names] for row in EpochRows(run).new()]
     return [Epoch(*row) for row in rows if None not in row]  # a loss that is no number is null
 

@@ -11,7 +11,7 @@ from data.loader import Place, TrainingLoader, open_loaders
 from data.manifest import read_manifest
 from regnet.config.schema import Config
 from regnet.data_adapter import loader_options
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World
 from regnet.models.regnet import Model
 from regnet.training.run_manager import Record
@@ -33,4 +33,4 @@ def built(config: Config, world: World) -> Iterator[tuple[Trainer, TrainingLoade
     train, val = open_loaders(shards, manifest, loader_options(config), place)
     with Record(config, world, manifest) as record:
         model = Model(config.model.design(), len(manifest.classes))
-        yield Trainer(config, world, model, train, val, record, Notice()), train
+        yield Trainer(config, world, model, train, val, record, PreemptionNotice()), train

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from data.augment.image_transforms import Augment
-from data.augment.mixup_cutmix import Mix
+from data.augment.mixup_cutmix import MixupCutmix
 from data.augment.pipeline import Prepare, preparation
-from data.augment.progressive_resizing import Growth
-from data.augment.random_resized_crop import Boxes, Cut
+from data.augment.progressive_resizing import ProgressiveResizing
+from data.augment.random_resized_crop import CropBoxes, RandomResizedCrop
 from data.errors import DataError
 from data.manifest import Manifest
 from data.reading.device_cache import Cache, Where, wanted
@@ -52,7 +52,7 @@ class Place:
 class Source(Protocol):
     """Bytes of samples on the device."""
 
-    def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Bytes]:
+    def read(self, split: str, batches: Sequence[Tensor], boxes: CropBoxes | None = None) -> Generator[Bytes]:
         """The samples of each list of ids, in that order; images may be overwritten once the next are asked for.
 
         Args:
@@ -60,7 +60,7 @@ class Source(Protocol):
         """
 
 
-class Streamed:
+class StreamedSource:
     """What the reader decodes, which re-uses its tensors, copied to the device beside the step before."""
 
     def __init__(self, reader: ShardReader, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class Streamed:
         self.stream = torch.cuda.Stream(device) if on_gpu else None
         self.copied = torch.cuda.Event() if on_gpu else None
 
-    def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Bytes]:
+    def read(self, split: str, batches: Sequence[Tensor], boxes: CropBoxes | None = None) -> Generator[Bytes]:
         with closing(self.reader.read(split, batches, boxes)) as decoded:
             for batch in decoded:
                 yield self.copy(*batch)
@@ -113,9 +113,9 @@ class TrainingLoader:
         self,
         source: Source,
         augment: Augment,
-        growth: Growth,
-        mix: Mix,
-        cut: Cut | None,
+        growth: ProgressiveResizing,
+        mix: MixupCutmix,
+        cut: RandomResizedCrop | None,
         window: int,
         samples: int,
         batch_size: int,
@@ -163,7 +163,13 @@ class EvaluationLoader:
     """
 
     def __init__(
-        self, source: Source, augment: Augment, cut: Cut | None, samples: int, batch_size: int, place: Place
+        self,
+        source: Source,
+        augment: Augment,
+        cut: RandomResizedCrop | None,
+        samples: int,
+        batch_size: int,
+        place: Place,
     ) -> None:
         self.source, self.augment = source, augment
         self.boxes = None if cut is None else cut.evaluation(augment.resolution)
@@ -189,32 +195,32 @@ class LoaderOptions:
     """How the shards are read: see the options of the same names in the configuration."""
 
     resolution: int
-    first_resolution: int
-    growing_epochs: int
+    initial_resolution: int
+    progressive_resizing_epochs: int
     batch_size: int
     drop_last: bool
     workers: int
-    batches_ahead: int
+    prefetch_batches: int
     loader_timeout: float
     cache: str
-    window: int
-    keep_pages: bool
-    middle: float
+    shuffle_window: int
+    keep_page_cache: bool
+    center_crop_ratio: float
     flip: bool
     crop_padding: int
-    smallest_cut: float
-    cutout: int
-    operations: int
-    magnitude: int
-    mixup: float
-    cutmix: float
+    rrc_min_scale: float
+    cutout_size: int
+    randaugment_num_ops: int
+    randaugment_magnitude: int
+    mixup_prob: float
+    cutmix_prob: float
     seed: int
 
 
-def check_sizes(directory: Path, manifest: Manifest, smallest_cut: float) -> None:
+def check_sizes(directory: Path, manifest: Manifest, rrc_min_scale: float) -> None:
     """Raises DataError for images of mixed sizes that are wanted whole."""
-    if manifest.mixed and not smallest_cut:
-        raise DataError(f"{directory}: images of mixed sizes, of which augment.smallest_cut must say what to take")
+    if manifest.mixed and not rrc_min_scale:
+        raise DataError(f"{directory}: images of mixed sizes, of which augment.rrc_min_scale must say what to take")
 
 
 def open_loaders(
@@ -232,8 +238,8 @@ def open_loaders(
     Raises:
         DataError: the options ask for what these shards cannot give.
     """
-    check_sizes(directory, manifest, options.smallest_cut)
-    cuts = options.smallest_cut > 0
+    check_sizes(directory, manifest, options.rrc_min_scale)
+    cuts = options.rrc_min_scale > 0
     augment = Augment(
         manifest.mean,
         manifest.std,
@@ -241,28 +247,42 @@ def open_loaders(
         place.device,
         flip=options.flip,
         crop_padding=options.crop_padding,
-        cutout=options.cutout,
-        operations=options.operations,
-        magnitude=options.magnitude,
+        cutout=options.cutout_size,
+        operations=options.randaugment_num_ops,
+        magnitude=options.randaugment_magnitude,
         seed=options.seed,
     )
-    growth = Growth(options.first_resolution, options.resolution, options.growing_epochs)
+    growth = ProgressiveResizing(options.initial_resolution, options.resolution, options.progressive_resizing_epochs)
     samples, classes = manifest.samples("train"), len(manifest.classes)
-    mix = Mix(options.mixup, options.cutmix, samples, classes, options.seed)
+    mix = MixupCutmix(options.mixup_prob, options.cutmix_prob, samples, classes, options.seed)
     # A larger batch than there are samples asks for no more memory than they take.
     most = max(manifest.samples(split) for split in manifest.splits)
     size = largest_part(min(options.batch_size, most), place) * (2 if mix.wanted else 1)
-    forget_every = 0 if options.keep_pages else math.ceil(max(options.window, 1) / options.batch_size)
+    forget_every = 0 if options.keep_page_cache else math.ceil(max(options.shuffle_window, 1) / options.batch_size)
     reader = ShardReader(
-        directory, manifest, size, options.workers, options.batches_ahead, options.loader_timeout, forget_every
+        directory, manifest, size, options.workers, options.prefetch_batches, options.loader_timeout, forget_every
     )
-    cut = Cut(reader.sizes, options.smallest_cut, options.middle, options.seed) if cuts else None
+    cut = (
+        RandomResizedCrop(reader.sizes, options.rrc_min_scale, options.center_crop_ratio, options.seed)
+        if cuts
+        else None
+    )
     cached = not cuts and wanted(Where(options.cache), manifest, place.device)
-    source = Cache(reader, manifest, size, place.device) if cached else Streamed(reader, place.device)
+    source = Cache(reader, manifest, size, place.device) if cached else StreamedSource(reader, place.device)
     batch_size = options.batch_size
     return (
         TrainingLoader(
-            source, augment, growth, mix, cut, options.window, samples, batch_size, options.drop_last, place, record
+            source,
+            augment,
+            growth,
+            mix,
+            cut,
+            options.shuffle_window,
+            samples,
+            batch_size,
+            options.drop_last,
+            place,
+            record,
         ),
         EvaluationLoader(source, augment, cut, manifest.samples("val"), batch_size, place),
     )

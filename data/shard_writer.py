@@ -23,7 +23,7 @@ from data.sources.registry import Source
 LARGEST_SIDE = 16384  # pixels, of which an image fills a page
 _LARGEST_PAGE = 1 << 30  # bytes; Linux writes no more than 2 GiB at once
 _DEEP = ("I", "F")  # beginnings of the modes with more than a byte to a channel, which conversion would clip
-UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> t
     try:
         image, label = source.split(split)[index]
         image.load()
-    except UNDECODABLE as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"{name}: cannot be decoded ({error})") from error
     if image.mode.startswith(_DEEP):
         raise DataError(f"{name}: mode {image.mode}, of more than eight bits to a channel")

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 
 from regnet.distributed.heartbeat import PeerLost
-from regnet.distributed.rendezvous import AskedToLeave
-from regnet.distributed.world import Elsewhere
+from regnet.distributed.rendezvous import Preempted
+from regnet.distributed.world import OtherRankFailed
 from regnet.errors import Diverged, UsageError
 from regnet.exit_codes import FAILED, USAGE, preempted
 
@@ -24,9 +24,9 @@ def status_of(work: Callable[[], int], wrong: type[Exception], broken: type[Exce
     except (UsageError, wrong) as error:
         print(f"error (rank {rank}): {error}", file=sys.stderr)
         return USAGE
-    except Elsewhere as other:
+    except OtherRankFailed as other:
         return other.exit_status
-    except AskedToLeave as left:
+    except Preempted as left:
         print(f"{left} (rank {rank})", flush=True)
         return preempted()
     except (Diverged, PeerLost, OSError, broken) as error:

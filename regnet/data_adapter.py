@@ -4,11 +4,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from data.errors import DataError
-from data.inference_transform import Preparation, preparation
+from data.inference_transform import InferenceTransform, preparation
 from data.loader import LoaderOptions
 from data.local_copy import prepare, prepared
 from data.manifest import Manifest, Verify, read_manifest
-from regnet.checkpoint.load_model import Trained
+from regnet.checkpoint.load_model import TrainedModel
 from regnet.config.schema import Config
 from regnet.distributed.world import World
 from regnet.errors import UsageError
@@ -16,8 +16,8 @@ from regnet.errors import UsageError
 
 def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
     """The shards to read and their manifest, after one process of each machine has checked, or copied, them there."""
-    source, under = Path(config.data.shards), Path(config.data.stage) if config.data.stage else None
-    world.on_each_machine(lambda: prepare(source, under, Verify(config.data.verify)))
+    source, under = Path(config.data.shards), Path(config.data.local_cache_dir) if config.data.local_cache_dir else None
+    world.on_each_node(lambda: prepare(source, under, Verify(config.data.verify)))
     directory = prepared(source, under)
     manifest = read_manifest(directory)
     if len(set(world.gather(manifest.identity))) > 1:
@@ -31,7 +31,7 @@ def loader_options(config: Config) -> LoaderOptions:
     return LoaderOptions(**{field.name: options[field.name] for field in fields(LoaderOptions)})
 
 
-def manifest_and_preparation(trained: Trained, shards: Path | None) -> tuple[Manifest, Preparation]:
+def manifest_and_transform(trained: TrainedModel, shards: Path | None) -> tuple[Manifest, InferenceTransform]:
     """The manifest of a network's shards, and what makes a picture as its test images were.
 
     Args:
@@ -50,10 +50,10 @@ def manifest_and_preparation(trained: Trained, shards: Path | None) -> tuple[Man
             raise
         raise DataError(f"{error}; --shards names others that the run may be told by") from error
     check_classes(trained, directory, manifest)
-    return manifest, preparation(directory, manifest, augment.smallest_cut, data.middle, data.resolution)
+    return manifest, preparation(directory, manifest, augment.rrc_min_scale, data.center_crop_ratio, data.resolution)
 
 
-def check_classes(trained: Trained, directory: Path, manifest: Manifest) -> None:
+def check_classes(trained: TrainedModel, directory: Path, manifest: Manifest) -> None:
     """Raises UsageError for shards whose labels mean something else than the network's."""
     if manifest.classes != trained.classes:
         raise UsageError(f"{directory}: the checkpoint was trained on other classes")

@@ -1,6 +1,6 @@
 """How good a trained network is, on every test image once, by one process or by several.
 
-python -m regnet.evaluate --checkpoint runs/seed/checkpoints/best.pt [--shards DIR] [--json FILE]
+python -m regnet.evaluate --checkpoint runs/baseline/checkpoints/best.pt [--shards DIR] [--json FILE]
 torchrun --nproc_per_node=N -m regnet.evaluate --checkpoint ...
 """
 
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from data.errors import DataError, LoaderError
 from data.loader import EvaluationLoader, Place, open_loaders
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
-from regnet.checkpoint.load_model import Trained, open_checkpoint
+from regnet.checkpoint.load_model import TrainedModel, load_trained_model
 from regnet.cli import status_of
 from regnet.data_adapter import check_classes, loader_options, open_shards
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, leave
-from regnet.metrics.evaluation import Evaluation, Tally
+from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
 from regnet.metrics.evaluation_file import most_confused
 from regnet.tracking.console import in_columns
 from regnet.training.amp import Precision
@@ -39,7 +39,7 @@ def evaluate(
 ) -> tuple[Evaluation, Evaluation]:
     """The network as it is, and with the mean of its logits for an image and for its mirror image."""
     model = model.to(device=world.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    plain, mirrored = (Tally(classes, world.device) for _ in range(2))
+    plain, mirrored = (EvaluationAccumulator(classes, world.device) for _ in range(2))
 
     def logits(images: Tensor) -> Tensor:
         with precision.autocast():
@@ -52,7 +52,7 @@ def evaluate(
     return plain.result(world), mirrored.result(world)
 
 
-def as_told(trained: Trained, plain: Evaluation, mirrored: Evaluation) -> dict[str, Any]:
+def as_told(trained: TrainedModel, plain: Evaluation, mirrored: Evaluation) -> dict[str, Any]:
     """Everything, as JSON has it."""
     groups = superclass_of(trained.classes)
     accuracy = dict(zip(trained.classes, plain.class_accuracy(), strict=True))
@@ -101,11 +101,11 @@ def show(told: dict[str, Any], console: Console) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.json and not args.json.parent.is_dir():
         raise UsageError(f"--json {args.json}: no such directory")
-    trained = open_checkpoint(args.checkpoint)
+    trained = load_trained_model(args.checkpoint)
     config = trained.config
     shards = str(args.shards) if args.shards else config.data.shards
-    config = replace(config, data=replace(config.data, shards=shards, stage=""))
-    with join(args.device, config.distributed, Notice()) as world:
+    config = replace(config, data=replace(config.data, shards=shards, local_cache_dir=""))
+    with join(args.device, config.distributed, PreemptionNotice()) as world:
         directory, manifest = open_shards(config, world)
         check_classes(trained, directory, manifest)
         place = Place(world.rank, world.size, world.device)

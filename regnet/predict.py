@@ -1,6 +1,6 @@
 """What a trained network takes images for.
 
-python -m regnet.predict --checkpoint runs/seed/checkpoints/best.pt images... [--shards DIR] [--json]
+python -m regnet.predict --checkpoint runs/baseline/checkpoints/best.pt images... [--shards DIR] [--json]
 python -m regnet.predict --onnx seed.onnx images...        a file of regnet.export --normalize, alone
 """
 
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from data.augment.image_transforms import Augment
 from data.errors import DataError
-from data.inference_transform import Preparation
-from data.shard_writer import UNDECODABLE
-from regnet.checkpoint.load_model import open_checkpoint
-from regnet.data_adapter import manifest_and_preparation
+from data.inference_transform import InferenceTransform
+from data.shard_writer import DECODE_ERRORS
+from regnet.checkpoint.load_model import load_trained_model
+from regnet.data_adapter import manifest_and_transform
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, USAGE
 
@@ -45,7 +45,7 @@ class Classifier:
     """
 
     classes: tuple[str, ...]
-    prepared: Preparation
+    prepared: InferenceTransform
     logits: Callable[[Tensor], Tensor]
 
 
@@ -59,8 +59,8 @@ class Prediction:
 
 
 def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
-    trained = open_checkpoint(path)
-    manifest, prepared = manifest_and_preparation(trained, shards)
+    trained = load_trained_model(path)
+    manifest, prepared = manifest_and_transform(trained, shards)
     prepare = as_in_evaluation(manifest.mean, manifest.std, trained.config.data.resolution)
 
     def logits(images: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def from_onnx(path: Path) -> Classifier:
         (found,) = session.run(["logits"], {"images": prepare(images).contiguous().numpy()})
         return torch.from_numpy(found)
 
-    return Classifier(tuple(json.loads(told["classes"])), Preparation(**json.loads(told["preparation"])), logits)
+    return Classifier(tuple(json.loads(told["classes"])), InferenceTransform(**json.loads(told["preparation"])), logits)
 
 
 def as_in_evaluation(mean: Sequence[float], std: Sequence[float], resolution: int) -> Callable[[Tensor], Tensor]:
@@ -107,13 +107,13 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def read_image(path: Path, prepared: Preparation) -> np.ndarray:
+def read_image(path: Path, prepared: InferenceTransform) -> np.ndarray:
     """uint8 (side, side, 3). Raises DataError for what cannot be decoded."""
     try:
         with Image.open(path) as image:
             image.load()
             return prepared(image.convert("RGB"))
-    except UNDECODABLE as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"{path}: cannot be decoded ({error})") from error
 
 

@@ -1,7 +1,7 @@
 """The network's operators, what they cost, and the weights in them.
 
-python -m regnet.summary --config configs/seed.yaml                       fresh weights
-python -m regnet.summary --checkpoint runs/seed/checkpoints/best.pt       those of a run
+python -m regnet.summary --config configs/baseline.yaml                       fresh weights
+python -m regnet.summary --checkpoint runs/baseline/checkpoints/best.pt       those of a run
     --format table|csv|json    --weights    --values body.0.layers.0.conv1_1x1.weight
 """
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from regnet.checkpoint.load_model import Trained, fresh, open_checkpoint
+from regnet.checkpoint.load_model import TrainedModel, fresh, load_trained_model
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, USAGE
 from regnet.models.complexity import Operator, operators, sizes
@@ -33,7 +33,7 @@ def row(operator: Operator) -> tuple[Any, ...]:
     return operator.index, operator.kind, operator.output_shape, *costs
 
 
-def show(trained: Trained, found: list[Operator], console: Console) -> None:
+def show(trained: TrainedModel, found: list[Operator], console: Console) -> None:
     """The table that people read, with totals and sizes."""
     table = Table(box=None)
     for column in _COLUMNS:
@@ -72,7 +72,7 @@ def statistics(weights: Tensor) -> dict[str, float]:
     return {"mean": values.mean().item(), "std": spread.item(), "min": values.min().item(), "max": values.max().item()}
 
 
-def show_weights(trained: Trained, console: Console) -> None:
+def show_weights(trained: TrainedModel, console: Console) -> None:
     """Every tensor of weights, with its numbers in one line."""
     for name, weights in trained.model.state_dict().items():
         if not weights.is_floating_point():
@@ -83,14 +83,14 @@ def show_weights(trained: Trained, console: Console) -> None:
         console.print(f"    {numbers}  {histogram(weights)}", highlight=False, markup=False)
 
 
-def values_of(trained: Trained, name: str) -> Tensor:
+def values_of(trained: TrainedModel, name: str) -> Tensor:
     weights = trained.model.state_dict()
     if name not in weights:
         raise UsageError(f"--values {name}: no such weights; --weights lists them")
     return weights[name]
 
 
-def as_json(trained: Trained, found: list[Operator], weights: bool) -> str:
+def as_json(trained: TrainedModel, found: list[Operator], weights: bool) -> str:
     told: dict[str, Any] = {
         "operators": [{**asdict(operator), "output_shape": operator.output_shape} for operator in found],
         "parameters": sum(operator.parameters for operator in found),
@@ -108,12 +108,12 @@ def as_json(trained: Trained, found: list[Operator], weights: bool) -> str:
     return json.dumps(told, indent=1)
 
 
-def open_trained(checkpoint: Path | None, arguments: Sequence[str], classes: int) -> Trained:
+def open_trained(checkpoint: Path | None, arguments: Sequence[str], classes: int) -> TrainedModel:
     if checkpoint is None:
         return fresh(arguments, classes)
     if arguments:
         raise UsageError(f"--checkpoint brings its own configuration; {arguments[0]} has no place beside it")
-    return open_checkpoint(checkpoint)
+    return load_trained_model(checkpoint)
 
 
 def main(argv: list[str] | None = None) -> int:

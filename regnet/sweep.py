@@ -52,7 +52,7 @@ def _read_entry(path: Path, number: int, entry: Any) -> Overrides:
     if not isinstance(entry, dict) or not entry:
         raise UsageError(f"{path}: entry {number} is {entry!r}, neither a seed nor a mapping from options to values")
     for name in entry:
-        if name in ("name", "tracking.group"):
+        if name in ("name", "tracking.wandb_group"):
             raise UsageError(f"{path}: entry {number} sets {name}, which the sweep sets itself")
         check_known(str(name), f"{name} in entry {number} of {path}")
     return entry
@@ -64,7 +64,7 @@ def flags(path: Path, index: int, arguments: Sequence[str]) -> list[str]:
     if not 0 <= index < len(runs):
         raise UsageError(f"{path}: there is no run {index}; there are {len(runs)}, from 0")
     group = f"{parse_config(arguments).name}-{path.stem}"
-    own = {"name": f"{group}-{index}", "tracking.group": group, **runs[index]}
+    own = {"name": f"{group}-{index}", "tracking.wandb_group": group, **runs[index]}
     found = [*arguments, *(f"--{name}={_as_flag(value)}" for name, value in own.items())]
     parse_config(found)
     return found

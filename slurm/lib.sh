@@ -75,7 +75,7 @@ run_to_the_end() {
     attempts=0 step='' leaving=''
     trap 'tell USR1 "the time is nearly over"' USR1
     trap 'tell TERM "asked to leave"' TERM
-    [ -z "$DATA_STAGE" ] || set -- "$@" --data.stage "$DATA_STAGE"
+    [ -z "$DATA_STAGE" ] || set -- "$@" --data.local_cache_dir "$DATA_STAGE"
     while :; do
         attempts=$((attempts + 1))
         choose_meeting_point

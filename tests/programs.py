@@ -16,7 +16,7 @@ import torch
 from nursery import Forked, Ranks
 
 from regnet.checkpoint.file import load
-from regnet.checkpoint.manager import Checkpoints
+from regnet.checkpoint.manager import CheckpointManager
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -147,7 +147,7 @@ def outcome(run_dir: Path) -> tuple[Any, ...]:
     """Everything that must be equal to the bit when two runs are: what was reported, and what would go on."""
     told = result(run_dir)
     reported = rows(run_dir, "step"), rows(run_dir, "epoch"), told["weights_sha256"], told["class_accuracy"]
-    newest = Checkpoints(run_dir / "checkpoints", 1).paths()[-1]
+    newest = CheckpointManager(run_dir / "checkpoints", 1).paths()[-1]
     return *reported, newest.name, bits(load(newest))
 
 

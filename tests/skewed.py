@@ -92,27 +92,27 @@ class Skew:
         self.at_step(lambda now, step: (step(), time.sleep(60 if now else 0))[0])
 
     def slow_evaluation(self) -> None:
-        from regnet.metrics.evaluation import Tally
+        from regnet.metrics.evaluation import EvaluationAccumulator
 
-        original = Tally.update
+        original = EvaluationAccumulator.update
 
         def update(*args):
             time.sleep(1)
             original(*args)
 
-        Tally.update = update
+        EvaluationAccumulator.update = update
 
     def slow_to_leave(self) -> None:
         """This rank parts from the others long after they would."""
-        from regnet.distributed.heartbeat import Lifeline
+        from regnet.distributed.heartbeat import Heartbeat
 
-        original = Lifeline.close
+        original = Heartbeat.close
 
-        def close(lifeline) -> None:
+        def close(heartbeat) -> None:
             time.sleep(7)
-            original(lifeline)
+            original(heartbeat)
 
-        Lifeline.close = close
+        Heartbeat.close = close
 
     def stuck_wandb(self) -> None:
         """The last call of Weights & Biases never comes back."""
@@ -157,8 +157,8 @@ class Skew:
         """This rank believes that each evaluation was better than the one before."""
         from dataclasses import replace
 
-        from regnet.metrics.evaluation import Tally
-        from regnet.metrics.training import Counters
+        from regnet.metrics.evaluation import EvaluationAccumulator
+        from regnet.metrics.training import TrainingAccumulator
 
         seen = []
 
@@ -169,7 +169,10 @@ class Skew:
 
             return result
 
-        Counters.result, Tally.result = flattered(Counters.result), flattered(Tally.result)
+        TrainingAccumulator.result, EvaluationAccumulator.result = (
+            flattered(TrainingAccumulator.result),
+            flattered(EvaluationAccumulator.result),
+        )
 
     def worse(self) -> None:
         """Each evaluation of the run is worse than the one before, whichever attempt makes it."""

@@ -25,8 +25,8 @@ def of_files() -> int:
 
 directory, window, keep_pages = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "true"
 config = Config(
-    data=DataConfig(resolution=64, window=window, keep_pages=keep_pages),
-    augment=AugmentConfig(smallest_cut=0.3, crop_padding=0),
+    data=DataConfig(resolution=64, shuffle_window=window, keep_page_cache=keep_pages),
+    augment=AugmentConfig(rrc_min_scale=0.3, crop_padding=0),
     train=TrainConfig(batch_size=20),
 )
 manifest = read_manifest(directory)

@@ -77,7 +77,7 @@ def test_a_finished_run_is_told_again_but_not_for_another(shards, tmp_path):
 
     def told(epochs):
         # Under this schedule a run may be trained further.
-        flags = ("--schedule.name", "reference", "--train.epochs", str(epochs))
+        flags = ("--schedule.name", "baseline", "--train.epochs", str(epochs))
         options = ("--seeds", "1", "--target", "0.5", "--json", str(report))
         return run(accuracy(tmp_path, shards, *options, trainer=flags), timeout=180)
 

@@ -5,15 +5,15 @@ from collections import Counter
 import pytest
 from programs import kill_group, rows, run, skewed, start, state, trainer, wait_until
 
-from regnet.checkpoint.manager import Checkpoints
+from regnet.checkpoint.manager import CheckpointManager
 
 # Nothing is learnt, so the first epoch is never beaten: stop after three.
 STILL = ("--optim.lr", "1e-30", "--schedule.start_lr", "0", "--schedule.min_lr", "0", "--optim.name", "sgd")
-PATIENT = ("--early_stopping.monitor", "val_accuracy", "--early_stopping.patience", "2", "--train.epochs", "9")
+PATIENT = ("--early_stopping.monitor", "val_top1", "--early_stopping.patience", "2", "--train.epochs", "9")
 
 
 def test_early_stopping_follows_rank_zero_whatever_another_rank_counts(shards, tmp_path):
-    flags = (*STILL, "--optim.momentum", "0", *PATIENT, "--train.max_steps", "2")
+    flags = (*STILL, "--optim.momentum", "0", *PATIENT, "--train.max_steps_per_epoch", "2")
     done = run(skewed(tmp_path / "skewed", shards, "accuracy:1", *flags, processes=2))
     assert done.returncode == 0, done.stderr
     alike = run(trainer(tmp_path / "alike", shards, *flags, processes=2))
@@ -25,19 +25,19 @@ def test_early_stopping_follows_rank_zero_whatever_another_rank_counts(shards, t
 
 def test_patience_is_not_renewed_by_a_resume(shards, tmp_path):
     """The first epoch is the best for ever; the run is killed in the second, and has two more to wait."""
-    flags = (*STILL, "--early_stopping.monitor", "val_accuracy", "--early_stopping.patience", "3")
+    flags = (*STILL, "--early_stopping.monitor", "val_top1", "--early_stopping.patience", "3")
     flags += ("--optim.momentum", "0", "--train.epochs", "9")
     process = start(skewed(tmp_path, shards, "worse", *flags))
     wait_until(lambda: len(rows(tmp_path / "tiny", "step")) > 15)
     kill_group(process)
     done = run(skewed(tmp_path, shards, "worse", *flags))
     assert "1 epochs and" in done.stdout, done.stderr
-    assert "stopped early: 3 epochs without a better val_accuracy" in done.stdout
+    assert "stopped early: 3 epochs without a better val_top1" in done.stdout
     assert len(rows(tmp_path / "tiny", "epoch")) == 4
 
 
 def test_rank_zero_alone_is_believed_about_accuracy(shards, tmp_path):
-    flags = (*STILL, "--optim.momentum", "0", *PATIENT, "--train.max_steps", "2")
+    flags = (*STILL, "--optim.momentum", "0", *PATIENT, "--train.max_steps_per_epoch", "2")
     done = run(skewed(tmp_path, shards, "accuracy:0", *flags, processes=2))
     assert done.returncode == 0, done.stderr
     assert len(rows(tmp_path / "tiny", "epoch")) == 9, "better each time, says rank zero"
@@ -77,7 +77,7 @@ def test_weights_that_are_no_numbers_are_not_saved(shards, tmp_path):
     flags = ("--checkpoint.every_steps", "1", "--tracking.log_every", "9", "--optim.layer_decay", "0.5")
     done = run(skewed(tmp_path, shards, "inf_weight:1:3", *flags, processes=2))
     assert done.returncode == 1
-    checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    checkpoints = CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
     words = "stem.conv_3x3.weight is not finite at step 3 (learning rate 0.000955)"
     for rank in (0, 1):
         assert f"failed (rank {rank}): {words}; the last good checkpoint is {checkpoints.path(2)}" in done.stderr

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import mounted, outcome, rows, run, skewed, start, state, trainer, wait_until
 
-from regnet.checkpoint.file import CheckpointError, DamagedCheckpoint, load, pack
-from regnet.checkpoint.manager import Checkpoints
-from regnet.runs.atomic_write import TakenOver, Workshop
+from regnet.checkpoint.file import CheckpointError, CorruptCheckpoint, load, pack
+from regnet.checkpoint.manager import CheckpointManager
+from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver
 
-LONGER = ("--schedule.name", "reference", "--train.epochs")
+LONGER = ("--schedule.name", "baseline", "--train.epochs")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def trained(shards, tmp_path_factory):
 
 def copy_of(trained, tmp_path):
     shutil.copytree(trained / "tiny", tmp_path / "tiny")
-    return Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    return CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
 
 
 def test_writing_that_is_cut_at_any_byte_leaves_the_one_before(trained, shards, tmp_path):
@@ -47,7 +47,7 @@ def test_writing_that_is_cut_at_any_byte_leaves_the_one_before(trained, shards, 
         pid = os.fork()
         if pid == 0:
             cut_off(offset)
-            checkpoints.save(Workshop(run_dir), 22, saved, is_best=False)
+            checkpoints.save(AtomicWriter(run_dir), 22, saved, is_best=False)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         assert os.WTERMSIG(status) == signal.SIGXFSZ, offset
@@ -90,7 +90,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_resume_goes_on(sh
         full = run(trainer(disk, shards, *flags))
         one_line(full, "failed (rank 0)", "No space left on device")
         assert state(disk / "tiny")["state"] == "failed"
-        checkpoints = Checkpoints(disk / "tiny" / "checkpoints", 9)
+        checkpoints = CheckpointManager(disk / "tiny" / "checkpoints", 9)
         assert not list((disk / "tiny").glob(".attempt-*"))
         newest = checkpoints.paths()[-1]
         assert load(newest)["progress"]["global_step"] == state(disk / "tiny")["step"]
@@ -140,13 +140,13 @@ def test_an_attempt_that_was_taken_over_can_write_nothing_more(trained, tmp_path
     """It may live on, on a machine that was cut off; not even a file that it has almost done gets to its place."""
     checkpoints, run_dir = copy_of(trained, tmp_path), tmp_path / "tiny"
     saved = load(checkpoints.path(11))
-    old = Workshop(run_dir)
+    old = AtomicWriter(run_dir)
     checkpoints.save(old, 22, saved, is_best=True)
     before = {path: path.read_bytes() for path in checkpoints.directory.iterdir()}
-    Workshop(run_dir)
+    AtomicWriter(run_dir)
     saved["progress"]["global_step"] = 33
     for step in (22, 33):
-        with pytest.raises(TakenOver, match="a newer attempt has taken this run over"):
+        with pytest.raises(DirectoryTakenOver, match="a newer attempt has taken this run over"):
             checkpoints.save(old, step, saved, is_best=True)
     assert {path: path.read_bytes() for path in checkpoints.directory.iterdir()} == before
 
@@ -155,7 +155,7 @@ def test_a_trainer_that_was_taken_over_ends_and_says_so(shards, tmp_path):
     """As if the locks of its file system reached no other machine."""
     process = start(trainer(tmp_path, shards, "--train.epochs", "400"))
     wait_until(lambda: rows(tmp_path / "tiny", "epoch"))
-    Workshop(tmp_path / "tiny")
+    AtomicWriter(tmp_path / "tiny")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, out
     assert "a newer attempt has taken this run over" in err
@@ -257,5 +257,5 @@ def test_whatever_happens_to_the_bytes_is_noticed(tmp_path, data):
     if bytes(content) == whole:
         assert load(path)["step"] == 7
     else:
-        with pytest.raises(DamagedCheckpoint, match=r"some\.pt"):
+        with pytest.raises(CorruptCheckpoint, match=r"some\.pt"):
             load(path)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data.loader import LoaderOptions
 from regnet.config.parser import option_names, parse_config
 from regnet.config.schema import Config, EarlyStoppingConfig, OptimConfig, TrackingConfig
-from regnet.models.design_space import Form
+from regnet.models.design_space import Variant
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = [field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
@@ -35,25 +35,25 @@ def test_nothing_given_is_the_default():
 def test_later_values_win():
     assert parse_text("seed: 2", "--seed=3").seed == 3
     assert parse_config(["--seed=3", "--seed=4"]).seed == 4
-    assert parse_text("train: {epochs: 2, batch_size: 3}", "--train.epochs", "7").train.batch_size == 3
-    assert parse_text("train: {epochs: 2, batch_size: 3}", "--train.epochs", "7").train.epochs == 7
+    assert parse_text("train: {epochs: 8, batch_size: 3}", "--train.epochs", "7").train.batch_size == 3
+    assert parse_text("train: {epochs: 8, batch_size: 3}", "--train.epochs", "7").train.epochs == 7
 
 
 def test_later_files_win_and_flags_before_a_file_lose(tmp_path):
-    (tmp_path / "a.yaml").write_text("seed: 1\ntrain: {epochs: 2, batch_size: 3}")
+    (tmp_path / "a.yaml").write_text("seed: 1\ntrain: {epochs: 8, batch_size: 3}")
     (tmp_path / "b.yaml").write_text("train: {epochs: 9}")
     files = [f"--config={tmp_path}/a.yaml", f"--config={tmp_path}/b.yaml"]
     config = parse_config(files)
     assert (config.seed, config.train.batch_size, config.train.epochs) == (1, 3, 9)
-    assert parse_config(files[::-1]).train.epochs == 2
+    assert parse_config(files[::-1]).train.epochs == 8
     assert parse_config(["--seed=5", *files]).seed == 1
 
 
 def test_values_have_plain_types():
-    config = parse_text("optim: {lr: 1}", "--train.epochs=3", "--model.form=paper")
+    config = parse_text("optim: {lr: 1}", "--train.epochs=30", "--model.variant=paper")
     assert type(config.optim.lr) is float
     assert type(config.train.epochs) is int
-    assert config.model.form is Form.paper
+    assert config.model.variant is Variant.paper
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
@@ -61,8 +61,8 @@ def test_shipped_configuration_parses_and_is_named_as_its_file(path):
     assert parse_config(["--config", str(path)]).name == path.stem
 
 
-def test_the_seed_configuration_is_the_reference_network():
-    config = parse_config(["--config", str(ROOT / "configs" / "seed.yaml")])
+def test_baseline_config_is_the_original_network():
+    config = parse_config(["--config", str(ROOT / "configs" / "baseline.yaml")])
     assert [stage.width for stage in config.model.design().stages] == [24, 64, 152, 376]
     assert (config.data.resolution, config.train.epochs, config.optim.name) == (56, 40, "adam")
     assert config.train.init_std == 0.01, "its loss then begins as the reference's"
@@ -82,14 +82,14 @@ configs = st.builds(
         decay_norm_and_bias=st.booleans(),
     ),
     early_stopping=st.builds(EarlyStoppingConfig, patience=st.integers(0, 10**6)),
-    tracking=st.builds(TrackingConfig, project=texts, group=texts, wandb_timeout=st.floats(1e-9, 1e6)),
+    tracking=st.builds(TrackingConfig, wandb_project=texts, wandb_group=texts, wandb_timeout=st.floats(1e-9, 1e6)),
 )
 
 
 @given(configs)
 @example(Config(name="1e5"))
-@example(Config(name="12e4", tracking=TrackingConfig(group="1e-5")))
-@example(Config(name="null", tracking=TrackingConfig(group="2020-01-01", project="0x10")))
+@example(Config(name="12e4", tracking=TrackingConfig(wandb_group="1e-5")))
+@example(Config(name="null", tracking=TrackingConfig(wandb_group="2020-01-01", wandb_project="0x10")))
 @settings(deadline=None, max_examples=40)
 def test_the_written_configuration_reads_back_to_the_same(config):
     assert parse_text(config.to_yaml()) == config

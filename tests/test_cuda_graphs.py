@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 from regnet.config.schema import TrainConfig
 from regnet.distributed.world import World
-from regnet.models.design_space import Form, generate_design
+from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model
 from regnet.training.amp import Precision
-from regnet.training.cuda_graphs import Recorded, RecordedNetwork, recorder
+from regnet.training.cuda_graphs import CapturedFunction, CapturedNetwork, recorder
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -29,12 +29,12 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_one_process_on_a_gpu_records_where_it_is_asked_to_and_can(options, size, device, recorded):
     world = World(0, size, 0, torch.device(device), None, None)
     made = recorder(TrainConfig(**options), world)(gradients)
-    assert isinstance(made, Recorded) if recorded else made is gradients
+    assert isinstance(made, CapturedFunction) if recorded else made is gradients
 
 
 @on_gpu
 def test_a_recorded_function_takes_inputs_and_numbers_of_each_call_in_any_shape():
-    recorded = Recorded(lambda x, y, n: (x * n + y, y - 1))
+    recorded = CapturedFunction(lambda x, y, n: (x * n + y, y - 1))
     for call, shape in enumerate([(3,), (2, 5), (3,), (3,)]):
         x, y = torch.randn(2, *shape, device="cuda")
         before = y.clone()
@@ -53,10 +53,10 @@ def gradients(network, model, images):
 @on_gpu
 def test_a_recorded_network_has_the_gradients_and_statistics_of_a_free_one_for_batches_of_any_size():
     torch.manual_seed(0)
-    free, model = (Model(generate_design(Form.reference, 2, 8, 8, 2, 1, 8, 8), classes=3).cuda() for _ in range(2))
+    free, model = (Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3).cuda() for _ in range(2))
     model.load_state_dict(free.state_dict())
     precision = Precision("fp32", torch.device("cuda"))
-    network = RecordedNetwork(model.train(), torch.zeros(6, 3, 32, 32, device="cuda"), precision)
+    network = CapturedNetwork(model.train(), torch.zeros(6, 3, 32, 32, device="cuda"), precision)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.buffers(), free.buffers(), strict=True))
     for count in (6, 6, 4, 6):
         images = torch.randn(count, 3, 32, 32, device="cuda")
@@ -74,9 +74,18 @@ def test_a_recorded_network_has_the_gradients_and_statistics_of_a_free_one_for_b
     [
         (),
         ("--train.precision", "bf16", "--optim.name", "muon", "--optim.lr", "0.1", "--optim.ema_decay", "0.9"),
-        ("--augment.operations", "2", "--augment.cutout", "8", "--augment.mixup", "0.3", "--augment.cutmix", "0.3"),
-        ("--data.growing_epochs", "1", "--data.first_resolution", "16", "--data.cache", "device"),
-        ("--train.freeze_trunk", "true"),
+        (
+            "--augment.randaugment_num_ops",
+            "2",
+            "--augment.cutout_size",
+            "8",
+            "--augment.mixup_prob",
+            "0.3",
+            "--augment.cutmix_prob",
+            "0.3",
+        ),
+        ("--data.progressive_resizing_epochs", "1", "--data.initial_resolution", "16", "--data.cache", "device"),
+        ("--train.freeze_backbone", "true"),
     ],
     ids=" ".join,
 )
@@ -85,7 +94,16 @@ def test_a_recorded_run_learns_what_a_free_one_does(flags, shards, tmp_path):
     found = []
     for graphs in ("false", "true"):
         folder = tmp_path / graphs
-        steady = ("--train.device", "cuda", "--train.autotune", "false", "--optim.name", "sgd", "--optim.lr", "0.05")
+        steady = (
+            "--train.device",
+            "cuda",
+            "--train.cudnn_benchmark",
+            "false",
+            "--optim.name",
+            "sgd",
+            "--optim.lr",
+            "0.05",
+        )
         done = run(trainer(folder, shards, *steady, *flags, "--train.cuda_graphs", graphs))
         assert done.returncode == 0, done.stderr
         losses = [row["loss"] for row in rows(folder / "tiny", "step")]

@@ -146,7 +146,7 @@ def test_a_rank_that_fails_over_a_stuck_disk_is_heard_at_once(shards, tmp_path):
 
 
 def test_rank_zero_keeps_the_store_until_the_last_has_left(shards, tmp_path):
-    done = run(skewed(tmp_path, shards, "slow_to_leave:1", "--train.max_steps", "2", processes=2))
+    done = run(skewed(tmp_path, shards, "slow_to_leave:1", "--train.max_steps_per_epoch", "2", processes=2))
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -210,7 +210,7 @@ def levels(pid):
 
 
 def test_threads_files_and_memory_stay_level_over_20_epochs_left_early(shards, tmp_path):
-    process = start(trainer(tmp_path, shards, "--train.epochs", "26", "--train.max_steps", "3"))
+    process = start(trainer(tmp_path, shards, "--train.epochs", "26", "--train.max_steps_per_epoch", "3"))
     seen = []
     for epoch in range(1, 26):
         wait_until(lambda epoch=epoch: len(rows(tmp_path / "tiny", "epoch")) >= epoch)

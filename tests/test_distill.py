@@ -8,10 +8,10 @@ from programs import rows, run, trainer
 from torch.nn import functional as F
 
 from benchmarks.trainer import built
-from regnet.checkpoint.load_model import open_checkpoint
+from regnet.checkpoint.load_model import load_trained_model
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistillConfig, DistributedConfig
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import join
 from regnet.training.loss import Loss
 
@@ -44,13 +44,13 @@ def test_the_loss_is_shared_between_labels_and_answers(share, temperature):
 
 
 def test_the_trainer_asks_the_teacher_as_it_was_evaluated_and_leaves_it_so(shards, teacher, tmp_path):
-    flags = ("--distill.teacher", str(teacher), "--distill.share", "1", "--distill.temperature", "3")
+    flags = ("--distill.teacher", str(teacher), "--distill.alpha", "1", "--distill.temperature", "3")
     config = parse_config(
         ["--config", "tests/tiny.yaml", "--runs_dir", str(tmp_path), "--data.shards", str(shards), *flags]
     )
-    original = open_checkpoint(teacher).model
+    original = load_trained_model(teacher).model
     images, labels = torch.randn(20, 3, 32, 32), torch.arange(20)
-    with join("cpu", DistributedConfig(), Notice()) as world, built(config, world) as (pupil, _):
+    with join("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (pupil, _):
         pupil.forward.train()
         logits, loss = pupil.forward_pass(images, labels)
         with torch.no_grad():

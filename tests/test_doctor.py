@@ -130,7 +130,7 @@ def test_missing_shards_a_read_only_disk_too_large_a_batch_and_few_files_are_nam
     assert "python -m data.convert" in found["shards"]["next"]
     assert found["run directory"]["saw"] == f"{place}: not writable (Read-only file system)"
     assert "--runs_dir" in found["run directory"]["next"]
-    assert "--train.accumulate" in found["memory"]["next"]
+    assert "--train.grad_accum_steps" in found["memory"]["next"]
     assert "ulimit -n" in found["open files"]["next"]
     assert "wandb login" in found["W&B"]["next"]
 
@@ -336,6 +336,6 @@ def test_quantities_are_written_for_people():
 @pytest.mark.parametrize("name", get_args(get_type_hints(OptimConfig)["name"]))
 def test_every_optimiser_has_its_memory_counted(name):
     """More than SGD without momentum, which keeps nothing."""
-    model, data = ModelConfig(depth=1, initial_width=8), DataConfig(resolution=16)
+    model, data = ModelConfig(depth=1, w_0=8), DataConfig(resolution=16)
     least = step_bytes(Config(model=model, data=data, optim=OptimConfig(name="sgd", momentum=0.0)), 100, 1)
     assert step_bytes(Config(model=model, data=data, optim=OptimConfig(name=name)), 100, 1) > least

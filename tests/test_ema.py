@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from regnet.training.ema import MovingAverage
+from regnet.training.ema import ModelEma
 
 
 @given(st.floats(0.01, 0.999), st.integers(1, 6))
 def test_it_is_the_weighted_mean_of_all_weights_since_the_first(decay, updates):
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    average = MovingAverage(model, decay)
+    average = ModelEma(model, decay)
     expected = {name: value.clone().double() for name, value in model.state_dict().items()}
     for number in range(updates):
         with torch.no_grad():
@@ -31,6 +31,6 @@ def test_it_is_the_weighted_mean_of_all_weights_since_the_first(decay, updates):
 
 def test_it_is_no_part_of_what_is_trained():
     model = nn.Linear(2, 2)
-    average = MovingAverage(model, 0.5)
+    average = ModelEma(model, 0.5)
     assert not [parameter for parameter in average.parameters() if parameter.requires_grad]
     assert average.module.weight.data_ptr() != model.weight.data_ptr()

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from data.loader import Place, open_loaders
 from data.manifest import read_manifest
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
-from regnet.checkpoint.load_model import open_checkpoint
+from regnet.checkpoint.load_model import load_trained_model
 from regnet.data_adapter import loader_options
 from regnet.distributed.world import World
 from regnet.evaluate import as_told, show
-from regnet.metrics.evaluation import BINS, Evaluation, Tally
+from regnet.metrics.evaluation import BINS, Evaluation, EvaluationAccumulator
 from regnet.metrics.evaluation_file import most_confused
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None, None)
@@ -63,7 +63,7 @@ def test_it_finds_what_the_run_found_whatever_the_number_of_processes(trained, s
 def test_mirror_images_are_averaged_before_they_are_judged(trained, shards, tmp_path):
     path, file = trained / "checkpoints" / "best.pt", tmp_path / "told.json"
     assert evaluate(path, "--json", file).returncode == 0
-    opened, manifest = open_checkpoint(path), read_manifest(shards)
+    opened, manifest = load_trained_model(path), read_manifest(shards)
     _, batches = open_loaders(shards, manifest, loader_options(opened.config), Place(0, 1, torch.device("cpu")))
     with torch.inference_mode():
         seen = [
@@ -113,7 +113,7 @@ def test_what_is_told_is_what_the_logits_say(case):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(samples, classes, generator=generator)
     labels = torch.randint(classes, (samples,), generator=generator)
-    tally = Tally(classes, torch.device("cpu"))
+    tally = EvaluationAccumulator(classes, torch.device("cpu"))
     for part in range(0, samples, 7):
         tally.update(logits[part : part + 7], labels[part : part + 7])
     found = tally.result(ALONE)

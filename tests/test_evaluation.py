@@ -7,7 +7,7 @@ from images import tree
 from nursery import Forked
 from programs import result, run, trainer
 
-from regnet.metrics.evaluation_file import read_outcome
+from regnet.metrics.evaluation_file import read_evaluation_file
 
 CLASSES = tuple(f"class_{letter}" for letter in "abcdefghijk")
 
@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-FLAGS = ("--train.epochs", "1", "--train.batch_size", "22", "--schedule.name", "reference")
+FLAGS = ("--train.epochs", "1", "--train.batch_size", "22", "--schedule.name", "baseline")
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
@@ -38,8 +38,8 @@ def test_counts_are_the_same_on_any_number_of_processes(trained, tmp_path, proce
     expected, found = result(trained / "tiny"), result(tmp_path / "tiny")
     assert found["weights_sha256"] == expected["weights_sha256"]
     assert (found["samples"], set(found["class_samples"].values())) == (55, {5})
-    seen = read_outcome(trained / "tiny" / "evaluation.npz")
+    seen = read_evaluation_file(trained / "tiny" / "evaluation.npz")
     for counted in ("top1", "top5", "class_accuracy"):
         assert found[counted] == expected[counted]
-    assert (read_outcome(tmp_path / "tiny" / "evaluation.npz").confusion == seen.confusion).all()
+    assert (read_evaluation_file(tmp_path / "tiny" / "evaluation.npz").confusion == seen.confusion).all()
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6), "a mean of samples, not of batches or ranks"

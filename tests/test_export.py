@@ -15,7 +15,7 @@ from test_convert import convert
 from test_real_cifar100 import PUBLISHED_MEAN, PUBLISHED_STD
 
 from data.manifest import read_manifest
-from regnet.checkpoint.load_model import open_checkpoint
+from regnet.checkpoint.load_model import load_trained_model
 from regnet.models.complexity import operators
 from regnet.models.regnet import count_parameters
 
@@ -43,7 +43,7 @@ def test_the_file_alone_gives_the_networks_logits_for_any_number_of_images(check
     assert done.stderr == ""
     assert "largest difference from PyTorch" in done.stdout
     assert str(ROOT).encode() not in path.read_bytes(), "whose machine made it is nobody's business"
-    trained, manifest = open_checkpoint(checkpoint), read_manifest(shards)
+    trained, manifest = load_trained_model(checkpoint), read_manifest(shards)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     told = session.get_modelmeta().custom_metadata_map
     assert tuple(json.loads(told["classes"])) == manifest.classes
@@ -67,12 +67,12 @@ def test_the_network_alone_predicts_as_the_checkpoint_and_begins_other_runs_but_
     done = export("--checkpoint", checkpoint, "--weights", path)
     assert done.returncode == 0, done.stderr
     assert path.stat().st_size < 0.6 * checkpoint.stat().st_size
-    whole, alone = open_checkpoint(checkpoint), open_checkpoint(path)
+    whole, alone = load_trained_model(checkpoint), load_trained_model(path)
     assert (alone.classes, alone.epochs, alone.config) == (whole.classes, whole.epochs, whole.config)
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(alone.model(images), whole.model(images))
-    begun = run(trainer(tmp_path, shards, "--model.weights", str(path), "--train.max_steps", "1"))
+    begun = run(trainer(tmp_path, shards, "--model.weights", str(path), "--train.max_steps_per_epoch", "1"))
     assert begun.returncode == 0, begun.stderr
     assert f"begins with {path}" in begun.stdout
     place = tmp_path / "other" / "tiny" / "checkpoints"
@@ -94,7 +94,7 @@ def test_no_checkpoint_is_written_over(checkpoint, tmp_path):
 
 
 def test_the_two_files_that_come_along_are_one_network():
-    trained = open_checkpoint(ROOT / "artifacts" / "cifar100-best.pt")
+    trained = load_trained_model(ROOT / "artifacts" / "cifar100-best.pt")
     assert (count_parameters(trained.model), trained.epochs) == (2_275_604, 40)
     session = onnxruntime.InferenceSession(ROOT / "artifacts" / "cifar100-best.onnx")
     told = session.get_modelmeta().custom_metadata_map
@@ -142,7 +142,7 @@ def test_the_drawing_and_the_graph_are_files_of_the_kind_that_is_asked_for(check
 def test_the_drawing_tells_each_stage_as_the_summary_does(checkpoint, tmp_path):
     assert export("--checkpoint", checkpoint, "--architecture", tmp_path / "drawing.svg").returncode == 0
     text = (tmp_path / "drawing.svg").read_text()
-    model = open_checkpoint(checkpoint).model
+    model = load_trained_model(checkpoint).model
     for part in (model.stem, *model.body, model.head):
         assert f">{count_parameters(part):,} parameters</" in text
     found = operators(model, 32)
@@ -158,13 +158,13 @@ def test_the_drawing_tells_each_stage_as_the_summary_does(checkpoint, tmp_path):
 
 
 def test_squeeze_and_excitation_is_drawn_counted_and_exported(shards, tmp_path):
-    short = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--train.max_steps", "1")
+    short = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--train.max_steps_per_epoch", "1")
     assert run(trainer(tmp_path, shards, "--model.se_ratio", "0.25", *short)).returncode == 0
     checkpoint, drawing = tmp_path / "tiny/checkpoints/best.pt", tmp_path / "drawing.svg"
     done = export("--checkpoint", checkpoint, "--architecture", drawing, "--onnx", tmp_path / "tiny.onnx")
     assert done.returncode == 0, done.stderr
     text = drawing.read_text()
-    for part in open_checkpoint(checkpoint).model.body:
+    for part in load_trained_model(checkpoint).model.body:
         assert f">{count_parameters(part):,} parameters</" in text
     assert text.count(">SE</") == 2
     assert "inside SE (squeeze-and-excitation) there are 0.25 times as many as in its input" in text
@@ -185,7 +185,7 @@ def test_the_drawing_of_the_smallest_network_has_room_for_all_it_says(shards, tm
 def test_the_graph_has_every_weight(checkpoint, tmp_path):
     assert export("--checkpoint", checkpoint, "--graph", tmp_path / "graph.svg").returncode == 0
     text = (tmp_path / "graph.svg").read_text()
-    for name, weight in open_checkpoint(checkpoint).model.named_parameters():
+    for name, weight in load_trained_model(checkpoint).model.named_parameters():
         assert f">{name}</" in text
         assert str(tuple(weight.shape)).replace(",)", ")") in text
 

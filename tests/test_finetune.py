@@ -11,26 +11,26 @@ from benchmarks.trainer import built
 from data.sources.torchvision_datasets import torchvision
 from regnet.checkpoint.file import load
 from regnet.checkpoint.load_model import fresh
-from regnet.checkpoint.manager import Checkpoints
+from regnet.checkpoint.manager import CheckpointManager
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistributedConfig, OptimConfig
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import join
 from regnet.doctor.requirements import step_bytes
 from regnet.errors import UsageError
-from regnet.models.design_space import Form, generate_design
+from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model, count_parameters
 from regnet.optim.optimizers import build_optimizer, set_learning_rate
 
-FROZEN = ("--train.freeze_trunk", "true", "--optim.ema_decay", "0.5", "--optim.weight_decay", "0.1")
-ONE_EPOCH = ("--train.epochs", "1", "--schedule.name", "reference")
+FROZEN = ("--train.freeze_backbone", "true", "--optim.ema_decay", "0.5", "--optim.weight_decay", "0.1")
+ONE_EPOCH = ("--train.epochs", "1", "--schedule.name", "baseline")
 
 
 @settings(deadline=None, max_examples=20)
 @given(depth=st.integers(1, 6), decay=st.floats(0.01, 1), name=st.sampled_from(["adamw", "sgd", "muon"]))
 def test_each_block_has_so_much_of_the_rate_of_the_block_after_it(depth, decay, name):
     with torch.device("meta"):
-        model = Model(generate_design(Form.paper, depth, 8, 8, 2, 1, 8, 8, 0.25), classes=3)
+        model = Model(generate_design(Variant.paper, depth, 8, 8, 2, 1, 8, 8, 0.25), classes=3)
     config = OptimConfig(name=name, lr=0.5, muon_lr=0.1, layer_decay=decay)
     optimizer = build_optimizer(model, config, torch.float32)
     set_learning_rate(optimizer, 0.25)
@@ -44,7 +44,7 @@ def test_each_block_has_so_much_of_the_rate_of_the_block_after_it(depth, decay, 
 
 
 def checkpoint(folder):
-    return load(Checkpoints(folder / "tiny" / "checkpoints", 1).paths()[-1])
+    return load(CheckpointManager(folder / "tiny" / "checkpoints", 1).paths()[-1])
 
 
 @pytest.mark.parametrize("processes", [0, 2])
@@ -63,9 +63,9 @@ def test_a_frozen_trunk_stays_to_the_bit_with_its_statistics_and_the_head_learns
 
 
 def test_a_run_with_a_frozen_trunk_continues_to_the_same_bits(shards, undisturbed, tmp_path):
-    flags = (*FROZEN, "--schedule.name", "reference", "--checkpoint.every_steps", "4")
+    flags = (*FROZEN, "--schedule.name", "baseline", "--checkpoint.every_steps", "4")
     assert run(trainer(tmp_path, shards, *flags, "--train.epochs", "1")).returncode == 0
-    newest = Checkpoints(tmp_path / "tiny" / "checkpoints", 1).paths()[-1]
+    newest = CheckpointManager(tmp_path / "tiny" / "checkpoints", 1).paths()[-1]
     newest.unlink()
     (tmp_path / "tiny" / "checkpoints" / "best.pt").unlink()
     done = run(trainer(tmp_path, shards, *flags))
@@ -75,8 +75,8 @@ def test_a_run_with_a_frozen_trunk_continues_to_the_same_bits(shards, undisturbe
 
 def test_a_frozen_trunk_computes_in_training_what_it_does_in_tests(shards, tmp_path):
     options = ["--config", str(TINY), "--runs_dir", str(tmp_path), "--data.shards", str(shards), *FROZEN]
-    config = parse_config([*options, "--train.max_steps", "1"])
-    with join("cpu", DistributedConfig(), Notice()) as world, built(config, world) as (trainer, _):
+    config = parse_config([*options, "--train.max_steps_per_epoch", "1"])
+    with join("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (trainer, _):
         images = torch.randn(4, 3, 32, 32)
         seen = {}
         trainer.state.model.body.register_forward_hook(lambda _, inputs, output: seen.update(output=output))
@@ -90,13 +90,15 @@ def test_a_frozen_trunk_computes_in_training_what_it_does_in_tests(shards, tmp_p
 
 
 def test_a_frozen_trunk_needs_less_memory():
-    config, frozen = (parse_config(["--config", str(TINY), *flags]) for flags in ((), ("--train.freeze_trunk=true",)))
+    config, frozen = (
+        parse_config(["--config", str(TINY), *flags]) for flags in ((), ("--train.freeze_backbone=true",))
+    )
     assert step_bytes(frozen, 100, 1) < step_bytes(config, 100, 1) / 2
 
 
 def test_blocks_that_are_frozen_cannot_be_skipped():
     with pytest.raises(UsageError, match=r"train\.drop_path .* train\.freeze_trunk"):
-        parse_config(["--train.freeze_trunk=true", "--train.drop_path=0.1"])
+        parse_config(["--train.freeze_backbone=true", "--train.drop_path=0.1"])
 
 
 def test_the_configuration_for_fine_tuning_trains_from_torchvisions_file(shards, tmp_path):
@@ -104,13 +106,22 @@ def test_the_configuration_for_fine_tuning_trains_from_torchvisions_file(shards,
     path, theirs = tmp_path / "regnet_x_400mf.pth", torchvision.models.regnet_x_400mf()
     torch.save(theirs.state_dict(), path)
     flags = ["--runs_dir", tmp_path, "--data.shards", shards, "--model.weights", path, "--data.resolution", 32]
-    flags += ["--schedule.name", "reference", "--schedule.warmup_epochs", 0, "--train.epochs", 1]
-    flags += ["--train.max_steps", 1, "--train.batch_size", 16, "--train.precision", "fp32", "--train.device", "cpu"]
+    flags += ["--schedule.name", "baseline", "--schedule.warmup_epochs", 0, "--train.epochs", 1]
+    flags += [
+        "--train.max_steps_per_epoch",
+        1,
+        "--train.batch_size",
+        16,
+        "--train.precision",
+        "fp32",
+        "--train.device",
+        "cpu",
+    ]
     flags += ["--tracking.wandb", "disabled", "--tracking.report", "false"]
     done = run(Forked(["train_ddp.py", "--config", "configs/finetune.yaml", *map(str, flags)]))
     assert done.returncode == 0, done.stderr
     assert f"begins with {path}: " in done.stdout
     assert "of torchvision; the head is new" in done.stdout
-    weights = load(Checkpoints(tmp_path / "finetune" / "checkpoints", 1).paths()[-1])["model"]
+    weights = load(CheckpointManager(tmp_path / "finetune" / "checkpoints", 1).paths()[-1])["model"]
     moved = weights["stem.conv_3x3.weight"] - theirs.state_dict()["stem.0.weight"]
     assert 0 < moved.abs().max() < 2e-4, "the stem hardly moves"

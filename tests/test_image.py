@@ -59,7 +59,7 @@ def demo(inside):
 
     The network's interfaces come first, so that it is this very run that has no other.
     """
-    short = "--train.epochs 1 --train.max_steps 20 --schedule.warmup_epochs 0"
+    short = "--train.epochs 1 --train.max_steps_per_epoch 20 --schedule.warmup_epochs 0"
     script = 'cat /proc/net/dev && exec make demo "$@"'
     return inside("sh", "-c", script, "demo", f"ARGS={short}", "BAR=-1", timeout=400)
 

@@ -15,7 +15,7 @@ from nursery import Forked
 from programs import run
 
 from data import reader as reader_module
-from data.augment.progressive_resizing import Growth
+from data.augment.progressive_resizing import ProgressiveResizing
 from data.errors import DataError, LoaderError
 from data.loader import LoaderOptions, Place, TrainingLoader, open_loaders
 from data.manifest import read_manifest
@@ -25,29 +25,29 @@ from data.sampler import epoch_order
 CPU = torch.device("cpu")
 OPTIONS = LoaderOptions(
     resolution=40,
-    first_resolution=24,
-    growing_epochs=0,
+    initial_resolution=24,
+    progressive_resizing_epochs=0,
     batch_size=96,
     drop_last=False,
     workers=1,
-    batches_ahead=2,
+    prefetch_batches=2,
     loader_timeout=20.0,
     cache="none",
-    window=0,
-    keep_pages=True,
-    middle=0.875,
+    shuffle_window=0,
+    keep_page_cache=True,
+    center_crop_ratio=0.875,
     flip=True,
     crop_padding=4,
-    smallest_cut=0.0,
-    cutout=6,
-    operations=2,
-    magnitude=9,
-    mixup=0.0,
-    cutmix=0.0,
+    rrc_min_scale=0.0,
+    cutout_size=6,
+    randaugment_num_ops=2,
+    randaugment_magnitude=9,
+    mixup_prob=0.0,
+    cutmix_prob=0.0,
     seed=5,
 )
-MIXED = {"mixup": 0.3, "cutmix": 0.4}
-CUT = {"smallest_cut": 0.3, "crop_padding": 0, "window": 250}
+MIXED = {"mixup_prob": 0.3, "cutmix_prob": 0.4}
+CUT = {"rrc_min_scale": 0.3, "crop_padding": 0, "shuffle_window": 250}
 
 
 def loaders(shards, rank=0, world=1, **changed):
@@ -79,25 +79,25 @@ def test_every_step_is_the_same_for_any_number_of_processes(shards, world, how):
 
 @pytest.mark.parametrize("how", [{}, CUT], ids=["whole", "cut"])
 def test_memory_that_is_given_back_changes_nothing(shards, how):
-    for kept, given_back in zip(loaders(shards, **how), loaders(shards, **how, keep_pages=False), strict=True):
+    for kept, given_back in zip(loaders(shards, **how), loaders(shards, **how, keep_page_cache=False), strict=True):
         if isinstance(kept, TrainingLoader):
             kept, given_back = kept.epoch(1), given_back.epoch(1)
         same(pairs(kept), pairs(given_back))
 
 
 def test_cuts_are_others_in_each_epoch_and_of_the_side_that_images_have_grown_to(shards):
-    train, val = loaders(shards, **CUT | {"growing_epochs": 3, "first_resolution": 24, "resolution": 32})
+    train, val = loaders(shards, **CUT | {"progressive_resizing_epochs": 3, "initial_resolution": 24, "resolution": 32})
     sides = [next(train.epoch(epoch)).images.shape[2] for epoch in range(4)]
     assert sides == [24, 24, 28, 32]
     middle, whole = (next(iter(loader)).images for loader in (val, loaders(shards, resolution=32)[1]))
     assert middle.shape == whole.shape
     assert not torch.equal(middle, whole)
-    still = {"flip": False, "operations": 0, "cutout": 0}
+    still = {"flip": False, "randaugment_num_ops": 0, "cutout_size": 0}
     train, _ = loaders(shards, **CUT | still)
     seen = []
     for epoch in (0, 1):
         images = torch.cat([batch.images for batch in train.epoch(epoch)])
-        seen.append(images[epoch_order(1000, OPTIONS.seed, epoch, CUT["window"]).argsort()])
+        seen.append(images[epoch_order(1000, OPTIONS.seed, epoch, CUT["shuffle_window"]).argsort()])
     assert (seen[0] != seen[1]).flatten(1).any(1).float().mean() > 0.9
 
 
@@ -163,7 +163,7 @@ def test_an_epoch_can_be_entered_at_any_step(shards):
 
 
 def test_training_images_grow_and_test_images_do_not(shards):
-    train, val = loaders(shards, growing_epochs=2)
+    train, val = loaders(shards, progressive_resizing_epochs=2)
     for epoch, side in enumerate([24, 32, 40, 40]):
         assert next(train.epoch(epoch)).images.shape[2:] == (side, side)
         assert next(iter(val)).images.shape[2:] == (40, 40)
@@ -173,7 +173,7 @@ def test_training_images_grow_and_test_images_do_not(shards):
 
 @given(st.integers(1, 300), st.integers(0, 300), st.integers(1, 40))
 def test_sides_never_shrink_and_end_at_the_last(first, more, epochs):
-    growth = Growth(first, first + more, epochs)
+    growth = ProgressiveResizing(first, first + more, epochs)
     sides = [growth.side(epoch) for epoch in range(epochs + 3)]
     assert sides == sorted(sides)
     assert sides[0] == first

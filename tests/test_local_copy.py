@@ -73,7 +73,8 @@ def test_a_disk_that_is_too_small_is_told_in_advance(shards, tmp_path):
 
 def test_processes_that_come_at_once_get_one_copy(shards, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from data.stage import stage; print(stage(*map(Path, sys.argv[1:])))"
+        "import sys; from pathlib import Path; from data.local_copy import stage; "
+        "print(stage(*map(Path, sys.argv[1:])))"
     )
     command = [sys.executable, "-c", program, str(shards), str(tmp_path)]
     racing = [start(command, PYTHONPATH=str(ROOT)) for _ in range(3)]
@@ -86,7 +87,7 @@ def test_processes_that_come_at_once_get_one_copy(shards, tmp_path):
 def test_a_run_reads_the_copy_and_gives_the_same(shards, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(shards, source)
-    flags = ("--train.max_steps", "3", "--data.stage", str(tmp_path / "disk"))
+    flags = ("--train.max_steps_per_epoch", "3", "--data.local_cache_dir", str(tmp_path / "disk"))
     assert run(trainer(tmp_path / "first", source, *flags, processes=2)).returncode == 0
     for shard in source.glob("*.beton"):
         shard.write_bytes(b"nobody reads this any more")

@@ -8,7 +8,7 @@ from data.loader import Batch
 from regnet.checkpoint.load_model import fresh
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistributedConfig
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import join
 from regnet.models.regnet import XBlock, fingerprint
 
@@ -19,7 +19,7 @@ def trainer_of(shards, tmp_path):
         config = parse_config(
             ["--config", "tests/tiny.yaml", "--runs_dir", str(tmp_path), "--data.shards", str(shards), *flags]
         )
-        with join("cpu", DistributedConfig(), Notice()) as world, built(config, world) as (trainer, _):
+        with join("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (trainer, _):
             return trainer
 
     return trainer_of
@@ -39,7 +39,7 @@ def test_targets_are_smoothed_and_may_be_of_several_classes(trainer_of, smoothin
 
 
 def test_a_step_takes_the_targets_loss_and_the_labels_accuracy(trainer_of):
-    trainer = trainer_of("--train.accumulate", "2")
+    trainer = trainer_of("--train.grad_accum_steps", "2")
     images, targets = torch.randn(30, 3, 32, 32), torch.zeros(30, 100)
     targets[:, 99] = 1
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_a_step_takes_the_targets_loss_and_the_labels_accuracy(trainer_of):
     assert torch.equal(counted.class_correct, counted.class_samples)
 
 
-@pytest.mark.parametrize("flags", [(), ("--train.init_std", "0.01", "--train.zero_init", "true")])
+@pytest.mark.parametrize("flags", [(), ("--train.init_std", "0.01", "--train.zero_init_residual", "true")])
 def test_a_summary_tells_the_weights_that_a_run_begins_with(trainer_of, flags):
     told = fresh(["--config", "tests/tiny.yaml", *flags], 100).model
     assert fingerprint(trainer_of(*flags).state.model) == fingerprint(told)
@@ -60,7 +60,7 @@ def test_a_summary_tells_the_weights_that_a_run_begins_with(trainer_of, flags):
 
 @pytest.mark.parametrize("silent", [False, True])
 def test_blocks_begin_silent_if_asked_and_skip_samples_if_asked(trainer_of, silent):
-    flags = ("--train.zero_init", "true", "--train.drop_path", "0.3") if silent else ()
+    flags = ("--train.zero_init_residual", "true", "--train.drop_path", "0.3") if silent else ()
     blocks = [module for module in trainer_of(*flags).state.model.modules() if isinstance(module, XBlock)]
     assert all(bool(block.bn3.weight.any()) != silent for block in blocks)
     assert [block.drop_path for block in blocks] == pytest.approx([0.1, 0.2, 0.3] if silent else [0, 0, 0])

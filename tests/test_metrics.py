@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from regnet.distributed.world import World
-from regnet.metrics.training import Counters
+from regnet.metrics.training import TrainingAccumulator
 
 CPU = torch.device("cpu")
-ALONE = World(rank=0, size=1, local_rank=0, device=CPU, control=None, lifeline=None)
+ALONE = World(rank=0, size=1, local_rank=0, device=CPU, control=None, heartbeat=None)
 
 
 @st.composite
@@ -23,7 +23,7 @@ def samples(draw):
 
 
 def count(logits, labels):
-    counters = Counters(logits.shape[1], CPU)
+    counters = TrainingAccumulator(logits.shape[1], CPU)
     counters.update(logits, labels, F.cross_entropy(logits, labels, reduction="sum"))
     return counters
 
@@ -72,7 +72,7 @@ def test_a_perfect_score_is_exactly_one(samples):
 def test_counts_are_the_same_however_samples_are_spread_over_batches(batch, cuts):
     logits, labels = batch
     whole = count(logits, labels).result()
-    parts = Counters(logits.shape[1], CPU)
+    parts = TrainingAccumulator(logits.shape[1], CPU)
     for rows, truth in zip(logits.tensor_split(sorted(cuts)), labels.tensor_split(sorted(cuts)), strict=True):
         parts.update(rows, truth, F.cross_entropy(rows, truth, reduction="sum"))
     split = parts.result()
@@ -85,7 +85,7 @@ def test_counts_are_the_same_however_samples_are_spread_over_batches(batch, cuts
 @settings(deadline=None, max_examples=30)
 def test_the_sum_over_one_process_and_a_restored_state_are_the_same_counters(batch):
     counters = count(*batch)
-    restored = Counters(batch[0].shape[1], CPU)
+    restored = TrainingAccumulator(batch[0].shape[1], CPU)
     restored.load_state_dict(counters.state_dict())
     for other in (restored, counters.summed(ALONE)):
         assert integer_counts(other.result()) == integer_counts(counters.result())
@@ -101,13 +101,13 @@ def test_summing_leaves_the_counters_as_they_were():
 
 
 def test_no_samples_give_no_numbers_and_no_error():
-    result = Counters(4, CPU).result()
+    result = TrainingAccumulator(4, CPU).result()
     assert result.samples == 0
     assert all(math.isnan(value) for value in (result.loss, result.top1, result.top5, *result.class_accuracy))
 
 
 def test_a_million_small_losses_do_not_get_lost():
-    counters = Counters(2, CPU)
+    counters = TrainingAccumulator(2, CPU)
     counters.update(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.tensor(1e8))
     for _ in range(1000):
         counters.update(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.tensor(1.0))

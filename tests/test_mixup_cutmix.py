@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.augment.mixup_cutmix import Mix
+from data.augment.mixup_cutmix import MixupCutmix
 
 SIDE, CLASSES, SAMPLES = 16, 10, 4000
 
 
 def mix(mixup=0.0, cutmix=0.0, seed=1):
-    return Mix(mixup, cutmix, SAMPLES, CLASSES, seed)
+    return MixupCutmix(mixup, cutmix, SAMPLES, CLASSES, seed)
 
 
 def black_among_white(mixed, ids, epoch=0, side=SIDE):

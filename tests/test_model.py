@@ -12,25 +12,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.sources.torchvision_datasets import torchvision
 from regnet.errors import UsageError
-from regnet.models.design_space import Form, adjust_widths, check_resolution, generate_design
-from regnet.models.regnet import Model, XBlock, count_parameters, drop_paths, fingerprint, initialise
+from regnet.models.design_space import Variant, adjust_widths, check_resolution, generate_design
+from regnet.models.regnet import Model, XBlock, count_parameters, fingerprint, initialize_weights, set_drop_path_rates
 
 BlockParams, RegNet = torchvision.models.regnet.BlockParams, torchvision.models.regnet.RegNet
 
 SEED = {
-    "form": Form.reference,
+    "variant": Variant.baseline,
     "depth": 13,
-    "initial_width": 24,
-    "slope": 36,
-    "quantization": 2.5,
+    "w_0": 24,
+    "w_a": 36,
+    "w_m": 2.5,
     "bottleneck_ratio": 1,
     "group_width": 8,
     "stem_width": 32,
 }
-SMALL = SEED | {"depth": 2, "initial_width": 8, "stem_width": 8}
+SMALL = SEED | {"depth": 2, "w_0": 8, "stem_width": 8}
 
 
-# RegNetX of 800 MF, 1.6, 3.2, 8, 16 and 32 GF: depth, initial width, slope, quantization, group width.
+# RegNetX of 800 MF, 1.6, 3.2, 8, 16 and 32 GF: depth, initial width, w_a, w_m, group width.
 PUBLISHED = [
     (16, 56, 35.73, 2.28, 16),
     (18, 80, 34.01, 2.25, 24),
@@ -122,7 +122,7 @@ def test_convolutions_have_no_bias_and_the_classifier_has():
 
 def paper_design(numbers):
     *numbers, group_width = numbers
-    return generate_design(Form.paper, *numbers, bottleneck_ratio=1, group_width=group_width, stem_width=32)
+    return generate_design(Variant.paper, *numbers, bottleneck_ratio=1, group_width=group_width, stem_width=32)
 
 
 def conv_shapes(model):
@@ -194,14 +194,14 @@ def one_line_about(option):
     [
         ({"depth": 0}, "model.depth"),
         ({"depth": -1}, "model.depth"),
-        ({"initial_width": 12}, "model.initial_width"),
-        ({"initial_width": 0}, "model.initial_width"),
-        ({"slope": -1}, "model.slope"),
-        ({"slope": math.nan}, "model.slope"),
-        ({"slope": math.inf}, "model.slope"),
-        ({"slope": 1e308}, "model.slope"),
-        ({"quantization": 1}, "model.quantization"),
-        ({"quantization": math.nan}, "model.quantization"),
+        ({"w_0": 12}, "model.w_0"),
+        ({"w_0": 0}, "model.w_0"),
+        ({"w_a": -1}, "model.w_a"),
+        ({"w_a": math.nan}, "model.w_a"),
+        ({"w_a": math.inf}, "model.w_a"),
+        ({"w_a": 1e308}, "model.w_a"),
+        ({"w_m": 1}, "model.w_m"),
+        ({"w_m": math.nan}, "model.w_m"),
         ({"bottleneck_ratio": 0}, "model.bottleneck_ratio"),
         ({"bottleneck_ratio": math.inf}, "model.bottleneck_ratio"),
         ({"bottleneck_ratio": 1e-320}, "model.bottleneck_ratio"),
@@ -222,9 +222,9 @@ def test_impossible_design_is_refused_by_the_name_of_its_option(change, option):
         generate_design(**SEED | change)
 
 
-@pytest.mark.parametrize(("form", "smallest"), [(Form.reference, 8), (Form.paper, 32)])
-def test_resolution_below_the_reduction_is_refused(form, smallest):
-    design = generate_design(**SEED | {"form": form})
+@pytest.mark.parametrize(("variant", "smallest"), [(Variant.baseline, 8), (Variant.paper, 32)])
+def test_resolution_below_the_reduction_is_refused(variant, smallest):
+    design = generate_design(**SEED | {"variant": variant})
     check_resolution(design, smallest)
     with pytest.raises(UsageError, match=one_line_about("data.resolution")):
         check_resolution(design, smallest - 1)
@@ -233,11 +233,11 @@ def test_resolution_below_the_reduction_is_refused(form, smallest):
 # Each mostly possible, so that a good part of the designs is.
 design_parameters = st.fixed_dictionaries(
     {
-        "form": st.sampled_from(Form),
+        "variant": st.sampled_from(Variant),
         "depth": st.sampled_from([1, 2, 3, 4, 5, 0]),
-        "initial_width": st.sampled_from([8, 16, 24, 32, 48, 64, 12]),
-        "slope": st.floats(-1, 64),
-        "quantization": st.floats(1.1, 4),
+        "w_0": st.sampled_from([8, 16, 24, 32, 48, 64, 12]),
+        "w_a": st.floats(-1, 64),
+        "w_m": st.floats(1.1, 4),
         "bottleneck_ratio": st.sampled_from([1, 1, 1, 0.25, 0.5, 2, 4, 1.7]),
         "group_width": st.sampled_from([1, 2, 4, 8, 8, 16, 7]),
         "stem_width": st.sampled_from([16, 16, 32, 48, 64, 12]),
@@ -295,7 +295,7 @@ def blocks(model):
 def test_first_weights_have_the_deviation_that_is_asked_for_and_no_biases(std):
     torch.manual_seed(0)
     model = Model(generate_design(**SEED | {"se_ratio": 0.25}), classes=100)
-    initialise(model, std, silent=False)
+    initialize_weights(model, std, silent=False)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             drawn = module.weight.flatten()
@@ -310,13 +310,13 @@ def test_first_weights_have_the_deviation_that_is_asked_for_and_no_biases(std):
 def test_first_weights_are_pytorchs_own_if_nothing_is_asked_for():
     model = seed_model()
     before = fingerprint(model)
-    initialise(model, 0.0, silent=False)
+    initialize_weights(model, 0.0, silent=False)
     assert fingerprint(model) == before
 
 
 def test_silent_blocks_pass_on_their_shortcut():
     model = seed_model()
-    initialise(model, 0.0, silent=True)
+    initialize_weights(model, 0.0, silent=True)
     for block in blocks(model):
         images = torch.randn(4, block.conv1_1x1.in_channels, 8, 8)
         shortcut = images if block.downsample is None else block.downsample(images)
@@ -339,7 +339,7 @@ def test_squeeze_and_excitation_weighs_each_channel_by_the_means_of_all():
 
 def test_samples_skip_blocks_more_often_the_later_these_are():
     model = seed_model()
-    drop_paths(model, 0.26)
+    set_drop_path_rates(model, 0.26)
     assert [block.drop_path for block in blocks(model)] == pytest.approx([0.02 * index for index in range(1, 14)])
 
 

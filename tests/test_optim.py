@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regnet.config.schema import OptimConfig
-from regnet.models.design_space import Form, generate_design
+from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model
 from regnet.optim.muon import Muon, orthogonal
 from regnet.optim.optimizers import build_optimizer, parameter_groups, set_learning_rate
@@ -18,7 +18,7 @@ FP32 = torch.float32
 
 def small_model():
     torch.manual_seed(0)
-    return Model(generate_design(Form.reference, 2, 8, 8, 2, 1, 8, 8), classes=3)
+    return Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3)
 
 
 def names_by_decay(groups, model):
@@ -44,8 +44,8 @@ def test_norms_and_biases_are_kept_from_decay_and_muon_has_its_own(name, inside)
 def test_a_step_of_muon_takes_the_decay_from_what_was_there():
     kept, decayed = small_model(), small_model()
     before = [parameter.detach().clone() for parameter in kept.parameters()]
-    options = {"name": "muon", "lr": 0.1, "muon_lr": 0.1}
-    train(kept, build_optimizer(kept, OptimConfig(**options), FP32), steps=1)
+    options = {"name": "muon", "lr": 0.1, "muon_lr": 0.1, "weight_decay": 0.0}
+    train(kept, build_optimizer(kept, OptimConfig(**options, muon_weight_decay=0.0), FP32), steps=1)
     train(decayed, build_optimizer(decayed, OptimConfig(**options, muon_weight_decay=0.3), FP32), steps=1)
     for (name, one), other, was in zip(kept.named_parameters(), decayed.parameters(), before, strict=True):
         turned = name.startswith("body.") and one.ndim == 4
@@ -118,7 +118,7 @@ def test_an_orthogonal_step_keeps_the_directions_and_has_singular_values_near_on
 
 
 def test_a_grouped_convolution_is_cut_into_its_groups():
-    model = Model(generate_design(Form.reference, 2, 8, 8, 2, 1, 4, 8), classes=3)
+    model = Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 4, 8), classes=3)
     groups = parameter_groups(model, OptimConfig(name="muon"))
     matrices = {id(parameter): group["matrices"] for group in groups for parameter in group["params"]}
     grouped = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.groups == 2]
@@ -127,7 +127,7 @@ def test_a_grouped_convolution_is_cut_into_its_groups():
 
 
 def test_biases_of_squeeze_and_excitation_take_no_orthogonal_step():
-    model = Model(generate_design(Form.paper, 2, 8, 8, 2, 1, 8, 8, se_ratio=0.5), classes=3)
+    model = Model(generate_design(Variant.paper, 2, 8, 8, 2, 1, 8, 8, se_ratio=0.5), classes=3)
     groups = parameter_groups(model, OptimConfig(name="muon", weight_decay=0.1, muon_weight_decay=0.1))
     decays = names_by_decay(groups, model)
     names = {parameter: name for name, parameter in model.named_parameters()}

@@ -89,12 +89,12 @@ def test_timms_network_has_the_layers_of_ours(prepared):
     assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
 
 
-@pytest.mark.parametrize("form", ["reference", "paper"])
-def test_a_launch_is_told_which_network_this_trainer_has(shards, form):
+@pytest.mark.parametrize("variant", ["baseline", "paper"])
+def test_a_launch_is_told_which_network_this_trainer_has(shards, variant):
     """What a peer builds from its file is as large, and one that is not is refused."""
-    args = options.parser(None).parse_args([*SMALL, "--shards", str(shards), "--config", "configs/seed.yaml"])
+    args = options.parser(None).parse_args([*SMALL, "--shards", str(shards), "--config", "configs/baseline.yaml"])
     options.complete(args)
-    config = parse_config([*options.trainer_flags(args), "--model.form", form])
+    config = parse_config([*options.trainer_flags(args), "--model.variant", variant])
     manifest = read_manifest(shards)
     settings = Settings(**json.loads(json.dumps(asdict(options.settings(args, config, manifest)))))
     classes = len(manifest.classes)

@@ -69,10 +69,10 @@ def test_predictions_of_the_files_are_those_of_the_evaluation(trained, shards, p
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--augment.smallest_cut", "0"), "augment.smallest_cut must say"),
+        (("--augment.rrc_min_scale", "0"), "augment.rrc_min_scale must say"),
         (("--data.cache", "device"), "data.cache device keeps whole images"),
         (("--augment.crop_padding", "4"), "augment.crop_padding moves whole images"),
-        (("--data.middle", "0"), "data.middle"),
+        (("--data.center_crop_ratio", "0"), "data.center_crop_ratio"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -103,7 +103,7 @@ def test_the_doctor_says_what_mixed_sizes_need(shards, tmp_path):
     assert done.returncode == 1, done.stderr
     (found,) = [found for found in json.loads(done.stdout)["findings"] if found["check"] == "shards"]
     assert found["status"] == "stops"
-    assert "augment.smallest_cut" in found["saw"]
+    assert "augment.rrc_min_scale" in found["saw"]
 
 
 def test_whole_images_and_pictures_of_mixed_sizes_are_not_taken_for_one_another(shards, trained, tmp_path):

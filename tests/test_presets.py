@@ -99,7 +99,7 @@ def test_presets_have_timms_layers():
 
 
 def test_a_preset_is_a_second_file_that_brings_the_whole_network_and_nothing_else():
-    seed, network = ROOT / "configs" / "seed.yaml", ROOT / "configs" / "models" / "regnety_600mf.yaml"
+    seed, network = ROOT / "configs" / "baseline.yaml", ROOT / "configs" / "models" / "regnety_600mf.yaml"
     alone, both = parse_config(["--config", str(seed)]), parse_config(["--config", str(seed), "--config", str(network)])
     other = parse_config(["--config", str(ROOT / "tests" / "tiny.yaml"), "--config", str(network)])
     assert both.model == other.model

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from images import picture_tree
 from PIL import Image
 
-from data.augment.random_resized_crop import Cut
+from data.augment.random_resized_crop import RandomResizedCrop
 from data.convert import main as convert
 from data.errors import DataError, LoaderError
 from data.inference_transform import preparation
@@ -22,7 +22,7 @@ size_lists = st.lists(st.tuples(sides, sides), min_size=1, max_size=20)
 
 def cut_of(sizes, smallest=0.3, middle=0.875, seed=4):
     table = torch.tensor(sizes, dtype=torch.int64)
-    return Cut({"train": table, "val": table}, smallest, middle, seed)
+    return RandomResizedCrop({"train": table, "val": table}, smallest, middle, seed)
 
 
 def inside(boxes, sizes):
@@ -121,7 +121,7 @@ def test_what_the_boxes_say_is_cut_out_and_resized(pictures, tmp_path, mode):
     places = []
 
     def boxes(sizes):
-        places.append(Cut(sizes, 0.3, 0.875, 4).training(2, 48))
+        places.append(RandomResizedCrop(sizes, 0.3, 0.875, 4).training(2, 48))
         return places[0]
 
     images = decoded(out, manifest, "train", boxes)
@@ -138,7 +138,7 @@ def test_what_the_boxes_say_is_cut_out_and_resized(pictures, tmp_path, mode):
 def test_a_picture_is_prepared_as_an_evaluation_has_it(pictures, tmp_path):
     out, manifest = converted(pictures, tmp_path / "out")
     prepared = preparation(out, manifest, smallest_cut=0.3, middle=0.8, side=40)
-    images = decoded(out, manifest, "val", lambda sizes: Cut(sizes, 0.3, 0.8, 0).evaluation(40))
+    images = decoded(out, manifest, "val", lambda sizes: RandomResizedCrop(sizes, 0.3, 0.8, 0).evaluation(40))
     for path, image in zip(sorted((pictures / "val").glob("*/*")), images, strict=True):
         with Image.open(path) as picture:
             assert np.array_equal(prepared(picture.convert("RGB")), image.numpy())
@@ -186,7 +186,7 @@ def test_a_jpeg_that_cannot_be_decoded_is_an_error(pictures, tmp_path):
     content[begin + 2 : begin + 40] = bytes(38)
     shard.write_bytes(content)
     with pytest.raises(LoaderError, match=r"sample \d cannot be decoded"):
-        decoded(out, manifest, "val", lambda sizes: Cut(sizes, 0.3, 0.8, 0).evaluation(40))
+        decoded(out, manifest, "val", lambda sizes: RandomResizedCrop(sizes, 0.3, 0.8, 0).evaluation(40))
 
 
 def test_a_table_that_does_not_fit_the_bytes_is_refused(pictures, tmp_path):

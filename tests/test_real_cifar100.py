@@ -65,12 +65,12 @@ def test_the_channel_statistics_are_the_published_ones(converted):
 
 
 def test_a_few_hundred_steps_learn_real_images(converted, tmp_path):
-    model = ["--model.form", "paper", "--model.depth", "6", "--model.stem_width", "24"]
+    model = ["--model.variant", "paper", "--model.depth", "6", "--model.stem_width", "24"]
     schedule = ["--schedule.name", "onecycle", "--schedule.warmup_epochs", "1", "--train.epochs", "2"]
     training = [
         "--train.batch_size",
         "256",
-        "--train.max_steps",
+        "--train.max_steps_per_epoch",
         "150",
         "--train.init_std",
         "0",
@@ -79,7 +79,7 @@ def test_a_few_hundred_steps_learn_real_images(converted, tmp_path):
         "--data.resolution",
         "32",
     ]
-    places = ["--config", "configs/seed.yaml", "--data.shards", str(converted), "--runs_dir", str(tmp_path)]
+    places = ["--config", "configs/baseline.yaml", "--data.shards", str(converted), "--runs_dir", str(tmp_path)]
     torchrun = [*TORCHRUN, "--nproc_per_node=2"]
     quiet = ["--tracking.wandb", "disabled", "--tracking.report", "false"]
     done = run([*torchrun, "train_ddp.py", *places, *model, *schedule, *training, *quiet], timeout=400)

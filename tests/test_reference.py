@@ -24,7 +24,7 @@ def write_log(path, trained, **changed):
         log = csv.DictWriter(file, COLUMNS)
         log.writeheader()
         for row in rows(trained, "epoch"):
-            figures = (row["epoch"], round(row["lr"], 6), row["train_loss"] / 50, 100 * row["val_accuracy"])
+            figures = (row["epoch"], round(row["lr"], 6), row["train_loss"] / 50, 100 * row["val_top1"])
             log.writerow(dict(zip(COLUMNS, figures, strict=True)) | changed)
 
 
@@ -47,7 +47,7 @@ def test_a_run_is_laid_over_the_log(trained, tmp_path):
 def test_other_rates_and_accuracies_are_told(trained, tmp_path):
     write_log(tmp_path / "log.csv", trained, lr=0.5, test_accuracy_percent=0)
     done = compare(trained, tmp_path)
-    accuracy = rows(trained, "epoch")[-1]["val_accuracy"]
+    accuracy = rows(trained, "epoch")[-1]["val_top1"]
     assert f"learning rates: NOT the same; accuracy after epoch 2: {100 * accuracy:+.2f} points" in done.stdout
 
 

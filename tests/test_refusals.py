@@ -77,14 +77,14 @@ WRONG = [
     ("seed", "1.5"),
     ("seed", "18446744073709551616"),
     ("resume", "maybe"),
-    ("model.form", "bogus"),
+    ("model.variant", "bogus"),
     ("model.depth", "0"),
     ("model.depth", "2.5"),
     ("model.depth", "true"),
-    ("model.initial_width", "12"),
-    ("model.slope", ".nan"),
-    ("model.slope", "1.0e+308"),
-    ("model.quantization", "1"),
+    ("model.w_0", "12"),
+    ("model.w_a", ".nan"),
+    ("model.w_a", "1.0e+308"),
+    ("model.w_m", "1"),
     ("model.bottleneck_ratio", "0"),
     ("model.group_width", "24"),
     ("data.shards", "3"),
@@ -95,8 +95,8 @@ WRONG = [
     ("data.loader_timeout", ".inf"),
     ("data.loader_timeout", "1.0e+300"),
     ("data.resolution", "100000"),
-    ("data.batches_ahead", "100000000000"),
-    ("augment.cutout", "100000000000000000000"),
+    ("data.prefetch_batches", "100000000000"),
+    ("augment.cutout_size", "100000000000000000000"),
     ("augment.crop_padding", "1000000000"),
     ("train.batch_size", "1000000000000000000000"),
     ("tracking.wandb_timeout", "1.0e+300"),
@@ -106,7 +106,7 @@ WRONG = [
     ("train.epochs", "x"),
     ("train.epochs", "[1]"),
     ("train.epochs", "{a: 1}"),
-    ("train.accumulate", "501"),
+    ("train.grad_accum_steps", "501"),
     ("train.device", "bogus"),
     ("optim.lr", "0"),
     ("optim.lr", ".nan"),
@@ -145,7 +145,7 @@ def test_wrong_value_of_a_flag_is_refused_by_the_name_of_its_option(name, value)
 
 
 @pytest.mark.parametrize(
-    "name", ["name", "seed", "resume", "model.form", "model.slope", "data.drop_last", "optim.lr", "optim.momentum"]
+    "name", ["name", "seed", "resume", "model.variant", "model.w_a", "data.drop_last", "optim.lr", "optim.momentum"]
 )
 def test_null_is_refused_by_the_name_of_the_option(name):
     assert name in refusal(nested(name, "null"))
@@ -174,14 +174,14 @@ def test_warmup_must_leave_epochs_for_the_fall():
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--data.first_resolution=57"], "data.first_resolution"),
-        (["--data.first_resolution=7"], "data.first_resolution"),
-        (["--train.epochs=3"], "data.growing_epochs"),
+        (["--data.initial_resolution=57"], "data.initial_resolution"),
+        (["--data.initial_resolution=7"], "data.initial_resolution"),
+        (["--train.epochs=6"], "data.progressive_resizing_epochs"),
     ],
 )
 def test_images_must_grow_from_what_the_network_can_take_and_in_time(flags, named):
-    assert named in refusal(flags=["--data.growing_epochs=3", *flags])
-    assert parse_config(["--data.growing_epochs=0", *flags])
+    assert named in refusal(flags=["--data.progressive_resizing_epochs=6", *flags])
+    assert parse_config(["--data.progressive_resizing_epochs=0", *flags])
 
 
 def test_missing_file_is_named(tmp_path):
@@ -225,7 +225,7 @@ scalars = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=8),
     st.dates(),
     st.binary(max_size=4),
-    st.sampled_from(["1e5", "null", "reference", "paper", ".", "--seed", "${x}", "%", "a.b", "1e999"]),
+    st.sampled_from(["1e5", "null", "baseline", "paper", ".", "--seed", "${x}", "%", "a.b", "1e999"]),
 )
 names = st.one_of(
     st.sampled_from([part for name in option_names() for part in (name, name.rpartition(".")[2])]),
@@ -284,8 +284,8 @@ def test_enormous_and_tiny_numbers_parse_or_are_refused_in_one_line(name, value)
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
-        ("--schedule.name=cosin", "'cosin' is none of cosine, onecycle, reference (did you mean cosine?)"),
-        ("--model.form=papper", "'papper' is none of reference, paper (did you mean paper?)"),
+        ("--schedule.name=cosin", "'cosin' is none of cosine, onecycle, baseline (did you mean cosine?)"),
+        ("--model.variant=papper", "'papper' is none of baseline, paper (did you mean paper?)"),
         ("--train.precision=half", "'half' is none of fp32, bf16, fp16"),
     ],
 )

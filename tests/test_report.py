@@ -20,7 +20,7 @@ from programs import kill_group, result, rows, run, start, trainer, wait_until
 from test_convert import convert
 
 from data.sources.cifar100_superclasses import SUPERCLASSES
-from regnet.metrics.evaluation_file import read_outcome
+from regnet.metrics.evaluation_file import read_evaluation_file
 from regnet.report.curves import Curve
 from regnet.report.figure import PRINT
 from regnet.report.seeds import by_epoch, over_runs
@@ -115,12 +115,12 @@ def test_curves_change_their_colours_with_the_page(browser, alone):
 def test_it_tells_what_the_runs_files_tell(runs, alone):
     (row,) = table(alone / "index.html", "runs")
     told, epochs = result(runs / "steep"), rows(runs / "steep", "epoch")
-    best = max(epochs, key=lambda epoch: epoch["val_accuracy"])
+    best = max(epochs, key=lambda epoch: epoch["val_top1"])
     assert row[:5] == [
         "steep",
         "finished",
         "2/2",
-        f"{best['val_accuracy']:.2%} ({best['epoch']})",
+        f"{best['val_top1']:.2%} ({best['epoch']})",
         f"{told['top1']:.2%}",
     ]
     assert row[5:7] == [f"{told['top5']:.2%}", f"{told['calibration_error']:.2%}"]
@@ -132,18 +132,18 @@ def test_it_tells_what_the_runs_files_tell(runs, alone):
 
 
 def test_confusions_and_mistakes_are_those_of_the_last_evaluation(runs, alone):
-    outcome, told = read_outcome(runs / "steep" / "evaluation.npz"), result(runs / "steep")
+    outcome, told = read_evaluation_file(runs / "steep" / "evaluation.npz"), result(runs / "steep")
     assert outcome.confusion.sum() == told["samples"]
     assert outcome.confusion.diagonal().sum() == round(told["top1"] * told["samples"])
     names = outcome.classes.tolist()
-    for times, label, taken in table(alone / "index.html", "confused"):
-        assert outcome.confusion[names.index(label), names.index(taken)] == int(times)
+    for times, label, predicted in table(alone / "index.html", "confused"):
+        assert outcome.confusion[names.index(label), names.index(predicted)] == int(times)
     assert len(outcome.images) == 24
-    assert (outcome.labels != outcome.taken).all()
+    assert (outcome.labels != outcome.predicted).all()
     assert (np.diff(outcome.confidence) <= 0).all()
     text = (alone / "index.html").read_text()
     assert text.count("<img ") == 24
-    assert f"<b>{names[outcome.labels[0]]}</b> taken for <b>{names[outcome.taken[0]]}</b>" in text
+    assert f"<b>{names[outcome.labels[0]]}</b> predicted as <b>{names[outcome.predicted[0]]}</b>" in text
 
 
 def test_mistakes_keep_their_images(tmp_path):
@@ -156,7 +156,7 @@ def test_mistakes_keep_their_images(tmp_path):
     still = ("--optim.lr", "1e-6", "--schedule.start_lr", "1e-6", "--schedule.min_lr", "0", "--train.batch_size", "10")
     done = run(trainer(tmp_path, tmp_path / "shards", *still, processes=2))
     assert done.returncode == 0, done.stderr
-    outcome = read_outcome(tmp_path / "tiny" / "evaluation.npz")
+    outcome = read_evaluation_file(tmp_path / "tiny" / "evaluation.npz")
     assert 0 < len(outcome.images) == outcome.confusion.sum() - outcome.confusion.trace() < 24, "of both ranks"
     for image, label in zip(outcome.images, outcome.labels, strict=True):
         name = outcome.classes[label]
@@ -168,7 +168,7 @@ def test_seeds_are_one_curve_and_only_what_differs_is_listed(runs, together):
     page = together / "index.html"
     found = {row[0]: row for row in table(page, "runs")}
     assert list(found) == ["even-0", "even-1", "steep", "even (2 seeds)"]
-    bests = [100 * max(epoch["val_accuracy"] for epoch in rows(runs / name, "epoch")) for name in ("even-0", "even-1")]
+    bests = [100 * max(epoch["val_top1"] for epoch in rows(runs / name, "epoch")) for name in ("even-0", "even-1")]
     assert found["even (2 seeds)"][3] == f"{statistics.mean(bests):.2f} ± {statistics.stdev(bests):.2f} %"
     options = {row[0]: row[1:] for row in table(page, "differences")}
     assert options == {
@@ -198,12 +198,12 @@ def test_the_pictures_are_files_as_well(alone):
 def test_superclasses_of_cifar100_are_what_is_confused(runs, tmp_path):
     shutil.copytree(runs / "even-0", tmp_path / "run")
     path = tmp_path / "run" / "evaluation.npz"
-    arrays = dict(vars(read_outcome(path)))
+    arrays = dict(vars(read_evaluation_file(path)))
     arrays["classes"] = np.array(sorted(name for names in SUPERCLASSES.values() for name in names))
     np.savez(path, **arrays)
     assert report(tmp_path / "run").returncode == 0
     text = html.unescape((tmp_path / "run" / "report" / "index.html").read_text())
-    assert "What each superclass was taken for" in text
+    assert "What each superclass was predicted as" in text
     for number, name in enumerate(SUPERCLASSES, 1):
         assert f">{name}  {number}</text>" in text
 
@@ -261,7 +261,7 @@ def test_an_earlier_end_is_not_taken_for_the_last(runs, tmp_path):
     assert report(tmp_path / "longer").returncode == 0
     text = (tmp_path / "longer" / "report" / "index.html").read_text()
     (row,) = table(text, "runs")
-    assert row[4] == f"{rows(runs / 'even-0', 'epoch')[-1]['val_accuracy']:.2%}"
+    assert row[4] == f"{rows(runs / 'even-0', 'epoch')[-1]['val_top1']:.2%}"
     assert "Are counted at the end of a run" in text
 
 
@@ -315,7 +315,7 @@ def test_classes_may_be_called_anything(tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert all(f"{name} " in trained.stdout for name in folders)
     path = tmp_path / "tiny" / "evaluation.npz"
-    np.savez(path, **{**vars(read_outcome(path)), "classes": np.array(names)})
+    np.savez(path, **{**vars(read_evaluation_file(path)), "classes": np.array(names)})
     told = result(tmp_path / "tiny")
     told["class_accuracy"] = dict(zip(names, told["class_accuracy"].values(), strict=True))
     (tmp_path / "tiny" / "result.json").write_text(json.dumps(told))
@@ -361,7 +361,7 @@ def npz(**arrays):
     return buffer.getvalue()
 
 
-EPOCH = {"kind": "epoch", "epoch": 1, "train_loss": 1.0, "train_accuracy": 0.1, "val_loss": 1.0, "val_accuracy": 0.1}
+EPOCH = {"kind": "epoch", "epoch": 1, "train_loss": 1.0, "train_top1": 0.1, "val_loss": 1.0, "val_top1": 0.1}
 EPOCH |= {"val_top5": 0.5, "seconds": 1.0, "images_per_second": 1.0}
 EVENT = {"at": "2026-01-01T00:00:00+00:00", "what": "began", "attempt": 1, "epoch": 0, "step": 0, "detail": ""}
 
@@ -372,7 +372,7 @@ EVENT = {"at": "2026-01-01T00:00:00+00:00", "what": "began", "attempt": 1, "epoc
         ("state.json", b"{"),
         ("state.json", b"[]"),
         ("evaluation.npz", b"PK\x03\x04 cut"),
-        ("evaluation.npz", npz(classes=0, confusion=0, confidence=0, labels=0, taken=0, images=0)),
+        ("evaluation.npz", npz(classes=0, confusion=0, confidence=0, labels=0, predicted=0, images=0)),
         ("evaluation.npz", npz(classes=np.array(["a"]))),
         ("config.yaml", b"a: ["),
         ("config.yaml", b""),
@@ -384,7 +384,7 @@ EVENT = {"at": "2026-01-01T00:00:00+00:00", "what": "began", "attempt": 1, "epoc
         ("events.jsonl", json.dumps({**EVENT, "at": "yesterday"}).encode()),
         ("metrics.jsonl", b'{"kind": "epoch", "epoch": 1}\n'),
         ("metrics.jsonl", b"{\n{}\n"),
-        ("metrics.jsonl", json.dumps({**EPOCH, "val_accuracy": None}).encode() + b"\n"),
+        ("metrics.jsonl", json.dumps({**EPOCH, "val_top1": None}).encode() + b"\n"),
         ("metrics.jsonl", json.dumps({**EPOCH, "of another version": "0.5"}).encode() + b"\n"),
         ("metrics.jsonl", b'{"kind": "step", "step": "3", "loss": 1.0, "lr": 0.1}\n'),
     ],

@@ -10,21 +10,30 @@ from images import convert_synthetic
 from programs import bits, kill_group, outcome, result, rows, run, skewed, start, state, trainer, wait_until
 
 from regnet.checkpoint.file import load
-from regnet.checkpoint.manager import Checkpoints
-from regnet.runs.atomic_write import Workshop
+from regnet.checkpoint.manager import CheckpointManager
+from regnet.runs.atomic_write import AtomicWriter
 
 # Everything that a checkpoint must carry: accumulation, a moving average, momentum, what torch draws at random,
 # checkpoints within epochs; and what it must not need to, for it depends on sample and epoch alone.
-FLAGS = ("--checkpoint.every_steps", "3", "--optim.ema_decay", "0.9", "--train.accumulate", "2", "--train.epochs", "5")
-FLAGS += ("--train.drop_path", "0.3", "--augment.mixup", "0.3", "--augment.cutmix", "0.3")
-CUT = ("--augment.smallest_cut", "0.3", "--augment.crop_padding", "0", "--data.window", "200")
+FLAGS = (
+    "--checkpoint.every_steps",
+    "3",
+    "--optim.ema_decay",
+    "0.9",
+    "--train.grad_accum_steps",
+    "2",
+    "--train.epochs",
+    "5",
+)
+FLAGS += ("--train.drop_path", "0.3", "--augment.mixup_prob", "0.3", "--augment.cutmix_prob", "0.3")
+CUT = ("--augment.rrc_min_scale", "0.3", "--augment.crop_padding", "0", "--data.shuffle_window", "200")
 PRECISIONS = {
     "fp32": (),
     "bf16": ("--train.precision", "bf16", "--optim.name", "muon", "--optim.layer_decay", "0.8", *CUT),
     "fp16": ("--train.precision", "fp16"),
 }
 SLOW = ("--train.epochs", "400")
-LONGER = ("--schedule.name", "reference", "--train.epochs")
+LONGER = ("--schedule.name", "baseline", "--train.epochs")
 
 
 def kill_at(step, folder, command, attempt=1):
@@ -77,10 +86,10 @@ def damage_foreign(path):
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_byte, damage_foreign])
 def test_a_damaged_checkpoint_is_named_and_passed_over(shards, tmp_path, damage):
-    assert run(trainer(tmp_path, shards, "--train.epochs", "2", "--schedule.name", "reference")).returncode == 0
+    assert run(trainer(tmp_path, shards, "--train.epochs", "2", "--schedule.name", "baseline")).returncode == 0
     newest = tmp_path / "tiny" / "checkpoints" / "step-000000022.pt"
     damage(newest)
-    done = run(trainer(tmp_path, shards, "--train.epochs", "3", "--schedule.name", "reference"))
+    done = run(trainer(tmp_path, shards, "--train.epochs", "3", "--schedule.name", "baseline"))
     assert done.returncode == 0, done.stderr
     assert f"passed over: {newest}" in done.stdout
     assert "continuing from" in done.stdout
@@ -98,7 +107,7 @@ def test_only_the_last_checkpoints_and_the_best_are_kept(shards, tmp_path):
 def test_a_checkpoint_is_plain_data_that_torch_reads(shards, tmp_path):
     import torch
 
-    assert run(trainer(tmp_path, shards, "--train.max_steps", "2")).returncode == 0
+    assert run(trainer(tmp_path, shards, "--train.max_steps_per_epoch", "2")).returncode == 0
     saved = torch.load(tmp_path / "tiny" / "checkpoints" / "best.pt", weights_only=True)
     assert {"model", "optimizer", "scaler", "ema", "stopping", "progress", "random"} <= set(saved)
 
@@ -134,19 +143,19 @@ def test_the_next_attempt_of_the_same_job_alone_takes_a_run_over(shards, tmp_pat
 
 def test_a_run_is_not_continued_on_other_images_or_another_curve(shards, tmp_path):
     other = convert_synthetic(tmp_path / "other", 8, 2)
-    assert run(trainer(tmp_path, shards, "--train.max_steps", "2")).returncode == 0
-    done = run(trainer(tmp_path, other, "--train.max_steps", "2"))
+    assert run(trainer(tmp_path, shards, "--train.max_steps_per_epoch", "2")).returncode == 0
+    done = run(trainer(tmp_path, other, "--train.max_steps_per_epoch", "2"))
     assert (done.returncode, "holds a run on other images" in done.stderr) == (2, True), done.stderr
     (tmp_path / "tiny" / "config.yaml").unlink()
-    done = run(trainer(tmp_path, shards, "--train.max_steps", "2", "--resume", "never"))
+    done = run(trainer(tmp_path, shards, "--train.max_steps_per_epoch", "2", "--resume", "never"))
     assert (done.returncode, "holds a run already" in done.stderr) == (2, True), done.stderr
-    done = run(trainer(tmp_path, shards, "--train.max_steps", "2", "--train.epochs", "3"))
+    done = run(trainer(tmp_path, shards, "--train.max_steps_per_epoch", "2", "--train.epochs", "3"))
     assert (done.returncode, "train.epochs" in done.stderr) == (2, True), done.stderr
 
 
 def test_the_same_images_in_other_shards_continue_a_run(shards, tmp_path):
     other = convert_synthetic(tmp_path / "other", 10, 1)
-    flags = ("--schedule.name", "reference", "--train.epochs")
+    flags = ("--schedule.name", "baseline", "--train.epochs")
     assert run(trainer(tmp_path, shards, *flags, "1")).returncode == 0
     assert run(trainer(tmp_path, other, *flags, "2")).returncode == 0
     assert run(trainer(tmp_path / "whole", shards, *flags, "2")).returncode == 0
@@ -158,7 +167,7 @@ def at(step):
 
 
 def test_a_damaged_checkpoint_ahead_never_costs_a_whole_one(tmp_path):
-    checkpoints, workshop = Checkpoints(tmp_path / "checkpoints", keep_last=1), Workshop(tmp_path)
+    checkpoints, workshop = CheckpointManager(tmp_path / "checkpoints", keep_last=1), AtomicWriter(tmp_path)
     checkpoints.save(workshop, 90, at(90), is_best=False)
     checkpoints.path(100).write_bytes(b"cut short")
     told = []
@@ -173,7 +182,7 @@ def test_a_damaged_checkpoint_ahead_never_costs_a_whole_one(tmp_path):
 def test_the_best_checkpoint_serves_where_all_newer_ones_are_damaged(shards, tmp_path):
     """And nothing that is better or newer is written over."""
     assert run(skewed(tmp_path, shards, "accuracy:0", *LONGER, "2")).returncode == 0, "each epoch the best so far"
-    checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    checkpoints = CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
     best = checkpoints.best.read_bytes()
     damage_cut(checkpoints.path(22))
     done = run(trainer(tmp_path, shards, *LONGER, "3"))
@@ -197,7 +206,7 @@ def test_a_run_without_one_whole_checkpoint_is_not_begun_again(shards, tmp_path)
 
 def test_a_best_checkpoint_whose_writer_was_killed_is_made_good(shards, tmp_path):
     assert run(skewed(tmp_path, shards, "accuracy:0", *LONGER, "2")).returncode == 0
-    checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    checkpoints = CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
     best = bits(load(checkpoints.best))
     shutil.copy(checkpoints.path(11), checkpoints.best)
     assert run(trainer(tmp_path, shards, *LONGER, "3", "--train.max_minutes", "1e-9")).returncode == 75
@@ -283,7 +292,7 @@ def test_a_run_of_four_ranks_continues_on_two_and_on_one_with_the_same_batches(s
         assert done.returncode == 75, done.stderr
         assert state(tmp_path / "tiny")["state"] == "preempted"
     assert state(tmp_path / "tiny")["step"] == 4, "two steps on four ranks, two on two"
-    counters = load(Checkpoints(tmp_path / "tiny" / "checkpoints", 1).path(4))["counters"]
+    counters = load(CheckpointManager(tmp_path / "tiny" / "checkpoints", 1).path(4))["counters"]
     assert sum(int(rank["class_samples"].sum()) for rank in counters) == 4 * 96, "what four ranks have counted"
     done = run(trainer(tmp_path, shards, *flags))
     assert "0 epochs and 4 steps are done" in done.stdout, done.stderr
@@ -296,12 +305,12 @@ def test_a_run_of_four_ranks_continues_on_two_and_on_one_with_the_same_batches(s
 
 def test_a_better_checkpoint_is_not_overwritten_by_a_worse_one_after_a_restart(shards, tmp_path):
     """The first epoch's accuracy is made one that no later epoch reaches."""
-    flags = ("--schedule.name", "reference", "--train.epochs")
+    flags = ("--schedule.name", "baseline", "--train.epochs")
     assert run(trainer(tmp_path, shards, *flags, "1")).returncode == 0
-    checkpoints = Checkpoints(tmp_path / "tiny" / "checkpoints", 9)
+    checkpoints = CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
     saved = load(checkpoints.path(11))
     saved["progress"]["best_accuracy"] = 0.99
-    checkpoints.save(Workshop(tmp_path / "tiny"), 11, saved, is_best=True)
+    checkpoints.save(AtomicWriter(tmp_path / "tiny"), 11, saved, is_best=True)
     best = (checkpoints.directory / "best.pt").read_bytes()
     assert run(trainer(tmp_path, shards, *flags, "3")).returncode == 0
     assert [row["epoch"] for row in rows(tmp_path / "tiny", "epoch")] == [1, 2, 3]

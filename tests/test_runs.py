@@ -39,7 +39,7 @@ def test_finished_preempted_dead_and_living_runs_are_told_apart(shards, tmp_path
         "dead": "died",
         "alive": "running",
     }
-    best = max(row["val_accuracy"] for row in rows(tmp_path / "done", "epoch"))
+    best = max(row["val_top1"] for row in rows(tmp_path / "done", "epoch"))
     assert (found["done"]["best"], found["done"]["epoch"], found["done"]["next"]) == (best, 2, "")
     assert found["alive"]["next"] == ""
     for name in ("left", "dead"):

@@ -9,7 +9,7 @@ from reference import needs_reference, read_reference
 from regnet.config.schema import ScheduleConfig
 from regnet.optim.schedules import learning_rate
 
-REFERENCE = ScheduleConfig(name="reference", warmup_epochs=5, decay_epochs=14, start_lr=1e-5, min_lr=1e-5)
+REFERENCE = ScheduleConfig(name="baseline", warmup_epochs=5, decay_epochs=14, start_lr=1e-5, min_lr=1e-5)
 
 
 @needs_reference
@@ -27,7 +27,7 @@ def test_reference_schedule_gives_the_40_logged_rates_in_every_step_of_their_epo
 @given(epochs=st.integers(1, 60), warmup=st.integers(0, 10), decay=st.integers(1, 20), peak=st.floats(1e-4, 10))
 @settings(deadline=None, max_examples=100)
 def test_reference_schedule_rises_falls_and_stays(epochs, warmup, decay, peak):
-    schedule = ScheduleConfig("reference", warmup, decay, start_lr=1e-5, min_lr=2e-5)
+    schedule = ScheduleConfig("baseline", warmup, decay, start_lr=1e-5, min_lr=2e-5)
     rates = [learning_rate(epoch, 1, epochs, peak, schedule) for epoch in range(epochs)]
     assert all(1e-5 * (1 - 1e-12) <= rate <= peak * (1 + 1e-12) for rate in rates)
     assert all(before < after for before, after in pairwise(rates[: warmup + 1]))

@@ -44,14 +44,14 @@ def test_a_single_process_asked_to_leave_saves_and_exits_75(shards, tmp_path, si
 
 
 def test_one_rank_asked_to_leave_takes_all_ranks_along_at_the_same_step(shards, tmp_path):
-    process = start(trainer(tmp_path, shards, *SLOW, "--schedule.name", "reference", processes=3))
+    process = start(trainer(tmp_path, shards, *SLOW, "--schedule.name", "baseline", processes=3))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))
     os.kill(ranks_of(process)[2], signal.SIGUSR1)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, out + err
     told = state(tmp_path / "tiny")
     assert told["state"] == "preempted"
-    more = ("--schedule.name", "reference", "--train.epochs", str(told["epoch"] + 1))
+    more = ("--schedule.name", "baseline", "--train.epochs", str(told["epoch"] + 1))
     again = run(trainer(tmp_path, shards, *more, processes=3))
     assert again.returncode == 0, again.stderr
     steps = [row["step"] for row in rows(tmp_path / "tiny", "step")]

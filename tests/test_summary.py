@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from regnet.checkpoint.file import load
 from regnet.errors import UsageError
 from regnet.models.complexity import operators
-from regnet.models.design_space import Form, generate_design
+from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model, count_parameters
 from regnet.summary import histogram
 
-SEED = ("--config", str(ROOT / "configs" / "seed.yaml"))
+SEED = ("--config", str(ROOT / "configs" / "baseline.yaml"))
 
 
 def summary(*arguments):
@@ -48,21 +48,19 @@ def test_the_costs_and_sizes_are_those_of_the_reference_network():
 
 
 @given(
-    form=st.sampled_from(Form),
+    variant=st.sampled_from(Variant),
     depth=st.integers(1, 6),
-    initial_width=st.sampled_from([8, 16, 24]),
-    slope=st.floats(0, 40),
-    quantization=st.floats(1.5, 3),
+    w_0=st.sampled_from([8, 16, 24]),
+    w_a=st.floats(0, 40),
+    w_m=st.floats(1.5, 3),
     ratio=st.sampled_from([0.5, 1, 2]),
     se_ratio=st.sampled_from([0, 0.25, 1]),
     resolution=st.sampled_from([32, 33, 56]),
 )
 @settings(deadline=None, max_examples=25)
-def test_multiply_adds_are_exactly_those_that_torch_counts(
-    form, depth, initial_width, slope, quantization, ratio, se_ratio, resolution
-):
+def test_multiply_adds_are_exactly_those_that_torch_counts(variant, depth, w_0, w_a, w_m, ratio, se_ratio, resolution):
     try:
-        design = generate_design(form, depth, initial_width, slope, quantization, ratio, 4, 8, se_ratio)
+        design = generate_design(variant, depth, w_0, w_a, w_m, ratio, 4, 8, se_ratio)
     except UsageError:
         return
     model = Model(design, classes=7).eval()
@@ -76,7 +74,7 @@ def test_multiply_adds_are_exactly_those_that_torch_counts(
 
 
 def test_the_weights_of_a_checkpoint_are_those_that_its_run_evaluates(shards, tmp_path):
-    flags = ("--train.max_steps", "3", "--train.epochs", "1", "--schedule.warmup_epochs", "0")
+    flags = ("--train.max_steps_per_epoch", "3", "--train.epochs", "1", "--schedule.warmup_epochs", "0")
     assert run(trainer(tmp_path, shards, *flags, "--optim.ema_decay", "0.5")).returncode == 0
     path = tmp_path / "tiny" / "checkpoints" / "best.pt"
     saved = load(path)

@@ -23,7 +23,7 @@ def sweep(folder, text):
 
 def test_each_run_has_its_own_name_and_all_have_one_group(tmp_path):
     path = sweep(tmp_path, "- 7\n- {optim.lr: 0.01, train.channels_last: false}\n")
-    shared = [*ARGUMENTS, "--tracking.group=tiny-rates"]
+    shared = [*ARGUMENTS, "--tracking.wandb_group=tiny-rates"]
     assert sorted(flags(path, 0, ARGUMENTS)) == sorted([*shared, "--name=tiny-rates-0", "--seed=7"])
     changed = ["--name=tiny-rates-1", "--optim.lr=0.01", "--train.channels_last=false"]
     assert sorted(flags(path, 1, ARGUMENTS)) == sorted([*shared, *changed])

@@ -15,11 +15,11 @@ from PIL import Image
 from programs import PYTHON, ROOT, kill_group, result, rows, run, skewed, start, state, trainer, wait_until
 from wandb_file import read_run
 
-from regnet.metrics.evaluation_file import read_outcome
+from regnet.metrics.evaluation_file import read_evaluation_file
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 OFFLINE = pytest.mark.xdist_group("offline")  # one run for all of these
-QUICK = ("--train.max_steps", "4", "--tracking.log_every", "2")
+QUICK = ("--train.max_steps_per_epoch", "4", "--tracking.log_every", "2")
 
 
 @contextmanager
@@ -64,8 +64,8 @@ def test_without_a_key_the_run_is_recorded_offline_and_says_how_to_send_it(offli
         (row["step"], row["loss"], row["lr"]) for row in rows(folder, "step")
     ]
     epochs = [row for row in told["rows"] if "val/accuracy" in row]
-    columns = {"epoch": "epoch", "val/accuracy": "val_accuracy", "val/loss": "val_loss", "val/top5": "val_top5"}
-    columns |= {"train/epoch_loss": "train_loss", "train/accuracy": "train_accuracy"}
+    columns = {"epoch": "epoch", "val/accuracy": "val_top1", "val/loss": "val_loss", "val/top5": "val_top5"}
+    columns |= {"train/epoch_loss": "train_loss", "train/accuracy": "train_top1"}
     assert [{theirs: row[ours] for ours, theirs in columns.items()} for row in epochs] == [
         {name: row[name] for name in columns.values()} for row in rows(folder, "epoch")
     ]
@@ -81,8 +81,8 @@ def test_its_charts_are_grouped_and_its_summary_is_the_best(offline):
     assert axes["train/*"] == "step"
     assert axes["time/*"] == axes["val/accuracy"] == axes["val/loss"] == axes["system/peak_memory_gb"] == "epoch"
     epochs, summary = rows(folder, "epoch"), told["summary"]
-    assert summary["best/accuracy"] == max(row["val_accuracy"] for row in epochs)
-    assert summary["val/accuracy"] == {"max": max(row["val_accuracy"] for row in epochs)}
+    assert summary["best/accuracy"] == max(row["val_top1"] for row in epochs)
+    assert summary["val/accuracy"] == {"max": max(row["val_top1"] for row in epochs)}
     assert summary["val/loss"] == {"min": min(row["val_loss"] for row in epochs)}
     expected = result(folder)
     for name in ("top1", "top5", "loss", "calibration_error"):
@@ -92,7 +92,7 @@ def test_its_charts_are_grouped_and_its_summary_is_the_best(offline):
 @OFFLINE
 def test_it_has_tables_of_classes_confusions_and_mistakes(offline):
     folder, told = offline
-    expected, outcome = result(folder), read_outcome(folder / "evaluation.npz")
+    expected, outcome = result(folder), read_evaluation_file(folder / "evaluation.npz")
     names = outcome.classes.tolist()
 
     def table(name):
@@ -102,9 +102,9 @@ def test_it_has_tables_of_classes_confusions_and_mistakes(offline):
     assert {row[0]: row[1] for row in table("classes")} == expected["class_accuracy"]
     confusion = table("confusion_table")
     assert {(row[0], row[1]): row[2] for row in confusion} == {
-        (label, taken): outcome.confusion[index, other]
+        (label, predicted): outcome.confusion[index, other]
         for index, label in enumerate(names)
-        for other, taken in enumerate(names)
+        for other, predicted in enumerate(names)
         if outcome.confusion[index, other]
     }
     panel = told["config"]["_wandb/visualize/val/confusion"]["panel_config"]
@@ -113,7 +113,7 @@ def test_it_has_tables_of_classes_confusions_and_mistakes(offline):
     files = {content.path: Path(content.local_path) for content in mistakes.manifest.contents}
     rows_of_mistakes = json.loads(files.pop("val/mistakes.table.json").read_text())["data"]
     assert [(row[1], row[2]) for row in rows_of_mistakes] == [
-        (names[label], names[taken]) for label, taken in zip(outcome.labels, outcome.taken, strict=True)
+        (names[label], names[predicted]) for label, predicted in zip(outcome.labels, outcome.predicted, strict=True)
     ]
     for row, image in zip(rows_of_mistakes, outcome.images, strict=True):
         assert (np.asarray(Image.open(files[row[0]["path"]])) == image).all()

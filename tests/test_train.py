@@ -88,8 +88,8 @@ def test_a_finished_run_is_not_run_again(single, shards):
 
 
 def test_a_finished_run_can_be_extended(shards, tmp_path):
-    train(tmp_path, shards, "--schedule.name", "reference", "--train.epochs", "1")
-    train(tmp_path, shards, "--schedule.name", "reference", "--train.epochs", "2")
+    train(tmp_path, shards, "--schedule.name", "baseline", "--train.epochs", "1")
+    train(tmp_path, shards, "--schedule.name", "baseline", "--train.epochs", "2")
     assert [row["epoch"] for row in rows(tmp_path / "tiny", "epoch")] == [1, 2]
     assert state(tmp_path / "tiny")["attempt"] == 2
 
@@ -103,7 +103,7 @@ def test_several_processes_train_as_one_does(shards, tmp_path):
     losses = {}
     for processes in (0, 2, 3):
         folder = tmp_path / str(processes)
-        flags = ("--train.sync_batchnorm", "true", "--train.max_steps", "3", "--train.epochs", "1")
+        flags = ("--train.sync_batchnorm", "true", "--train.max_steps_per_epoch", "3", "--train.epochs", "1")
         train(folder, shards, *flags, *plain, "--schedule.warmup_epochs", "0", processes=processes)
         losses[processes] = [row["loss"] for row in rows(folder / "tiny", "step")]
         counted = result(folder / "tiny")
@@ -131,9 +131,18 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(shards, undisturbed, tm
     [
         ("--train.precision", "bf16", "--optim.ema_decay", "0.9"),
         ("--train.precision", "fp16", "--optim.clip_norm", "1", "--optim.name", "muon", "--optim.lr", "0.1"),
-        ("--train.accumulate", "3", "--optim.name", "sgd", "--optim.lr", "0.1", "--optim.weight_decay", "0.001"),
-        ("--data.growing_epochs", "2", "--data.first_resolution", "16"),
-        ("--augment.mixup", "0.2", "--augment.cutmix", "0.2", "--train.label_smoothing", "0.1", "--optim.lr", "0.01"),
+        ("--train.grad_accum_steps", "3", "--optim.name", "sgd", "--optim.lr", "0.1", "--optim.weight_decay", "0.001"),
+        ("--data.progressive_resizing_epochs", "2", "--data.initial_resolution", "16"),
+        (
+            "--augment.mixup_prob",
+            "0.2",
+            "--augment.cutmix_prob",
+            "0.2",
+            "--train.label_smoothing",
+            "0.1",
+            "--optim.lr",
+            "0.01",
+        ),
         (
             "--optim.name",
             "adamw",
@@ -141,7 +150,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(shards, undisturbed, tm
             "onecycle",
             "--train.deterministic",
             "true",
-            "--augment.cutout",
+            "--augment.cutout_size",
             "8",
         ),
     ],
@@ -154,7 +163,7 @@ def test_every_way_of_training_lowers_the_loss(shards, tmp_path, flags):
 
 
 def test_compiled_and_plain_networks_agree(shards, tmp_path):
-    flags = ("--train.epochs", "2", "--train.max_steps", "2", "--model.depth", "1")
+    flags = ("--train.epochs", "2", "--train.max_steps_per_epoch", "2", "--model.depth", "1")
     train(tmp_path / "plain", shards, *flags)
     train(tmp_path / "compiled", shards, *flags, "--train.compile", "true", timeout=240)
     plain, compiled = (rows(tmp_path / name / "tiny", "step") for name in ("plain", "compiled"))
@@ -165,11 +174,11 @@ def test_compiled_and_plain_networks_agree(shards, tmp_path):
 def test_early_stopping_ends_all_ranks_in_the_same_epoch(shards, tmp_path):
     """A learning rate that changes nothing: the test accuracy of the first epoch is never beaten."""
     still = ("--optim.lr", "1e-30", "--schedule.start_lr", "0", "--schedule.min_lr", "0")
-    patience = ("--early_stopping.monitor", "val_accuracy", "--early_stopping.patience", "2")
-    flags = (*still, *patience, "--optim.momentum", "0", "--train.epochs", "9", "--train.max_steps", "2")
+    patience = ("--early_stopping.monitor", "val_top1", "--early_stopping.patience", "2")
+    flags = (*still, *patience, "--optim.momentum", "0", "--train.epochs", "9", "--train.max_steps_per_epoch", "2")
     done = train(tmp_path, shards, *flags, "--optim.name", "sgd", processes=2)
     epochs = rows(tmp_path / "tiny", "epoch")
-    accuracies = [row["val_accuracy"] for row in epochs]
+    accuracies = [row["val_top1"] for row in epochs]
     assert len(epochs) == 3 + accuracies.index(max(accuracies))
     assert "stopped early: 2 epochs" in done.stdout
     assert state(tmp_path / "tiny")["state"] == "finished"
@@ -235,6 +244,6 @@ def test_the_metrics_are_plain_json(single):
 
 def test_parts_of_a_batch_are_as_many_on_every_rank(shards, tmp_path):
     """17 samples over two ranks are 8 and 9; cut into eight parts each, ranks would wait for different sums."""
-    flags = ("--train.batch_size", "983", "--train.accumulate", "8", "--train.sync_batchnorm", "true")
+    flags = ("--train.batch_size", "983", "--train.grad_accum_steps", "8", "--train.sync_batchnorm", "true")
     train(tmp_path, shards, *flags, "--schedule.warmup_epochs", "0", "--train.epochs", "1", processes=2)
     assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == [1, 2]

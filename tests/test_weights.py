@@ -17,8 +17,8 @@ from data.manifest import read_manifest
 from data.sources.torchvision_datasets import torchvision
 from regnet.checkpoint.file import load, pack
 from regnet.checkpoint.load_model import fresh
-from regnet.checkpoint.manager import Checkpoints
-from regnet.checkpoint.pretrained import begin_with, read_weights
+from regnet.checkpoint.manager import CheckpointManager
+from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.config.parser import parse_config
 from regnet.config.schema import ModelConfig
 from regnet.doctor.run_directory import check_weights
@@ -26,7 +26,7 @@ from regnet.errors import UsageError
 from regnet.models.regnet import Model
 
 TINY = ROOT / "tests" / "tiny.yaml"
-ONE_EPOCH = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--train.max_steps", "2")
+ONE_EPOCH = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--train.max_steps_per_epoch", "2")
 
 
 def randomise(model):
@@ -106,7 +106,7 @@ def refusal(path, **options):
 def test_a_new_head_stays_as_it_was_drawn(file):
     model = Model(tiny().design(), classes=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    begin_with(model, read(file, classes=3, head="new").tensors)
+    load_pretrained(model, read(file, classes=3, head="new").tensors)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]) is name.startswith("head."), name
 
@@ -188,7 +188,7 @@ def test_files_that_cannot_be_read_or_were_altered_are_named(file, tmp_path):
     assert "altered since it was written" in refusal(path)
 
 
-@pytest.mark.parametrize("flag", ["--train.zero_init=true", "--train.init_std=0.1"])
+@pytest.mark.parametrize("flag", ["--train.zero_init_residual=true", "--train.init_std=0.1"])
 def test_first_weights_are_either_made_or_brought(file, flag):
     with pytest.raises(UsageError, match=r"model\.weights .* train\.init_std"):
         parse_config([f"--model.weights={file}", flag])
@@ -205,19 +205,19 @@ def test_a_run_begins_with_weights_and_continues_without_them(shards, file, tmp_
     shutil.copy(file, copy)
     flags = ("--model.weights", str(copy), "--model.head", "new", "--optim.ema_decay", "0.9", *ONE_EPOCH)
     still = ("--optim.name", "sgd", "--optim.lr", "1e-30", "--schedule.start_lr", "0", "--schedule.min_lr", "0")
-    command = trainer(tmp_path, shards, *flags, *still, "--schedule.name", "reference", processes=processes)
+    command = trainer(tmp_path, shards, *flags, *still, "--schedule.name", "baseline", processes=processes)
     done = run(command)
     assert done.returncode == 0, done.stderr
     expected = read(file, classes=100, head="new").tensors
     assert done.stdout.count(f"begins with {copy}: ") == 1
     assert "of torchvision; the head is new" in done.stdout
-    saved = load(Checkpoints(tmp_path / "tiny" / "checkpoints", 1).paths()[-1])
+    saved = load(CheckpointManager(tmp_path / "tiny" / "checkpoints", 1).paths()[-1])
     for name, value in expected.items():
         if "running" not in name and value.is_floating_point():
             assert torch.equal(saved["model"][name], value), name
             torch.testing.assert_close(saved["ema"][f"module.{name}"], value)
     copy.unlink()
-    longer = trainer(tmp_path, shards, *flags, *still, "--schedule.name", "reference", "--train.epochs", "2")
+    longer = trainer(tmp_path, shards, *flags, *still, "--schedule.name", "baseline", "--train.epochs", "2")
     done = run(longer)
     assert done.returncode == 0, done.stderr
     assert "continuing from" in done.stdout
@@ -228,7 +228,7 @@ def test_a_run_begins_with_weights_and_continues_without_them(shards, file, tmp_
 def test_a_run_begins_with_the_average_of_another(shards, tmp_path):
     first = run(trainer(tmp_path / "first", shards, "--optim.ema_decay", "0.9", *ONE_EPOCH))
     assert first.returncode == 0, first.stderr
-    checkpoint = Checkpoints(tmp_path / "first" / "tiny" / "checkpoints", 1).paths()[-1]
+    checkpoint = CheckpointManager(tmp_path / "first" / "tiny" / "checkpoints", 1).paths()[-1]
     saved, found = load(checkpoint), read(checkpoint, classes=100)
     assert "this program" in found.told
     assert found.tensors.keys() == saved["model"].keys()

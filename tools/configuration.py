@@ -22,7 +22,7 @@ place that knows them. `python train_ddp.py --help` tells the same.
 
 **Where they come from.** YAML files and flags, later ones winning:
 
-    python train_ddp.py --config configs/seed.yaml --config mine.yaml --train.epochs 60 --optim.lr=0.002
+    python train_ddp.py --config configs/baseline.yaml --config mine.yaml --train.epochs 60 --optim.lr=0.002
 
 In a file a section is a mapping (`train: {{epochs: 60}}`); on the command line its name and a dot come before its
 options (`--train.epochs 60`). `--config` may be given several times. Files and flags are read from left to right, so
@@ -32,7 +32,7 @@ its bounds and options that are impossible together end the program with one lin
 
 **What a resume compares.** A directory is continued only by the configuration that it was begun with: all options but
 those marked as free must be as they were, else the attempt is refused, and those that differ are named. `train.epochs`
-is free under `schedule.name: reference` alone, for the other schedules depend on it.
+is free under `schedule.name: baseline` alone, for the other schedules depend on it.
 """
 _SIGNS = {operator.gt: ">", operator.ge: ">=", operator.lt: "<", operator.le: "<="}
 _COMPARED = numbers_depend_on(plain(asdict(Config())))

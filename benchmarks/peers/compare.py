@@ -79,7 +79,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Settings:
 def write_images(folder: Path, shards: Path, manifest: Manifest, config: Config, settings: Settings) -> None:
     """The test images, and the training images of this trainer's first epoch, in that order."""
     size = settings.batch_size
-    reader = ShardReader(shards, manifest, size, 1, config.data.batches_ahead, config.data.loader_timeout)
+    reader = ShardReader(shards, manifest, size, 1, config.data.prefetch_batches, config.data.loader_timeout)
     order = epoch_order(manifest.samples("train"), config.seed, 0)[: settings.steps * size]
     for split, ids in (("train", order), ("val", torch.arange(manifest.samples("val")))):
         samples.write(StoredImages.read(reader, split, ids, size), folder, split)

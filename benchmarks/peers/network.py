@@ -9,11 +9,11 @@ from regnet.models.regnet import Model, count_parameters
 
 # Its published design parameters; timm's network of this name has tensors of the very same shapes.
 REGNETX_002 = {
-    "form": "paper",
+    "variant": "paper",
     "depth": 13,
-    "initial_width": 24,
-    "slope": 36.44,
-    "quantization": 2.49,
+    "w_0": 24,
+    "w_a": 36.44,
+    "w_m": 2.49,
     "bottleneck_ratio": 1.0,
     "group_width": 8,
     "stem_width": 32,

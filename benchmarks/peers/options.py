@@ -36,7 +36,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     add = made.add_argument
     add("--shards", default="shards/cifar100", metavar="DIR", help="what python -m data.convert wrote (%(default)s)")
     add("--network", choices=("ours", "regnetx_002"), default="ours", help="ours: --config's (%(default)s)")
-    add("--config", type=Path, default=Path("configs/seed.yaml"), metavar="FILE", help="its model (%(default)s)")
+    add("--config", type=Path, default=Path("configs/baseline.yaml"), metavar="FILE", help="its model (%(default)s)")
     add("--peers", default=",".join(PEERS), metavar="A,B,...", help="beside this trainer: %(default)s")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
     number("--processes", None, "of each peer (one for each GPU, or one)")

@@ -46,7 +46,7 @@ def recorded(metrics: Path, batch_size: int) -> list[Epoch]:
         if row["kind"] == "epoch":
             taken = steps[row["epoch"]]
             seconds = taken * batch_size / row["images_per_second"]
-            epochs.append(Epoch(taken, taken * batch_size, seconds, row["train_loss"], row["val_accuracy"]))
+            epochs.append(Epoch(taken, taken * batch_size, seconds, row["train_loss"], row["val_top1"]))
     return epochs
 
 

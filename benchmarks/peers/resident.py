@@ -8,7 +8,7 @@ from benchmarks.peers.place import Place, run_loop
 from benchmarks.peers.protocol import Settings, Watch
 from benchmarks.peers.samples import open_samples
 from data.augment.image_transforms import Augment
-from regnet.distributed.gradients import average_gradients
+from regnet.distributed.gradients import wrap_ddp
 from regnet.distributed.world import World
 from regnet.training.amp import Precision
 from regnet.training.torch_setup import keep_freed_memory
@@ -24,8 +24,8 @@ def train(settings: Settings, place: Place) -> None:
     augment = Augment(manifest.mean, manifest.std, settings.resolution, place.device)
     images = augment.evaluation(pixels).contiguous(memory_format=settings.memory_format)
     labels = torch.tensor(samples.train.labels[first : first + size], device=place.device)
-    world = World(place.rank, place.size, place.local_rank, place.device, control=None, lifeline=None)
-    network = average_gradients(our_network(settings, samples.classes).to(place.device), world, deterministic=False)
+    world = World(place.rank, place.size, place.local_rank, place.device, control=None, heartbeat=None)
+    network = wrap_ddp(our_network(settings, samples.classes).to(place.device), world, deterministic=False)
     optimizer = torch.optim.SGD(network.parameters(), **settings.sgd)
     precision = Precision(settings.precision, place.device)
     watch = Watch(settings, place.device)

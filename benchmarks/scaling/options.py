@@ -75,7 +75,7 @@ def configure(args: argparse.Namespace) -> Config:
     """Raises UsageError: a file that cannot be read, or an impossible combination."""
     more = {
         "train.device": args.device,
-        "train.accumulate": 1,
+        "train.grad_accum_steps": 1,
         "train.cuda_graphs": "false",  # several processes record nothing, and one is to be compared with them
         "data.workers": 1,
         "tracking.wandb": "disabled",

@@ -54,7 +54,9 @@ def main(argv: list[str]) -> int:
             more = {"runs_dir": runs, "tracking.wandb": "disabled", "tracking.log_every": args.steps}
             # Too small to move a weight: ranks stay alike where gradients stay at home, and nothing diverges.
             still = {"optim.lr": 1e-30, "schedule.start_lr": 0, "schedule.min_lr": 0}
-            return command.configure(args, {**more, **still, "train.max_steps": args.steps, "data.drop_last": "true"})
+            return command.configure(
+                args, {**more, **still, "train.max_steps_per_epoch": args.steps, "data.drop_last": "true"}
+            )
 
         return command.run(args, configure, measure, show)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import synchronise
-from data.loader import Streamed, TrainingLoader
+from data.loader import StreamedSource, TrainingLoader
 from regnet.training.trainer import Trainer
 
 # In the order of a step. What is left is the loop itself, the agreement between ranks, and the learning rate.
@@ -66,9 +66,9 @@ def taken_apart(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Itera
         (trainer, "update", "update"),
         (trainer, "report_steps", "report"),
     ]
-    if isinstance(source, Streamed):
+    if isinstance(source, StreamedSource):
         places.append((source, "copy", "copy"))
-    reads = source.reader if isinstance(source, Streamed) else source
+    reads = source.reader if isinstance(source, StreamedSource) else source
     try:
         for owner, method, name in places:
             setattr(owner, method, clock.timed(name, getattr(owner, method)))

@@ -14,7 +14,7 @@ from data.rng import Epoch, Purpose, integers, uniforms
 
 
 @dataclass
-class Mix:
+class MixupCutmix:
     """What is mixed, and how often.
 
     Attributes:

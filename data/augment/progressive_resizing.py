@@ -6,7 +6,7 @@ _STEP = 4  # pixels: each further side costs a compilation, or a search for the 
 
 
 @dataclass(frozen=True)
-class Growth:
+class ProgressiveResizing:
     """The side of training images, which grows in a straight line and in steps; test images have the last one.
 
     Source: progressive resizing, as in Tan and Le, EfficientNetV2 (2021), section 4, without its growing

@@ -17,7 +17,7 @@ _SHAPE = 4 / 3  # of width over height, or of height over width, at most
 _ATTEMPTS = 10
 
 
-class Boxes(NamedTuple):
+class CropBoxes(NamedTuple):
     """What is cut out of each sample of a split, and the side that it is resized to.
 
     Attributes:
@@ -30,7 +30,7 @@ class Boxes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cut:
+class RandomResizedCrop:
     """Boxes for all samples of a split, in the order of their ids.
 
     Attributes:
@@ -45,7 +45,7 @@ class Cut:
     middle: float
     seed: int
 
-    def training(self, epoch: int, side: int) -> Boxes:
+    def training(self, epoch: int, side: int) -> CropBoxes:
         """Of an area and a shape drawn evenly (the shape on a logarithmic scale), at a place drawn evenly."""
         sizes = self.sizes["train"]
         found = _largest(sizes)
@@ -59,13 +59,13 @@ class Cut:
             left = integers(self.seed, epoch, Purpose.cut_column, keys, room[:, 1])
             found[ids] = torch.cat([torch.stack([top, left], 1), parts], 1)
             open_ids = open_ids[~fits]
-        return Boxes(found, side)
+        return CropBoxes(found, side)
 
-    def evaluation(self, side: int) -> Boxes:
+    def evaluation(self, side: int) -> CropBoxes:
         """The middle, a square."""
         sizes = self.sizes["val"]
         square = (self.middle * sizes.min(1).values.double()).long().clamp(min=1)
-        return Boxes(_centred(sizes, torch.stack([square, square], 1)), side)
+        return CropBoxes(_centred(sizes, torch.stack([square, square], 1)), side)
 
     def _attempt(self, sizes: Tensor, keys: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Heights and widths, int64 (n, 2), and whether they fit into the images."""

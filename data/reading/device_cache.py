@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.augment.random_resized_crop import Boxes
+from data.augment.random_resized_crop import CropBoxes
 from data.errors import DataError
 from data.manifest import Manifest
 from data.reading.shard_reader import Batch, ShardReader
@@ -45,7 +45,7 @@ class Cache:
             self._splits[split] = images, torch.from_numpy(reader.shards[split].labels).to(device)
         self.device = device
 
-    def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Batch]:
+    def read(self, split: str, batches: Sequence[Tensor], boxes: CropBoxes | None = None) -> Generator[Batch]:
         """The samples of each list of ids, in that order, on the device; whole, so for no `boxes`."""
         assert boxes is None
         images, labels = self._splits[split]

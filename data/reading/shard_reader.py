@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment.random_resized_crop import Boxes
+from data.augment.random_resized_crop import CropBoxes
 from data.errors import DataError, LoaderError
 from data.manifest import Manifest
 from data.reading.crop_decoder import BoxDecoder
@@ -116,7 +116,7 @@ class ShardReader:
         self.shards = {split: MappedShards(directory, manifest, split) for split in manifest.splits}
         self.sizes = {split: torch.from_numpy(shards.sizes) for split, shards in self.shards.items()}
 
-    def read(self, split: str, batches: Sequence[Tensor], boxes: Boxes | None = None) -> Generator[Batch]:
+    def read(self, split: str, batches: Sequence[Tensor], boxes: CropBoxes | None = None) -> Generator[Batch]:
         """The samples of each list of ids, in that order. A batch is valid until the next one is asked for.
 
         Args:

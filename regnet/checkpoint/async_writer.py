@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class Background:
+class AsyncWriter:
     """A thread for writing to the disk, which the training need not wait for."""
 
     def __init__(self) -> None:

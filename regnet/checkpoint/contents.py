@@ -7,7 +7,7 @@ import torch
 
 from regnet.checkpoint.file import CheckpointError
 
-_AVERAGED = "module."  # what MovingAverage puts before the names of the weights that it keeps
+_AVERAGED = "module."  # what ModelEma puts before the names of the weights that it keeps
 
 
 def evaluated_weights(saved: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Checkpoints: checked before they are believed.
+"""CheckpointManager: checked before they are believed.
 
 A file is what torch.save writes (torch.load reads it too) and a trailer: magic, format version, SHA-256 of all
 that precedes it.
@@ -25,7 +25,7 @@ class CheckpointError(UsageError):
     """A checkpoint that cannot be used; the message names file and reason."""
 
 
-class DamagedCheckpoint(CheckpointError):
+class CorruptCheckpoint(CheckpointError):
     """A checkpoint that was cut short or altered, or is something else; an older one may do instead."""
 
 
@@ -42,7 +42,7 @@ def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; runs no code from the file.
 
     Raises:
-        DamagedCheckpoint: it is not a whole checkpoint.
+        CorruptCheckpoint: it is not a whole checkpoint.
         CheckpointError: it cannot be read, is of another format, or holds more than plain data.
     """
     try:
@@ -63,9 +63,9 @@ def unpack(path: Path, content: bytes) -> dict[str, Any]:
     payload, mark = marked[: -_MARK.size], marked[-_MARK.size :]
     magic, version = _MARK.unpack(mark.rjust(_MARK.size, b"\0"))
     if magic != MAGIC:
-        raise DamagedCheckpoint(f"{path}: cut short, or not a checkpoint of this program ({len(content)} bytes)")
+        raise CorruptCheckpoint(f"{path}: cut short, or not a checkpoint of this program ({len(content)} bytes)")
     if hashlib.sha256(marked).digest() != digest:
-        raise DamagedCheckpoint(f"{path}: altered since it was written (its SHA-256 differs)")
+        raise CorruptCheckpoint(f"{path}: altered since it was written (its SHA-256 differs)")
     if version != VERSION:
         raise CheckpointError(f"{path}: checkpoint format {version}, this program reads {VERSION}")
     try:

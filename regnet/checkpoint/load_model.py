@@ -8,14 +8,14 @@ import torch
 
 from regnet.checkpoint.contents import check_same_shapes, evaluated_weights
 from regnet.checkpoint.file import CheckpointError, load, pack
-from regnet.checkpoint.pretrained import begin_with, read_weights
+from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.config.parser import as_flags, parse_config
 from regnet.config.schema import Config
-from regnet.models.regnet import Model, initialise
+from regnet.models.regnet import Model, initialize_weights
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A network and where it comes from.
 
     Attributes:
@@ -31,18 +31,18 @@ class Trained:
     epochs: int
 
 
-def fresh(arguments: Sequence[str], classes: int) -> Trained:
+def fresh(arguments: Sequence[str], classes: int) -> TrainedModel:
     """The network of a configuration, with the weights that a run of it begins with. Raises UsageError."""
     config = parse_config(arguments)
     torch.manual_seed(config.seed)
     model = Model(config.model.design(), classes)
-    initialise(model, config.train.init_std, config.train.zero_init)
+    initialize_weights(model, config.train.init_std, config.train.zero_init_residual)
     if config.model.weights:
-        begin_with(model, read_weights(config.model, model.state_dict()).tensors)
-    return Trained(model.eval(), config, tuple(f"class_{label}" for label in range(classes)), 0)
+        load_pretrained(model, read_weights(config.model, model.state_dict()).tensors)
+    return TrainedModel(model.eval(), config, tuple(f"class_{label}" for label in range(classes)), 0)
 
 
-def open_checkpoint(path: Path) -> Trained:
+def load_trained_model(path: Path) -> TrainedModel:
     """The network that the checkpoint's run would evaluate: its moving average, where it keeps one.
 
     Raises:
@@ -55,7 +55,7 @@ def open_checkpoint(path: Path) -> Trained:
         weights = evaluated_weights(saved, path)
         check_same_shapes(model.state_dict(), weights)
         model.load_state_dict(weights)
-        return Trained(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])
+        return TrainedModel(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error
 

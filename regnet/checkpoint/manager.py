@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regnet.checkpoint.file import CheckpointError, DamagedCheckpoint, load, pack
-from regnet.runs.atomic_write import Workshop, make_directory
+from regnet.checkpoint.file import CheckpointError, CorruptCheckpoint, load, pack
+from regnet.runs.atomic_write import AtomicWriter, make_directory
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints of one run: the last K by step, and the best.
 
     Args:
@@ -35,7 +35,7 @@ class Checkpoints:
         found = self.directory.glob("step-*.pt")
         return sorted(path for path in found if _NAME.fullmatch(path.name))
 
-    def save(self, workshop: Workshop, step: int, state: dict[str, Any], is_best: bool) -> None:
+    def save(self, workshop: AtomicWriter, step: int, state: dict[str, Any], is_best: bool) -> None:
         """Writes the checkpoint of global step `step`, marks it as the best if it is, removes what is too old."""
         make_directory(self.directory)
         path, packed = self.path(step), pack(state)
@@ -46,14 +46,14 @@ class Checkpoints:
         for old in upto[: -self.keep_last]:
             old.unlink()
 
-    def newest(self, passed_over: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    def newest(self, on_skip: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint; `passed_over` is told of each damaged one on the way, which is set aside.
 
         Raises:
             CheckpointError: there are checkpoints, but none that is whole: nobody asked to begin again.
         """
-        numbered = (self._whole(path, passed_over) for path in reversed(self.paths()))
-        best = self._whole(self.best, passed_over) if self.best.exists() else None
+        numbered = (self._whole(path, on_skip) for path in reversed(self.paths()))
+        best = self._whole(self.best, on_skip) if self.best.exists() else None
         found = [checkpoint for checkpoint in (next(filter(None, numbered), None), best) if checkpoint is not None]
         if not found and any(self.directory.glob("*.damaged")):
             raise CheckpointError(
@@ -69,10 +69,10 @@ class Checkpoints:
             return False
 
     @staticmethod
-    def _whole(path: Path, passed_over: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    def _whole(path: Path, on_skip: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         try:
             return path, load(path)
-        except DamagedCheckpoint as error:
-            passed_over(str(error))
+        except CorruptCheckpoint as error:
+            on_skip(str(error))
             path.rename(path.with_suffix(".damaged"))
             return None

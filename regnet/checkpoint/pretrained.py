@@ -132,7 +132,7 @@ def read_weights(
     return StartingWeights(tensors, f"begins with {path}: {count:,} weights and statistics of {library}{new}")
 
 
-def begin_with(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Puts weights in the place of the network's own; what they lack stays as it is."""
     network.load_state_dict({**network.state_dict(), **weights})
 

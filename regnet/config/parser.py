@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from regnet.config.schema import Config, plain
 from regnet.config.validation import check_config
 from regnet.errors import UsageError
-from regnet.models.design_space import Form
+from regnet.models.design_space import Variant
 
 
 class _Parser(ArgumentParser):
@@ -152,7 +152,7 @@ def _build(kind: Any, values: Any, prefix: str = "") -> Any:
             value = _build(option.type, value, f"{prefix}{option.name}.")
         elif value is None:
             raise UsageError(f"{prefix}{option.name} has no value")
-        elif not isinstance(value, Form):
+        elif not isinstance(value, Variant):
             value = plain(value)
         options[option.name] = value
     return kind(**options)

@@ -36,33 +36,37 @@ def _check_texts(options: dict[str, Any]) -> None:
 def _check_images(config: Config) -> None:
     data, augment, design = config.data, config.augment, config.model.design()
     check_resolution(design, data.resolution)
-    if data.growing_epochs:
-        if data.first_resolution > data.resolution:
-            raise UsageError(f"data.first_resolution is above data.resolution, {data.resolution}")
-        if data.growing_epochs >= config.train.epochs:
-            raise UsageError("data.growing_epochs leaves none of train.epochs for images of data.resolution")
-        check_resolution(design, data.first_resolution, "data.first_resolution")
-    if augment.mixup + augment.cutmix > 1:
-        raise UsageError("augment.mixup and augment.cutmix are shares of the same samples: together 1 at most")
-    if augment.smallest_cut and augment.crop_padding:
-        raise UsageError("augment.crop_padding moves whole images: with augment.smallest_cut it must be 0")
-    if augment.smallest_cut and data.cache == "device":
-        raise UsageError("data.cache device keeps whole images, of which augment.smallest_cut takes other parts")
+    if data.progressive_resizing_epochs:
+        if data.initial_resolution > data.resolution:
+            raise UsageError(f"data.initial_resolution is above data.resolution, {data.resolution}")
+        if data.progressive_resizing_epochs >= config.train.epochs:
+            raise UsageError(
+                "data.progressive_resizing_epochs leaves none of train.epochs for images of data.resolution"
+            )
+        check_resolution(design, data.initial_resolution, "data.initial_resolution")
+    if augment.mixup_prob + augment.cutmix_prob > 1:
+        raise UsageError(
+            "augment.mixup_prob and augment.cutmix_prob are shares of the same samples: together 1 at most"
+        )
+    if augment.rrc_min_scale and augment.crop_padding:
+        raise UsageError("augment.crop_padding moves whole images: with augment.rrc_min_scale it must be 0")
+    if augment.rrc_min_scale and data.cache == "device":
+        raise UsageError("data.cache device keeps whole images, of which augment.rrc_min_scale takes other parts")
 
 
 def _check_training(config: Config) -> None:
     train = config.train
-    if config.model.weights and (train.init_std or train.zero_init):
-        raise UsageError("model.weights brings first weights: train.init_std must be 0, train.zero_init false")
-    if train.freeze_trunk and train.drop_path:
-        raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_trunk keeps all from it")
-    if train.accumulate > train.batch_size:
-        raise UsageError("train.accumulate is larger than train.batch_size")
+    if config.model.weights and (train.init_std or train.zero_init_residual):
+        raise UsageError("model.weights brings first weights: train.init_std must be 0, train.zero_init_residual false")
+    if train.freeze_backbone and train.drop_path:
+        raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_backbone keeps all from it")
+    if train.grad_accum_steps > train.batch_size:
+        raise UsageError("train.grad_accum_steps is larger than train.batch_size")
 
 
 def _check_schedule(config: Config) -> None:
     schedule = config.schedule
-    if schedule.name != "reference" and schedule.warmup_epochs >= config.train.epochs:
+    if schedule.name != "baseline" and schedule.warmup_epochs >= config.train.epochs:
         raise UsageError("schedule.warmup_epochs leaves none of train.epochs for the fall")
     for rate in ("start_lr", "min_lr"):
         if getattr(schedule, rate) > config.optim.lr:

@@ -26,7 +26,7 @@ class PeerLost(RuntimeError):
     """Another rank is gone, or has failed; the message names it."""
 
 
-class Lifeline:
+class Heartbeat:
     """One rank's beat, and its ear for those of others.
 
     Time is counted in own beats, so that a machine that was suspended accuses nobody when it wakes.

@@ -12,7 +12,7 @@ from types import FrameType
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
-class Notice:
+class PreemptionNotice:
     """Once it listens, SIGTERM, SIGUSR1 and Ctrl-C set a flag and do nothing else; a second Ctrl-C ends the process."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import uuid
 
 import torch.distributed as dist
 
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.errors import UsageError
 
 _LOOK = 0.05  # seconds
@@ -19,7 +19,7 @@ _HURRY = 3.0  # seconds
 _LAUNCHER = 10.0  # seconds
 
 
-class AskedToLeave(Exception):
+class Preempted(Exception):
     """A signal came before the ranks had found one another; there is nothing to save."""
 
 
@@ -29,16 +29,16 @@ class Patience:
     A wait inside the store would hear no signal, so all waits are made of short ones, with a look at this between.
     """
 
-    def __init__(self, seconds: float, notice: Notice) -> None:
+    def __init__(self, seconds: float, notice: PreemptionNotice) -> None:
         self._until, self._seconds, self._notice = time.monotonic() + seconds, seconds, notice
 
     def at_most(self, seconds: float) -> "Patience":
         return Patience(min(seconds, self._seconds), self._notice)
 
     def check(self, missing: str) -> None:
-        """Raises TimeoutError, which says what is missing, or AskedToLeave when it is used up."""
+        """Raises TimeoutError, which says what is missing, or Preempted when it is used up."""
         if self._notice.age > _HURRY:
-            raise AskedToLeave(f"asked to leave by {self._notice.given} while {missing}")
+            raise Preempted(f"asked to leave by {self._notice.given} while {missing}")
         if time.monotonic() > self._until:
             raise TimeoutError(f"{missing} for {self._seconds:g} s")
 
@@ -76,7 +76,7 @@ def agree_on_session(store: dist.Store, rank: int, size: int, patience: Patience
 
     Raises:
         TimeoutError: names who did not come.
-        AskedToLeave: before all had come.
+        Preempted: before all had come.
     """
     me = uuid.uuid4().hex
     if rank == 0:

@@ -13,15 +13,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from regnet.config.schema import DistributedConfig
-from regnet.distributed.heartbeat import Lifeline, PeerLost
-from regnet.distributed.preemption import Notice
+from regnet.distributed.heartbeat import Heartbeat, PeerLost
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.rendezvous import Patience, agree_on_session, open_store
 from regnet.errors import UsageError
 
 T = TypeVar("T")
 
 
-class Elsewhere(Exception):
+class OtherRankFailed(Exception):
     """Another rank could not go on, and tells why; its exit status is this rank's too."""
 
     def __init__(self, rank: int, exit_status: int) -> None:
@@ -46,7 +46,7 @@ class World:
     local_rank: int
     device: torch.device
     control: dist.ProcessGroup | None
-    lifeline: Lifeline | None
+    heartbeat: Heartbeat | None
 
     @property
     def is_main(self) -> bool:
@@ -64,7 +64,7 @@ class World:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def share(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Rank zero's value, on every rank."""
         if self.size == 1:
             return value
@@ -96,10 +96,10 @@ class World:
             raise error
         for rank, status in enumerate(failures):
             if status is not None:
-                raise Elsewhere(rank, status)
+                raise OtherRankFailed(rank, status)
         return result
 
-    def with_patience(self, limit: timedelta) -> "World":
+    def with_timeout(self, limit: timedelta) -> "World":
         """The same world, whose exchanges on the host may take so long. A rank that dies meanwhile is noticed anyway.
 
         All ranks call it together.
@@ -108,18 +108,18 @@ class World:
 
     def explain(self, error: Exception) -> Exception:
         """What ended this process: `error`, or PeerLost, which names the rank that is gone. All ranks are told."""
-        return error if self.lifeline is None else self.lifeline.explain(error)
+        return error if self.heartbeat is None else self.heartbeat.explain(error)
 
     def on_main(self, action: Callable[[], T]) -> T | None:
         """`together`, on rank zero alone."""
         return self.together(action if self.is_main else None)
 
-    def on_each_machine(self, action: Callable[[], T]) -> T | None:
+    def on_each_node(self, action: Callable[[], T]) -> T | None:
         """`together`, on one rank of each machine, however long it takes."""
-        return self.with_patience(timedelta(days=7)).together(action if self.local_rank == 0 else None)
+        return self.with_timeout(timedelta(days=7)).together(action if self.local_rank == 0 else None)
 
 
-class Agreement:
+class SharedFlags:
     """Flags that any rank may raise and that all ranks see at the same step, without waiting for one another.
 
     `exchange` starts the exchange of this step's flags and returns the outcome of the last step's, which has
@@ -148,7 +148,7 @@ class Agreement:
 
 
 @contextmanager
-def join(device: str, options: DistributedConfig, notice: Notice) -> Iterator[World]:
+def join(device: str, options: DistributedConfig, notice: PreemptionNotice) -> Iterator[World]:
     """Joins the processes that torchrun started, if it did.
 
     Args:
@@ -157,7 +157,7 @@ def join(device: str, options: DistributedConfig, notice: Notice) -> Iterator[Wo
 
     Raises:
         UsageError: CUDA was asked for and there is no GPU for this process.
-        AskedToLeave: before all had come.
+        Preempted: before all had come.
         PeerLost: another rank is gone; raised in place of what its absence made fail.
     """
     size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
@@ -173,7 +173,7 @@ def join(device: str, options: DistributedConfig, notice: Notice) -> Iterator[Wo
         store = open_store(rank, patience)
         store.set_timeout(wait)
         store = dist.PrefixStore(agree_on_session(store, rank, size, patience), store)
-        lifeline = Lifeline(store, rank, size, options.heartbeat_timeout)
+        heartbeat = Heartbeat(store, rank, size, options.heartbeat_timeout)
     except (dist.DistError, TimeoutError) as error:
         raise _not_joined(error) from error
     try:
@@ -183,14 +183,14 @@ def join(device: str, options: DistributedConfig, notice: Notice) -> Iterator[Wo
             control = dist.new_group(backend="gloo", timeout=wait)
         except RuntimeError as error:
             raise _not_joined(error) from error
-        yield World(rank, size, local_rank, place, control, lifeline)
+        yield World(rank, size, local_rank, place, control, heartbeat)
     except Exception as error:
         # The groups are left as they are: taking one down waits for ranks that may be waiting for this one.
-        cause = lifeline.explain(error)
+        cause = heartbeat.explain(error)
         if cause is error:
             raise
         raise cause from error
-    lifeline.close()
+    heartbeat.close()
     dist.destroy_process_group()
 
 

@@ -12,7 +12,7 @@ import torch
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
 from regnet.distributed.heartbeat import EXCHANGE_FAILED, PeerLost
-from regnet.distributed.preemption import Notice
+from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import join
 from regnet.doctor.communication import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
 from regnet.doctor.environment import check_device, check_machine
@@ -92,11 +92,11 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
     """
     options = replace(config.distributed, timeout=min(PATIENCE, config.distributed.timeout))
     # Over gloo, which needs no GPU: a machine that lacks its GPU is named then, and nobody waits for it.
-    with join("cpu", options, Notice()) as world:
+    with join("cpu", options, PreemptionNotice()) as world:
         # As a run would be: digests may take as long.
-        patient = world.with_patience(timedelta(seconds=config.distributed.timeout))
-        if world.is_main and world.lifeline is not None:  # which ends this process if another keeps it waiting
-            world.lifeline.last_words = lambda why: tell(findings + apart(why), time.perf_counter() - began, as_json)
+        patient = world.with_timeout(timedelta(seconds=config.distributed.timeout))
+        if world.is_main and world.heartbeat is not None:  # which ends this process if another keeps it waiting
+            world.heartbeat.last_words = lambda why: tell(findings + apart(why), time.perf_counter() - began, as_json)
         seats = world.gather(own_seat(config, world.rank))
         own = seats[world.rank]
         here = [seat for seat in seats if seat.host == own.host]
@@ -111,13 +111,13 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
         findings[:] = merge(of_hosts) + of_run
         seated = check_seats(seats)
         on_gpu = not any_stops(seated) and all(seat.device == "cuda" for seat in seats)
-        parameters = world.share(_parameters(config))
+        parameters = world.broadcast_object(_parameters(config))
         all_reduce = check_all_reduce(world, parameters, on_gpu, timedelta(seconds=options.timeout))
         findings += seated + all_reduce
         if world.is_main:
             tell(findings, time.perf_counter() - began, as_json)
         # Nobody leaves before all is told: torchrun ends the others when one has left with a status.
-        return world.share(STOPS if any_stops(findings) else FINE)
+        return world.broadcast_object(STOPS if any_stops(findings) else FINE)
 
 
 def _parameters(config: Config) -> int:

@@ -19,7 +19,7 @@ from regnet.distributed.world import choose_device
 from regnet.doctor.environment import cgroups
 from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, plural, stops
 from regnet.errors import UsageError
-from regnet.models.regnet import Model, count_parameters, freeze_trunk
+from regnet.models.regnet import Model, count_parameters, freeze_backbone
 from regnet.optim.optimizers import averages
 
 CLASSES = 100  # assumed where no manifest tells
@@ -38,7 +38,7 @@ def check_needs(config: Config, size: int, processes: int, local_rank: int) -> l
     if not shards.exists():
         convert = "name another --data.shards, or write them: python -m data.convert --help"
     change = "change what the message names"
-    more = "a smaller --train.batch_size, more --train.accumulate or more processes"
+    more = "a smaller --train.batch_size, more --train.grad_accum_steps or more processes"
     return [
         *guarded("shards", lambda: check_shards(config), convert, DataError, OSError),
         *guarded("batches", lambda: check_batches(config, size), change, DataError),
@@ -67,8 +67,8 @@ def _manifest(config: Config) -> Manifest | None:
 def network(config: Config, classes: int) -> Model:
     """As the run would train it."""
     model = Model(config.model.design(), classes)
-    if config.train.freeze_trunk:
-        freeze_trunk(model)
+    if config.train.freeze_backbone:
+        freeze_backbone(model)
     return model
 
 
@@ -79,7 +79,7 @@ def check_shards(config: Config) -> list[Finding]:
     began = time.perf_counter()
     verify(directory, manifest, how)
     seconds = time.perf_counter() - began
-    check_sizes(directory, manifest, config.augment.smallest_cut)
+    check_sizes(directory, manifest, config.augment.rrc_min_scale)
     files = [shard for split in manifest.splits.values() for shard in split]
     size = sum(shard.size for shard in files)
     checked = {
@@ -116,10 +116,10 @@ def check_memory(config: Config, size: int, processes: int, local_rank: int) -> 
         need *= processes
     saw = f"a step needs at least {in_bytes(need)} {place}, {in_bytes(free)} are free"
     if need > free:
-        step = "a smaller --train.batch_size, more --train.accumulate, or more processes elsewhere"
+        step = "a smaller --train.batch_size, more --train.grad_accum_steps, or more processes elsewhere"
         return [stops("memory", saw, step, need=need, free=free)]
     if need > 0.7 * free:
-        step = "close, for libraries add their own: more --train.accumulate"
+        step = "close, for libraries add their own: more --train.grad_accum_steps"
         return [note("memory", saw, step, need=need, free=free)]
     return [ok("memory", saw, need=need, free=free)]
 
@@ -131,7 +131,7 @@ def step_bytes(config: Config, classes: int, size: int) -> int:
     model = network(config, classes)
     numbers = count_parameters(model) * (1 + (config.optim.ema_decay > 0))
     numbers += count_parameters(model, trained=True) * (1 + averages(config.optim))  # beside gradients
-    kept = math.ceil(part / config.train.accumulate) * _kept_for_an_image(model, config.data.resolution)
+    kept = math.ceil(part / config.train.grad_accum_steps) * _kept_for_an_image(model, config.data.resolution)
     if config.train.precision != "fp32":
         kept //= 2
     return kept + numbers * _FLOAT + part * pixels * _FLOAT

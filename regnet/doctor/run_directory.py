@@ -19,15 +19,15 @@ from regnet.distributed.world import World
 from regnet.doctor.findings import Finding, guarded, in_bytes, in_seconds, note, ok, stops
 from regnet.doctor.requirements import class_names, count_classes, network
 from regnet.errors import UsageError
-from regnet.metrics.training import Counters
+from regnet.metrics.training import TrainingAccumulator
 from regnet.models.regnet import Model
 from regnet.optim.optimizers import build_optimizer
-from regnet.runs.atomic_write import Workshop
+from regnet.runs.atomic_write import AtomicWriter
 from regnet.runs.directory import check_config, place
 from regnet.tracking.wandb_tracker import has_wandb_key
 from regnet.training.amp import Precision
 from regnet.training.early_stopping import EarlyStopping
-from regnet.training.ema import MovingAverage
+from regnet.training.ema import ModelEma
 from regnet.training.state import Progress, TrainingState
 
 _SLOW_SYNC = 0.1  # seconds
@@ -101,7 +101,7 @@ def check_directory(config: Config, directory: Path) -> list[Finding]:
     found = check_room(config, len(packed), free)
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as scratch:
-            workshop = Workshop(Path(scratch))
+            workshop = AtomicWriter(Path(scratch))
             found += check_file_system(Path(scratch), workshop)
             if len(packed) < free:  # a disk that other runs write to is not filled to the brim
                 found += check_checkpoint(Path(scratch) / "checkpoint.pt", packed, workshop)
@@ -119,7 +119,7 @@ def check_room(config: Config, size: int, free: int) -> list[Finding]:
     return [ok("disk", saw, need=need, free=free)]
 
 
-def check_file_system(scratch: Path, workshop: Workshop) -> list[Finding]:
+def check_file_system(scratch: Path, workshop: AtomicWriter) -> list[Finding]:
     """Whether files can be locked and replaced here, and how long that takes."""
     kind, options = mount_of(scratch)
     what = f"{scratch.parent}: {kind}"
@@ -164,7 +164,7 @@ def _locks(path: Path) -> bool:
         return False
 
 
-def _replace_time(path: Path, workshop: Workshop) -> float:
+def _replace_time(path: Path, workshop: AtomicWriter) -> float:
     """Seconds in which a small file is replaced whole, as state.json is after each checkpoint."""
     seconds = []
     for attempt in range(_TRIES):
@@ -176,7 +176,7 @@ def _replace_time(path: Path, workshop: Workshop) -> float:
     return statistics.median(seconds)
 
 
-def check_checkpoint(path: Path, packed: bytes, workshop: Workshop) -> list[Finding]:
+def check_checkpoint(path: Path, packed: bytes, workshop: AtomicWriter) -> list[Finding]:
     """Writes a checkpoint of the run's size, as a run does, and reads it back."""
     began = time.perf_counter()
     workshop.write(path, packed)
@@ -210,8 +210,8 @@ def state_of(config: Config) -> dict[str, Any]:
         model=model,
         optimizer=optimizer,
         scaler=precision.scaler,
-        ema=MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None,
-        counters=Counters(classes, cpu),
+        ema=ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay else None,
+        counters=TrainingAccumulator(classes, cpu),
         stopping=EarlyStopping(config.early_stopping.patience, "min"),
         progress=Progress(),
     )

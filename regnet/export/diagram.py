@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from regnet.checkpoint.load_model import Trained
+from regnet.checkpoint.load_model import TrainedModel
 from regnet.errors import UsageError
 from regnet.models.complexity import operators
-from regnet.models.design_space import Form
+from regnet.models.design_space import Variant
 from regnet.models.regnet import count_parameters
 
 FORMATS = ("svg", "png", "pdf")
@@ -55,7 +55,7 @@ class Part:
         return 0.1 + self.output[0] / 2000
 
 
-def parts(trained: Trained) -> list[Part]:
+def parts(trained: TrainedModel) -> list[Part]:
     """The columns from left to right."""
     design = trained.config.model.design()
     found = operators(trained.model, trained.config.data.resolution)
@@ -73,7 +73,7 @@ def parts(trained: Trained) -> list[Part]:
     return [stem, *stages, part("head", "head", 1, "mean, then linear")]
 
 
-def draw_architecture(trained: Trained, path: Path) -> None:
+def draw_architecture(trained: TrainedModel, path: Path) -> None:
     """The network from left to right: heights are resolutions, thicknesses widths; below it, what a block is."""
     columns, side = parts(trained), trained.config.data.resolution
     width = max(sum(part.width for part in columns) + MARGIN, 2 * BLOCK)
@@ -90,7 +90,7 @@ def draw_architecture(trained: Trained, path: Path) -> None:
         _draw_part(axes, part, left, side, COLOURS[index % len(COLOURS)])
         left += part.width
     design = trained.config.model.design()
-    outer = "input" if design.form is Form.reference else "output"
+    outer = "input" if design.variant is Variant.baseline else "output"
     ratio = "" if design.bottleneck_ratio == 1 else f"{design.bottleneck_ratio:g} times "
     axes.text(MARGIN, 1.7, "drawn as high as its images, as thick as it has channels", fontsize=8, color=SOFT)
     told = f"a block's 3×3 has {ratio}as many channels as its {outer}"
@@ -156,7 +156,7 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], bend: float = 0
     )
 
 
-def draw_graph(trained: Trained, path: Path) -> None:
+def draw_graph(trained: TrainedModel, path: Path) -> None:
     """What autograd recorded for one image of zeros: every operation from the weights to the logits.
 
     Raises:

@@ -1,8 +1,8 @@
 """A trained network by itself, as ONNX, checked against PyTorch, and as pictures.
 
-python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --onnx seed.onnx [--normalize]
-python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --architecture seed.svg --graph graph.svg
-python -m regnet.export --checkpoint runs/seed/checkpoints/best.pt --weights seed.pt
+python -m regnet.export --checkpoint runs/baseline/checkpoints/best.pt --onnx seed.onnx [--normalize]
+python -m regnet.export --checkpoint runs/baseline/checkpoints/best.pt --architecture seed.svg --graph graph.svg
+python -m regnet.export --checkpoint runs/baseline/checkpoints/best.pt --weights seed.pt
 """
 
 import argparse
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import DataError
-from data.inference_transform import Preparation
-from regnet.checkpoint.load_model import Trained, network_alone, open_checkpoint
-from regnet.data_adapter import manifest_and_preparation
+from data.inference_transform import InferenceTransform
+from regnet.checkpoint.load_model import TrainedModel, load_trained_model, network_alone
+from regnet.data_adapter import manifest_and_transform
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, FAILED, USAGE
 from regnet.export.diagram import check_format, draw_architecture, draw_graph
@@ -46,7 +46,7 @@ class Normalized(nn.Module):
         return self.network((images - self.mean) / self.std)
 
 
-def export_onnx(trained: Trained, network: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+def export_onnx(trained: TrainedModel, network: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     """Writes one file with a free batch dimension: `images` float32 (N, 3, side, side) -> `logits` (N, classes)."""
     side = trained.config.data.resolution
     warnings.simplefilter("ignore", FutureWarning)  # of the exporter's own calls
@@ -69,7 +69,7 @@ def export_onnx(trained: Trained, network: nn.Module, path: Path, metadata: dict
     path.write_bytes(model.SerializeToString())
 
 
-def describe(trained: Trained, prepared: Preparation | None) -> dict[str, str]:
+def describe(trained: TrainedModel, prepared: InferenceTransform | None) -> dict[str, str]:
     """What whoever is given the file alone has to know; with a preparation, normalisation is inside."""
     inside = {} if prepared is None else {"preparation": json.dumps(asdict(prepared))}
     return {
@@ -95,11 +95,11 @@ def largest_difference(network: nn.Module, path: Path, side: int) -> float:
     return worst
 
 
-def write_onnx(trained: Trained, args: argparse.Namespace) -> int:
+def write_onnx(trained: TrainedModel, args: argparse.Namespace) -> int:
     network: nn.Module = trained.model
     prepared = None
     if args.normalize:
-        manifest, prepared = manifest_and_preparation(trained, args.shards)
+        manifest, prepared = manifest_and_transform(trained, args.shards)
         network = Normalized(network, manifest.mean, manifest.std)
     export_onnx(trained, network, args.onnx, describe(trained, prepared))
     worst = largest_difference(network, args.onnx, trained.config.data.resolution)
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.checkpoint}: would be written over")
     for path in filter(None, (args.graph, args.architecture)):
         check_format(path)
-    trained = open_checkpoint(args.checkpoint)
+    trained = load_trained_model(args.checkpoint)
     for path, draw in ((args.architecture, draw_architecture), (args.graph, draw_graph)):
         if path is not None:
             draw(trained, path)

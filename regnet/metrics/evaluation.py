@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regnet.distributed.world import World
-from regnet.metrics.confident_errors import Mistaken
+from regnet.metrics.confident_errors import ConfidentErrors
 
 BINS = 15  # of confidence, as in Guo et al., On Calibration of Modern Neural Networks (2017), section 2
 
@@ -21,7 +21,7 @@ class Evaluation:
         loss: mean of the samples.
         top1, top5: share of samples whose label was the first, or among the first five, 0 to 1.
         calibration_error: mean distance between confidence and accuracy, weighted by samples (ECE, 15 bins), 0 to 1.
-        confusion: int64 (classes, classes): how often label r was taken for c.
+        confusion: int64 (classes, classes): how often label r was predicted as c.
         mistaken: samples to look at; None while nobody asked for them.
     """
 
@@ -31,11 +31,11 @@ class Evaluation:
     top5: float
     calibration_error: float
     confusion: Tensor
-    mistaken: Mistaken | None = None
+    mistaken: ConfidentErrors | None = None
 
     def columns(self) -> dict[str, float]:
         """What an epoch's line in metrics.jsonl tells of it."""
-        return {"val_loss": self.loss, "val_accuracy": self.top1, "val_top5": self.top5}
+        return {"val_loss": self.loss, "val_top1": self.top1, "val_top5": self.top5}
 
     def class_samples(self) -> list[int]:
         """Of each class, by label."""
@@ -46,7 +46,7 @@ class Evaluation:
         return (self.confusion.diagonal().double() / self.confusion.sum(1)).tolist()
 
     def group_accuracy(self, groups: Tensor) -> list[float]:
-        """Share of samples taken for a class of their own group; `groups` is int64 (classes,), the group of each."""
+        """Share of samples predicted as a class of their own group; `groups` is int64 (classes,), the group of each."""
         together = groups.unsqueeze(0) == groups.unsqueeze(1)
         right, all_of_them = (self.confusion * together).sum(1), self.confusion.sum(1)
         count = int(groups.max()) + 1
@@ -54,7 +54,7 @@ class Evaluation:
         return (zeros.index_add(0, groups, right) / zeros.index_add(0, groups, all_of_them)).tolist()
 
 
-class Tally:
+class EvaluationAccumulator:
     """Sums over samples, on the device: counts in int64, all else in float64."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
@@ -65,13 +65,13 @@ class Tally:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: logits float32 (n, classes), labels int64 (n,)."""
         best = logits.topk(min(5, self.classes), dim=1).indices
-        taken = best[:, 0]
-        right = (taken == labels).long()
+        predicted = best[:, 0]
+        right = (predicted == labels).long()
         confidence = logits.softmax(1).max(1).values.double()
         # Bins are open on the left; a confidence of 1 belongs to the last one.
         bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
         confusion, top5, seen, hits = self.counts.split([self.classes**2, 1, BINS, BINS])
-        confusion.index_add_(0, labels * self.classes + taken, torch.ones_like(labels))
+        confusion.index_add_(0, labels * self.classes + predicted, torch.ones_like(labels))
         top5 += (best == labels.unsqueeze(1)).sum()
         seen.index_add_(0, bins, torch.ones_like(bins))
         hits.index_add_(0, bins, right)

@@ -34,7 +34,7 @@ class Result:
         return tuple(correct / samples if samples else float("nan") for correct, samples in pairs)
 
 
-class Counters:
+class TrainingAccumulator:
     """Sums over samples: losses in float64, all else in int64.
 
     Counts are exact, so they are the same however samples are spread over ranks.
@@ -67,9 +67,9 @@ class Counters:
         for name, counter in vars(self).items():
             counter.copy_(state[name])
 
-    def summed(self, world: World) -> "Counters":
+    def summed(self, world: World) -> "TrainingAccumulator":
         """A copy that holds the sum over all ranks."""
-        total = Counters(len(self.class_samples), self.loss.device)
+        total = TrainingAccumulator(len(self.class_samples), self.loss.device)
         whole = world.sum_(torch.cat([self.top5.view(1), self.class_correct, self.class_samples]))
         total.loss.copy_(world.sum_(self.loss.clone()))
         for counter, part in zip(

@@ -18,10 +18,10 @@ MAX_DEPTH = 1000
 MAX_WIDTH = 65536
 
 
-class Form(StrEnum):
+class Variant(StrEnum):
     """The two published ways to read the same design parameters."""
 
-    reference = "reference"  # 3x3 as wide as the block's input; stem and first stage keep the resolution
+    baseline = "baseline"  # 3x3 as wide as the block's input; stem and first stage keep the resolution
     paper = "paper"  # 3x3 as wide as the block's output; stem and every stage halve the resolution
 
 
@@ -52,7 +52,7 @@ class Stage:
 class Design:
     """A network's skeleton: what `regnet.model.Model` is built from."""
 
-    form: Form
+    variant: Variant
     stem_width: int
     stem_stride: int
     bottleneck_ratio: float
@@ -61,7 +61,7 @@ class Design:
 
     def inner_width(self, in_width: int, out_width: int) -> int:
         """Channels of a block's 3x3 convolution, for a block of these outer widths."""
-        outer = in_width if self.form is Form.reference else out_width
+        outer = in_width if self.variant is Variant.baseline else out_width
         return round(outer * self.bottleneck_ratio)
 
     def se_width(self, in_width: int) -> int:
@@ -74,26 +74,26 @@ class Design:
         return self.stem_stride * math.prod(stage.stride for stage in self.stages)
 
 
-def generate_widths(depth: int, initial_width: int, slope: float, quantization: float) -> list[tuple[int, int]]:
+def generate_widths(depth: int, w_0: int, w_a: float, w_m: float) -> list[tuple[int, int]]:
     """Equations 2 to 4: (width, depth) of each stage, widths rising.
 
     Raises:
         UsageError: a parameter outside the rule's domain, named as the option it comes from.
     """
     _check("depth", depth, 1, MAX_DEPTH)
-    _check("initial_width", initial_width, QUANTUM, MAX_WIDTH)
-    _check("slope", slope, 0, MAX_WIDTH)
-    _check("quantization", quantization, 1 + 1e-6, MAX_WIDTH)
-    if initial_width % QUANTUM:
-        raise UsageError(f"model.initial_width is {initial_width}: it must be a multiple of {QUANTUM}")
+    _check("w_0", w_0, QUANTUM, MAX_WIDTH)
+    _check("w_a", w_a, 0, MAX_WIDTH)
+    _check("w_m", w_m, 1 + 1e-6, MAX_WIDTH)
+    if w_0 % QUANTUM:
+        raise UsageError(f"model.w_0 is {w_0}: it must be a multiple of {QUANTUM}")
     stages: list[tuple[int, int]] = []
     for block in range(depth):
-        continuous = initial_width + slope * block
-        step = round(math.log(continuous / initial_width) / math.log(quantization))
+        continuous = w_0 + w_a * block
+        step = round(math.log(continuous / w_0) / math.log(w_m))
         # round() takes ties to the even side, as the published code does: 60 / 8 = 7.5 becomes 8.
-        width = round(initial_width * quantization**step / QUANTUM) * QUANTUM
+        width = round(w_0 * w_m**step / QUANTUM) * QUANTUM
         if width > MAX_WIDTH:
-            raise UsageError(f"model.slope is {slope}: block {block + 1} would be {width} wide, above {MAX_WIDTH}")
+            raise UsageError(f"model.w_a is {w_a}: block {block + 1} would be {width} wide, above {MAX_WIDTH}")
         if stages and stages[-1][0] == width:
             stages[-1] = (width, stages[-1][1] + 1)
         else:
@@ -135,11 +135,11 @@ def _rounded(width: int, divisor: int, rounding: Rounding) -> int:
 
 
 def generate_design(
-    form: Form,
+    variant: Variant,
     depth: int,
-    initial_width: int,
-    slope: float,
-    quantization: float,
+    w_0: int,
+    w_a: float,
+    w_m: float,
     bottleneck_ratio: float,
     group_width: int,
     stem_width: int,
@@ -155,13 +155,13 @@ def generate_design(
     _check("group_width", group_width, 1, MAX_WIDTH)
     _check("stem_width", stem_width, 1, MAX_WIDTH)
     _check("se_ratio", se_ratio, 0, 1)
-    form = Form(form)  # its bare value, from a file, is equal to it but not the same
-    first_stride = 1 if form is Form.reference else 2
+    variant = Variant(variant)  # its bare value, from a file, is equal to it but not the same
+    first_stride = 1 if variant is Variant.baseline else 2
     stages = []
-    for index, (width, blocks) in enumerate(generate_widths(depth, initial_width, slope, quantization)):
+    for index, (width, blocks) in enumerate(generate_widths(depth, w_0, w_a, w_m)):
         adjusted, group = adjust_widths(width, bottleneck_ratio, group_width, rounding)
         stages.append(Stage(blocks, adjusted, first_stride if index == 0 else 2, group))
-    design = Design(form, stem_width, first_stride, bottleneck_ratio, se_ratio, tuple(stages))
+    design = Design(variant, stem_width, first_stride, bottleneck_ratio, se_ratio, tuple(stages))
     _check_blocks(design)
     return design
 

@@ -153,7 +153,7 @@ class Model(nn.Sequential):
         return cast(list[XBlock], [block for layer in self.body for block in cast(Layer, layer).layers])
 
 
-def drop_paths(model: Model, rate: float) -> None:
+def set_drop_path_rates(model: Model, rate: float) -> None:
     """Sets the shares of samples that skip blocks, rising to `rate` in the last one.
 
     Source: Huang et al., Deep Networks with Stochastic Depth (2016), section 3, for each sample by itself.
@@ -162,7 +162,7 @@ def drop_paths(model: Model, rate: float) -> None:
         block.drop_path = rate * index / len(model.blocks)
 
 
-def initialise(model: Model, std: float, silent: bool) -> None:
+def initialize_weights(model: Model, std: float, silent: bool) -> None:
     """Makes the first weights of a network that has PyTorch's own.
 
     Args:
@@ -181,7 +181,7 @@ def initialise(model: Model, std: float, silent: bool) -> None:
             nn.init.zeros_(block.bn3.weight)
 
 
-def freeze_trunk(model: Model) -> None:
+def freeze_backbone(model: Model) -> None:
     """Keeps the weights of stem and body from training. What they compute while the head trains: `train_head`."""
     for part in (model.stem, model.body):
         part.requires_grad_(False)

@@ -32,7 +32,7 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, peak: float, sch
     Super-Convergence (2018), with cosine instead of straight sides; reference: the rule that reproduces the
     reference's 40 logged rates, all of them constant within an epoch.
     """
-    if schedule.name == "reference":
+    if schedule.name == "baseline":
         return _reference(step // steps_per_epoch, peak, schedule)
     rise, fall = _SMOOTH[schedule.name]
     warmup = schedule.warmup_epochs * steps_per_epoch

@@ -1,4 +1,4 @@
-"""The pictures of a report that know classes: their accuracy, what they are taken for, the worst mistakes."""
+"""The pictures of a report that know classes: their accuracy, what they are predicted as, the worst mistakes."""
 
 import io
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
-from regnet.metrics.evaluation_file import Outcome
+from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.report.figure import Palette, Picture
 from regnet.report.seeds import Group, class_accuracy
 
@@ -62,8 +62,8 @@ def _short(name: str, most: int = 30) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def confusion(outcome: Outcome) -> Picture:
-    """What the samples of each class were taken for; by superclass where there are such."""
+def confusion(outcome: EvaluationFile) -> Picture:
+    """What the samples of each class were predicted as; by superclass where there are such."""
     classes = tuple(outcome.classes.tolist())
     groups, matrix, names, of = superclass_of(classes), outcome.confusion, list(classes), "class"
     if groups is not None:
@@ -77,7 +77,7 @@ def confusion(outcome: Outcome) -> Picture:
         cells[..., 3] = np.sqrt(shares)  # most shares are small
         axes.imshow(cells, interpolation="nearest", aspect="auto")
         axes.grid(visible=False)
-        axes.set_xlabel("taken for")
+        axes.set_xlabel("predicted as")
         axes.xaxis.set_label_position("top")
         axes.xaxis.tick_top()
         if len(names) <= NAMED:
@@ -88,10 +88,10 @@ def confusion(outcome: Outcome) -> Picture:
             axes.set(xticks=[], yticks=[])
         axes.tick_params(labelsize=7, length=0)
 
-    return Picture("confusion", f"What each {of} was taken for; the darker, the more often", 3.6, draw)
+    return Picture("confusion", f"What each {of} was predicted as; the darker, the more often", 3.6, draw)
 
 
-def contact_sheet(outcome: Outcome, columns: int = 6) -> bytes:
+def contact_sheet(outcome: EvaluationFile, columns: int = 6) -> bytes:
     """The most confident mistakes, as one PNG."""
     count = len(outcome.images)
     rows = max(1, -(-count // columns))
@@ -103,8 +103,8 @@ def contact_sheet(outcome: Outcome, columns: int = 6) -> bytes:
         axes.axis("off")
         if index < count:
             axes.imshow(outcome.images[index])
-            label, taken = outcome.classes[outcome.labels[index]], outcome.classes[outcome.taken[index]]
-            told = f"{_short(label, 22)}\ntaken for {_short(taken, 22)}\n{outcome.confidence[index]:.1%}"
+            label, predicted = outcome.classes[outcome.labels[index]], outcome.classes[outcome.predicted[index]]
+            told = f"{_short(label, 22)}\ntaken for {_short(predicted, 22)}\n{outcome.confidence[index]:.1%}"
             axes.set_title(told, fontsize=7, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)

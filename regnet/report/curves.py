@@ -51,7 +51,7 @@ class Curve:
 CURVES = (
     Curve("loss", "Loss; dashed: of training", "epoch", (("val_loss", "-", 1), ("train_loss", "--", 1))),
     Curve("accuracy", "Accuracy, %; dashed: of training", "epoch",
-          (("val_accuracy", "-", 100), ("train_accuracy", "--", 100)), from_zero=True),
+          (("val_top1", "-", 100), ("train_top1", "--", 100)), from_zero=True),
     Curve("steps", "Training loss of a step", "step", (("loss", "-", 1),)),
     Curve("learning_rate", "Learning rate", "step", (("lr", "-", 1),), from_zero=True),
     Curve("speed", "Training images a second", "epoch", (("images_per_second", "-", 1),), from_zero=True),

@@ -18,11 +18,11 @@ import yaml
 from PIL import Image
 
 from regnet.errors import UsageError
-from regnet.metrics.evaluation_file import Outcome, most_confused
+from regnet.metrics.evaluation_file import EvaluationFile, most_confused
 from regnet.report.class_plots import class_bars, confusion, contact_sheet
 from regnet.report.curves import CURVES
 from regnet.report.figure import PRINT
-from regnet.report.run_data import History, read_history
+from regnet.report.run_data import RunData, read_run_data
 from regnet.report.seeds import Group, class_accuracy, differences, group
 from regnet.runs.status import STATE, Status
 
@@ -39,7 +39,7 @@ def write(runs: Sequence[Path], out: Path) -> Path:
         UsageError: a directory that holds no run, or too many to be told apart.
         OSError: the disk.
     """
-    files = make(_told_apart([read_history(run) for run in {run.resolve(): run for run in runs}.values()]))
+    files = make(_told_apart([read_run_data(run) for run in {run.resolve(): run for run in runs}.values()]))
     if (out / STATE).exists():
         raise UsageError(f"{out}: holds a run; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def write(runs: Sequence[Path], out: Path) -> Path:
     return out / PAGE
 
 
-def _told_apart(runs: Sequence[History]) -> list[History]:
+def _told_apart(runs: Sequence[RunData]) -> list[RunData]:
     """By their directories where names would not do."""
     names = Counter(run.name for run in runs)
     return [replace(run, name=str(run.directory)) if names[run.name] > 1 else run for run in runs]
 
 
-def make(runs: Sequence[History]) -> dict[str, bytes]:
+def make(runs: Sequence[RunData]) -> dict[str, bytes]:
     """The files of a report, by name."""
     groups = group(runs)
     if len(groups) > len(PRINT.groups):
@@ -100,13 +100,13 @@ def make(runs: Sequence[History]) -> dict[str, bytes]:
     return files if outcome is None else {**files, "mistakes.png": contact_sheet(outcome)}
 
 
-def _row(run: History) -> dict[str, Any]:
+def _row(run: RunData) -> dict[str, Any]:
     best, last, result = run.best, run.epochs[-1] if run.epochs else None, run.result
     speeds = [row["images_per_second"] for row in run.epochs]
     cells = (
         f"{run.state.epoch}/{run.state.epochs}",
-        f"{best['val_accuracy']:.2%} ({best['epoch']})" if best else "",
-        f"{result['top1']:.2%}" if result else f"{last['val_accuracy']:.2%}" if last else "",
+        f"{best['val_top1']:.2%} ({best['epoch']})" if best else "",
+        f"{result['top1']:.2%}" if result else f"{last['val_top1']:.2%}" if last else "",
         f"{result['top5']:.2%}" if result else f"{last['val_top5']:.2%}" if last else "",
         f"{result['calibration_error']:.2%}" if result else "",
         f"{float(np.median(speeds)):,.0f}" if speeds else "",
@@ -117,8 +117,8 @@ def _row(run: History) -> dict[str, Any]:
 
 
 def _mean_row(of_one: Group) -> dict[str, Any]:
-    bests = [100 * run.best["val_accuracy"] for run in of_one.runs if run.best]
-    lasts = [100 * run.epochs[-1]["val_accuracy"] for run in of_one.runs if run.epochs]
+    bests = [100 * run.best["val_top1"] for run in of_one.runs if run.best]
+    lasts = [100 * run.epochs[-1]["val_top1"] for run in of_one.runs if run.epochs]
     told = [f"{mean(values):.2f} ± {stdev(values):.2f} %" if len(values) > 1 else "" for values in (bests, lasts)]
     return {"name": of_one.label, "state": "mean", "cells": ("", *told, *[""] * (len(HEADINGS) - 3))}
 
@@ -128,20 +128,20 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _confused(outcome: Outcome) -> list[dict[str, Any]]:
+def _confused(outcome: EvaluationFile) -> list[dict[str, Any]]:
     names = outcome.classes.tolist()
     return [
-        {"times": times, "label": names[label], "taken": names[taken]}
-        for label, taken, times in most_confused(outcome.confusion, CONFUSED)
+        {"times": times, "label": names[label], "predicted": names[predicted]}
+        for label, predicted, times in most_confused(outcome.confusion, CONFUSED)
     ]
 
 
-def _mistakes(outcome: Outcome) -> list[dict[str, str]]:
+def _mistakes(outcome: EvaluationFile) -> list[dict[str, str]]:
     names = outcome.classes.tolist()
     return [
-        {"png": _as_png(image), "label": names[label], "taken": names[taken], "confidence": f"{confidence:.1%}"}
-        for image, label, taken, confidence in zip(
-            outcome.images, outcome.labels, outcome.taken, outcome.confidence, strict=True
+        {"png": _as_png(image), "label": names[label], "predicted": names[predicted], "confidence": f"{confidence:.1%}"}
+        for image, label, predicted, confidence in zip(
+            outcome.images, outcome.labels, outcome.predicted, outcome.confidence, strict=True
         )
     ]
 
@@ -152,7 +152,7 @@ def _as_png(image: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _event(run: History, event: dict[str, Any]) -> dict[str, Any]:
+def _event(run: RunData, event: dict[str, Any]) -> dict[str, Any]:
     began = f"on {event['detail']}" + (f", from step {event['step']}" if event["step"] else "")
     at = datetime.fromisoformat(event["at"]).strftime("%Y-%m-%d %H:%M:%S")
     return {**event, "run": run.name, "at": at, "detail": began if event["what"] == "began" else event["detail"]}

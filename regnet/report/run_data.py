@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from regnet.errors import UsageError
-from regnet.metrics.evaluation_file import Outcome, read_outcome
+from regnet.metrics.evaluation_file import EvaluationFile, read_evaluation_file
 from regnet.runs.directory import EVALUATION, RESULT
 from regnet.runs.event_log import EVENTS, read_events
 from regnet.runs.listing import how_it_stands
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class History:
+class RunData:
     """One run.
 
     Attributes:
@@ -43,7 +43,7 @@ class History:
     steps: list[Row]
     events: list[Row]
     result: Row
-    outcome: Outcome | None
+    outcome: EvaluationFile | None
 
     @property
     def options(self) -> Row:
@@ -53,7 +53,7 @@ class History:
     @property
     def best(self) -> Row | None:
         """The epoch of the highest test accuracy, the first of equals."""
-        return max(self.epochs, key=lambda row: row["val_accuracy"], default=None)
+        return max(self.epochs, key=lambda row: row["val_top1"], default=None)
 
 
 Fits = Callable[[Any], bool]
@@ -82,8 +82,8 @@ def _time(value: Any) -> bool:
 
 _EPOCH: dict[str, Fits] = {
     "epoch": _whole,
-    **dict.fromkeys(("train_loss", "train_accuracy", "val_loss"), _loss),
-    **dict.fromkeys(("val_accuracy", "val_top5", "seconds", "images_per_second"), _number),
+    **dict.fromkeys(("train_loss", "train_top1", "val_loss"), _loss),
+    **dict.fromkeys(("val_top1", "val_top5", "seconds", "images_per_second"), _number),
 }
 _STEP: dict[str, Fits] = {"step": _whole, "lr": _number, "loss": _loss}
 _COLUMNS = {"epoch": _EPOCH, "step": _STEP}
@@ -99,12 +99,12 @@ _RESULT: dict[str, Fits] = {
 }
 
 
-def read_history(directory: Path) -> History:
+def read_run_data(directory: Path) -> RunData:
     """Raises UsageError if the directory holds no run, or one of its files cannot be used."""
     try:
         state = parse_state(directory / STATE)
         rows, result = _read_metrics(directory / "metrics.jsonl"), _read_result(directory / RESULT, state.epoch)
-        return History(
+        return RunData(
             Path(os.path.abspath(directory)).name,
             directory,
             how_it_stands(directory, state),
@@ -114,7 +114,7 @@ def read_history(directory: Path) -> History:
             rows["step"],
             _read_events(directory),
             result,
-            read_outcome(directory / EVALUATION) if result and (directory / EVALUATION).exists() else None,
+            read_evaluation_file(directory / EVALUATION) if result and (directory / EVALUATION).exists() else None,
         )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{directory}: holds no run ({Path(str(error.filename)).name} is not there)") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from regnet.report.run_data import History
+from regnet.report.run_data import RunData
 from regnet.runs.directory import numbers_depend_on
 
 
@@ -19,7 +19,7 @@ class Group:
     """Runs of one configuration with different seeds, or a single run."""
 
     label: str
-    runs: tuple[History, ...]
+    runs: tuple[RunData, ...]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Series:
     deviation: np.ndarray
 
 
-def group(runs: Sequence[History]) -> list[Group]:
+def group(runs: Sequence[RunData]) -> list[Group]:
     """In the order in which their first runs come. A seed that comes again, on the same task, is a group of its own."""
-    groups: dict[tuple[str, int], list[History]] = {}
+    groups: dict[tuple[str, int], list[RunData]] = {}
     seen: Counter[tuple[str, int]] = Counter()
     for run in runs:
         task, seed = _task(run), run.config.get("seed", 0)
@@ -48,7 +48,7 @@ def group(runs: Sequence[History]) -> list[Group]:
     ]
 
 
-def _task(run: History) -> str:
+def _task(run: RunData) -> str:
     """Equal for runs that differ in nothing but their seed: the images, the length and all options count."""
     numbers = {key: value for key, value in numbers_depend_on(run.config).items() if key not in ("seed", "name")}
     return repr((run.state.data, run.state.epochs, sorted(numbers.items())))
@@ -63,12 +63,12 @@ def _label(names: Sequence[str]) -> str:
     return f"{shared or ', '.join(names)} ({len(names)} seeds)"
 
 
-def by_epoch(runs: Sequence[History], key: str) -> Series:
+def by_epoch(runs: Sequence[RunData], key: str) -> Series:
     """A column of the epochs' lines; numbers that are none are left out, and lines from before there was the column."""
     return over_runs([{row["epoch"]: row[key] for row in run.epochs if row.get(key) is not None} for run in runs])
 
 
-def by_step(runs: Sequence[History], key: str, points: int = 400) -> Series:
+def by_step(runs: Sequence[RunData], key: str, points: int = 400) -> Series:
     """A column of the steps' lines, as means of so many neighbours that no more than `points` are left."""
     most = max((row["step"] for run in runs for row in run.steps), default=0)
     width = max(1, math.ceil(most / points))
@@ -92,13 +92,13 @@ def over_runs(columns: Sequence[dict[int, float]]) -> Series:
     )
 
 
-def class_accuracy(runs: Sequence[History]) -> dict[str, Series]:
+def class_accuracy(runs: Sequence[RunData]) -> dict[str, Series]:
     """Of each class, over the runs that are done; x is without meaning."""
     done = [run.result["class_accuracy"] for run in runs if run.result]
     return {name: over_runs([{0: of_run[name]} for of_run in done if name in of_run]) for name in (done or [{}])[0]}
 
 
-def differences(runs: Sequence[History]) -> dict[str, list[Any]]:
+def differences(runs: Sequence[RunData]) -> dict[str, list[Any]]:
     """The options that are not the same in all runs, and what each run has."""
     options = [run.options for run in runs]
     names = dict.fromkeys(name for own in options for name in own)

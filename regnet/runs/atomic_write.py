@@ -6,11 +6,11 @@ import uuid
 from pathlib import Path
 
 
-class TakenOver(OSError):
+class DirectoryTakenOver(OSError):
     """A newer attempt of the run has taken its directory over."""
 
 
-class Workshop:
+class AtomicWriter:
     """A folder where one attempt makes its files, beside the place where they are moved when they are whole.
 
     Opening it removes those of all earlier attempts. One that still lives, on a machine that was cut off, then has
@@ -34,7 +34,7 @@ class Workshop:
         """Replaces the file `path`.
 
         Raises:
-            TakenOver: this attempt is no longer the newest.
+            DirectoryTakenOver: this attempt is no longer the newest.
             OSError: the disk; `path` is as it was before.
         """
         temporary = self.path / path.name
@@ -50,7 +50,7 @@ class Workshop:
         except FileNotFoundError as error:
             if self.path.exists():
                 raise
-            raise TakenOver(f"{path}: a newer attempt has taken this run over") from error
+            raise DirectoryTakenOver(f"{path}: a newer attempt has taken this run over") from error
         sync_directory(path.parent)
 
     def close(self) -> None:

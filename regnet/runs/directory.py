@@ -12,15 +12,15 @@ from typing import Any, TextIO
 from regnet.config.schema import Config, plain
 from regnet.errors import UsageError
 from regnet.runs.event_log import Event, log_event
-from regnet.runs.atomic_write import TakenOver, Workshop, make_directory
+from regnet.runs.atomic_write import DirectoryTakenOver, AtomicWriter, make_directory
 from regnet.config.parser import parse_config
 from regnet.runs.status import STATE, RunState, Status, as_json, read_state
 
 # What may change between the attempts of one run: nothing that its numbers depend on.
 _FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
-    "data": ("shards", "stage", "verify", "workers", "batches_ahead", "loader_timeout", "cache", "keep_pages"),
-    "train": ("epochs", "device", "detect_anomaly", "autotune", "cuda_graphs", "max_minutes"),
+    "data": ("shards", "local_cache_dir", "verify", "workers", "prefetch_batches", "loader_timeout", "cache", "keep_page_cache"),
+    "train": ("epochs", "device", "detect_anomaly", "cudnn_benchmark", "cuda_graphs", "max_minutes"),
 }
 
 
@@ -58,7 +58,7 @@ class RunDirectory:
         # Whoever sends a job again has mended what kept the last one from getting any further.
         self.fruitless = 0 if before is None or not self._is_of_this_job(before) else before.setbacks
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
-        self.workshop = Workshop(self.path)
+        self.workshop = AtomicWriter(self.path)
         if before is not None and self.finished:  # which a launcher wants to hear of this attempt as well
             self._write(STATE, as_json(asdict(replace(before, launch=self.launch))))
 
@@ -110,7 +110,7 @@ class RunDirectory:
             self._write(STATE, as_json(asdict(record)))
             if state is not Status.running:
                 log_event(self.workshop, Event(str(state), self.attempt, epoch, step, reason))
-        except TakenOver:
+        except DirectoryTakenOver:
             raise
         except OSError:
             if state is not Status.failed:
@@ -151,7 +151,7 @@ class RunDirectory:
         if data != self.data:
             raise UsageError(f"{self.path}: holds a run on other images; choose another --name")
         schedule = self.config.schedule.name
-        if schedule != "reference" and epochs != self.config.train.epochs:
+        if schedule != "baseline" and epochs != self.config.train.epochs:
             raise UsageError(
                 f"{self.path}: holds a run of {epochs} epochs; schedule.name {schedule} depends on "
                 "train.epochs, so another number of them is another run: choose another --name"
@@ -192,7 +192,7 @@ def place(config: Config) -> Path:
     return Path(config.runs_dir) / config.name
 
 
-def write_down_death(directory: Path, why: str) -> None:
+def mark_failed(directory: Path, why: str) -> None:
     """Says in state.json that the run has failed, for this attempt's rank zero, which is gone and cannot.
 
     Does nothing where rank zero lives or a newer attempt is at work: both hold the lock.
@@ -201,7 +201,7 @@ def write_down_death(directory: Path, why: str) -> None:
         with open(directory / ".lock", "r+", encoding="utf-8") as lock:
             state = read_state(directory) if _lock(lock) else None
             if state is not None and state.state is Status.running and state.launch == _launch():
-                workshop = Workshop(directory)
+                workshop = AtomicWriter(directory)
                 dead = replace(state, state=Status.failed, reason=why)
                 workshop.write(directory / STATE, as_json(asdict(dead)).encode())
                 log_event(workshop, Event(str(dead.state), dead.attempt, dead.epoch, dead.step, why))

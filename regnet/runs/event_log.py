@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from regnet.runs.atomic_write import Workshop
+from regnet.runs.atomic_write import AtomicWriter
 
 EVENTS = "events.jsonl"
 
@@ -29,7 +29,7 @@ class Event:
     detail: str
 
 
-def log_event(workshop: Workshop, event: Event) -> None:
+def log_event(workshop: AtomicWriter, event: Event) -> None:
     """Adds a line. The file is written anew, so that it is whole and that only the newest attempt can."""
     path = workshop.directory / EVENTS
     before = path.read_bytes() if path.exists() else b""

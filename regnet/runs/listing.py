@@ -72,7 +72,7 @@ def _best(log: Path) -> float | None:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             row = json.loads(line)
             if row["kind"] == "epoch":
-                found.append(float(row["val_accuracy"]))
+                found.append(float(row["val_top1"]))
     return max(found, default=None)
 
 

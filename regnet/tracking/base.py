@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regnet.metrics.evaluation import Evaluation
-from regnet.metrics.evaluation_file import Outcome
+from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.metrics.training import Result
 
 
@@ -45,7 +45,7 @@ class EpochReport:
             "step": self.step,
             "lr": self.lr,
             "train_loss": self.train.loss,
-            "train_accuracy": self.train.top1,
+            "train_top1": self.train.top1,
             **self.val.columns(),
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
@@ -63,7 +63,7 @@ class Tracker:
 
     def epoch(self, report: EpochReport) -> None: ...
 
-    def final(self, result: Mapping[str, Any], outcome: Outcome) -> None:
+    def final(self, result: Mapping[str, Any], outcome: EvaluationFile) -> None:
         """The run is done: `result` is what result.json says."""
 
     def close(self, failed: bool) -> None: ...

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from regnet.metrics.evaluation_file import Outcome
+from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
 
@@ -57,7 +57,7 @@ class ConsoleTracker(Tracker):
             flush=True,
         )
 
-    def final(self, result: Mapping[str, Any], outcome: Outcome) -> None:
+    def final(self, result: Mapping[str, Any], outcome: EvaluationFile) -> None:
         print_result(result)
 
     def close(self, failed: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from regnet.runs.atomic_write import Workshop
+from regnet.runs.atomic_write import AtomicWriter
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
 
@@ -18,7 +18,7 @@ class MetricsLog(Tracker):
         epochs, steps: done by the run so far; lines of later ones are dropped, for they are about to come again.
     """
 
-    def __init__(self, workshop: Workshop, path: Path, epochs: int, steps: int) -> None:
+    def __init__(self, workshop: AtomicWriter, path: Path, epochs: int, steps: int) -> None:
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             workshop.write(path, b"".join(line for line in lines if _is_of(line, epochs, steps)))

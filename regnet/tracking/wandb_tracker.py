@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from regnet.config.schema import Config, plain
-from regnet.metrics.evaluation_file import Outcome
+from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.runs.directory import RunDirectory
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
@@ -54,8 +54,8 @@ class WandbTracker(Tracker):
             silent=True,
         )
         self.run = wandb.init(
-            project=tracking.project,
-            group=tracking.group or None,
+            project=tracking.wandb_project,
+            group=tracking.wandb_group or None,
             name=config.name,
             id=directory.wandb_id,
             resume="allow",
@@ -108,7 +108,7 @@ class WandbTracker(Tracker):
         }
         self._calls.put(lambda: self.run.log(row))
 
-    def final(self, result: Mapping[str, Any], outcome: Outcome) -> None:
+    def final(self, result: Mapping[str, Any], outcome: EvaluationFile) -> None:
         told = ("top1", "top5", "loss", "calibration_error")
         summary = {"best/accuracy": result["best_top1"], **{f"test/{name}": result[name] for name in told}}
         self._calls.put(lambda: self.run.summary.update(summary))
@@ -138,28 +138,28 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def tables(result: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """Of the last evaluation: each class, how often each was taken for each, the most confident mistakes."""
+def tables(result: Mapping[str, Any], outcome: EvaluationFile) -> dict[str, Any]:
+    """Of the last evaluation: each class, how often each was predicted as each, the most confident mistakes."""
     import wandb
 
     names = outcome.classes.tolist()
     classes = [[name, result["class_accuracy"][name], result["class_samples"][name]] for name in names]
     fullest = np.argsort(-outcome.confusion, axis=None, kind="stable")[:MOST_CELLS]
     cells = [(*divmod(int(place), len(names)), int(outcome.confusion.flat[place])) for place in fullest]
-    taken = [[names[label], names[other], times] for label, other, times in sorted(cells) if times]
+    predicted = [[names[label], names[other], times] for label, other, times in sorted(cells) if times]
     mistakes = [
         [wandb.Image(image), names[label], names[other], float(confidence)]
         for image, label, other, confidence in zip(
-            outcome.images, outcome.labels, outcome.taken, outcome.confidence, strict=True
+            outcome.images, outcome.labels, outcome.predicted, outcome.confidence, strict=True
         )
     ]
     columns = ("Actual", "Predicted", "nPredictions")  # as the chart of this name calls them
-    confusion = wandb.Table(columns=[*columns], data=taken)
+    confusion = wandb.Table(columns=[*columns], data=predicted)
     fields = {column: column for column in columns}
     return {
         "val/classes": wandb.Table(columns=["class", "accuracy", "samples"], data=classes),
         "val/confusion": wandb.plot_table("wandb/confusion_matrix/v1", confusion, fields, {"title": "confusion"}),
-        "val/mistakes": wandb.Table(columns=["image", "class", "taken for", "confidence"], data=mistakes),
+        "val/mistakes": wandb.Table(columns=["image", "class", "predicted as", "confidence"], data=mistakes),
     }
 
 

@@ -24,7 +24,7 @@ class Recording(NamedTuple):
     outputs: Any
 
 
-class Recorded:
+class CapturedFunction:
     """A function of tensors and whole numbers on a GPU, recorded for inputs of each shape when they first come.
 
     The modes of that call (autocast, inference) and the inputs' dtypes are recorded with it.
@@ -68,7 +68,7 @@ class Recorded:
         return Recording(graph, kept, outputs)
 
 
-class RecordedNetwork(nn.Module):
+class CapturedNetwork(nn.Module):
     """A network whose forward and backward passes in training are recorded for batches of one shape; others run freely.
 
     A gradient is overwritten by the next backward pass, which therefore must not add to it.
@@ -113,9 +113,9 @@ def records(train: TrainConfig, world: World) -> bool:
     Not what adds to gradients, which a recorded pass overwrites, or asks the device for each of them.
     """
     alone_on_gpu = world.size == 1 and world.device.type == "cuda"
-    return train.cuda_graphs and alone_on_gpu and train.accumulate == 1 and not train.detect_anomaly
+    return train.cuda_graphs and alone_on_gpu and train.grad_accum_steps == 1 and not train.detect_anomaly
 
 
 def recorder(train: TrainConfig, world: World) -> Callable[[F], F]:
     """What makes a function a recorded one, in a run that records."""
-    return Recorded if records(train, world) else lambda function: function  # type: ignore[return-value]
+    return CapturedFunction if records(train, world) else lambda function: function  # type: ignore[return-value]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-class MovingAverage(nn.Module):
+class ModelEma(nn.Module):
     """An exponential moving average of weights and BatchNorm statistics, which begins with those of `model`.
 
     torch.optim.swa_utils.AveragedModel would do, but that each of its updates sends a number to the device and waits.

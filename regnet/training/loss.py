@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regnet.checkpoint.load_model import open_checkpoint
+from regnet.checkpoint.load_model import load_trained_model
 from regnet.config.schema import Config, DistillConfig
 from regnet.errors import UsageError
 from regnet.models.design_space import check_resolution
@@ -25,12 +25,12 @@ def open_teacher(config: Config, classes: tuple[str, ...]) -> nn.Module | None:
     path = config.distill.teacher
     if not path:
         return None
-    trained = open_checkpoint(Path(path))
+    trained = load_trained_model(Path(path))
     if trained.classes != classes:
         raise UsageError(f"{path}: the teacher was trained on other classes")
     design, data = trained.config.model.design(), config.data
-    for option, side in (("data.resolution", data.resolution), ("data.first_resolution", data.first_resolution)):
-        if option == "data.resolution" or data.growing_epochs:
+    for option, side in (("data.resolution", data.resolution), ("data.initial_resolution", data.initial_resolution)):
+        if option == "data.resolution" or data.progressive_resizing_epochs:
             check_resolution(design, side, f"{path}: {option}")
     return trained.model.requires_grad_(False)
 
@@ -45,7 +45,7 @@ class Loss:
 
     def __init__(self, smoothing: float, teacher: Callable[[Tensor], Tensor] | None, distill: DistillConfig) -> None:
         self.smoothing, self.teacher = smoothing, teacher
-        self.share, self.temperature = distill.share, distill.temperature
+        self.share, self.temperature = distill.alpha, distill.temperature
 
     def answers(self, images: Tensor) -> Tensor | None:
         """The teacher's logits, if there is one."""

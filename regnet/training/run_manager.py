@@ -9,16 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from regnet.checkpoint.async_writer import Background
+from regnet.checkpoint.async_writer import AsyncWriter
 from regnet.checkpoint.contents import on_cpu
-from regnet.checkpoint.manager import Checkpoints
-from regnet.checkpoint.pretrained import begin_with, read_weights
+from regnet.checkpoint.manager import CheckpointManager
+from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.config.schema import Config, plain
 from regnet.distributed.world import World
 from regnet.metrics.evaluation import Evaluation
-from regnet.metrics.evaluation_file import Outcome
+from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.models.regnet import count_parameters, fingerprint
-from regnet.runs.directory import RunDirectory, place, write_down_death
+from regnet.runs.directory import RunDirectory, mark_failed, place
 from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 from regnet.tracking.console import ConsoleTracker, print_result
@@ -60,18 +60,18 @@ class Record(AbstractContextManager["Record"]):
         self.config, self.world, self.samples = config, world, samples
         self.trackers: list[Tracker] = []
         self.directory = world.on_main(lambda: RunDirectory(config, samples.identity))
-        self.checkpoints: Checkpoints | None = None
+        self.checkpoints: CheckpointManager | None = None
         if self.directory is not None:
-            self.checkpoints = Checkpoints(self.directory.checkpoints, config.checkpoint.keep_last)
-        self._writer = Background()
+            self.checkpoints = CheckpointManager(self.directory.checkpoints, config.checkpoint.keep_last)
+        self._writer = AsyncWriter()
         self._outcome: tuple[Status, str] | None = None  # known when the run leaves by itself
         self._at = (0, 0) if self.directory is None else self.directory.at  # epochs and steps done
-        if world.lifeline is not None:
-            world.lifeline.last_words = self._failed
+        if world.heartbeat is not None:
+            world.heartbeat.last_words = self._failed
 
     def was_finished(self) -> bool:
         """True, after telling the result, if an earlier attempt has done all there is to do."""
-        done = self.world.share(self.directory is not None and self.directory.finished)
+        done = self.world.broadcast_object(self.directory is not None and self.directory.finished)
         if done and self.directory is not None:
             print_result(self.directory.read_result())
             print(f"finished before; results: {self.directory.path}", flush=True)
@@ -84,7 +84,7 @@ class Record(AbstractContextManager["Record"]):
             UsageError: on all ranks, for a checkpoint or weights that cannot be used.
         """
         found = self.world.on_main(self._newest)
-        saved = self.world.share(None if found is None else found[1])
+        saved = self.world.broadcast_object(None if found is None else found[1])
         begun = ""
         if saved is not None:
             self.world.together(lambda: state.load_state_dict(saved, self.world))
@@ -99,10 +99,10 @@ class Record(AbstractContextManager["Record"]):
         """Gives all ranks the file that rank zero reads; what it was, in a line."""
         model, classes = self.config.model, self.samples.classes
         read = self.world.on_main(lambda: read_weights(model, state.model.state_dict(), classes))
-        weights = self.world.share(read)
+        weights = self.world.broadcast_object(read)
         assert weights is not None
         for network in (state.model, state.evaluated):
-            begin_with(network, weights.tensors)
+            load_pretrained(network, weights.tensors)
         return weights.told
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -184,7 +184,9 @@ class Record(AbstractContextManager["Record"]):
         """What can be continued from, in words, the same on all ranks."""
         self.settle()
         saved = self.checkpoints.paths() if self.checkpoints is not None else []
-        return self.world.share(f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet")
+        return self.world.broadcast_object(
+            f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+        )
 
     def preempted(self, reason: str) -> None:
         """The run leaves before its end, and can be continued."""
@@ -220,17 +222,17 @@ class Record(AbstractContextManager["Record"]):
             "class_samples": dict(zip(classes, evaluation.class_samples(), strict=True)),
         }
 
-    def _as_outcome(self, evaluation: Evaluation) -> Outcome:
+    def _as_outcome(self, evaluation: Evaluation) -> EvaluationFile:
         mean, std = (torch.tensor(of_channels).view(3, 1, 1) for of_channels in (self.samples.mean, self.samples.std))
         seen = evaluation.mistaken
         assert seen is not None
         images = ((seen.images * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-        return Outcome(
+        return EvaluationFile(
             classes=np.array(self.samples.classes),
             confusion=evaluation.confusion.numpy(),
             confidence=seen.confidence.numpy(),
             labels=seen.labels.numpy(),
-            taken=seen.taken.numpy(),
+            predicted=seen.predicted.numpy(),
             images=images.numpy(),
         )
 
@@ -260,4 +262,4 @@ class Record(AbstractContextManager["Record"]):
         if self.directory is not None:
             self.directory.write_state(Status.failed, *self._at, why)
         else:
-            write_down_death(place(self.config), why)
+            mark_failed(place(self.config), why)

@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 from regnet.checkpoint.contents import check_same_shapes, on_cpu
 from regnet.checkpoint.file import CheckpointError
 from regnet.distributed.world import World
-from regnet.metrics.training import Counters
+from regnet.metrics.training import TrainingAccumulator
 from regnet.models.regnet import Model
 from regnet.training.early_stopping import EarlyStopping
-from regnet.training.ema import MovingAverage
+from regnet.training.ema import ModelEma
 
 
 @dataclass
@@ -44,8 +44,8 @@ class TrainingState:
     model: Model
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    ema: MovingAverage | None
-    counters: Counters
+    ema: ModelEma | None
+    counters: TrainingAccumulator
     stopping: EarlyStopping
     progress: Progress
 

@@ -17,7 +17,7 @@ def prepare_torch(seed: int, train: TrainConfig, device: torch.device) -> None:
         keep_freed_memory()
     torch.manual_seed(seed)
     torch.autograd.set_detect_anomaly(train.detect_anomaly)
-    torch.backends.cudnn.benchmark = train.autotune and not train.deterministic
+    torch.backends.cudnn.benchmark = train.cudnn_benchmark and not train.deterministic
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from regnet.config.schema import Config
-from regnet.distributed.gradients import average_gradients
-from regnet.distributed.preemption import Notice
-from regnet.distributed.world import Agreement, World
+from regnet.distributed.gradients import wrap_ddp
+from regnet.distributed.preemption import PreemptionNotice
+from regnet.distributed.world import SharedFlags, World
 from regnet.errors import Diverged
-from regnet.metrics.confident_errors import Mistakes
-from regnet.metrics.evaluation import Evaluation, Tally
-from regnet.metrics.training import Counters, Result
-from regnet.models.regnet import Model, drop_paths, freeze_trunk, initialise, train_head
+from regnet.metrics.confident_errors import ConfidentErrorCollector
+from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
+from regnet.metrics.training import Result, TrainingAccumulator
+from regnet.models.regnet import Model, freeze_backbone, initialize_weights, set_drop_path_rates, train_head
 from regnet.models.sync_batchnorm import convert
 from regnet.optim.optimizers import build_optimizer, set_learning_rate
 from regnet.optim.schedules import learning_rate
 from regnet.tracking.base import EpochReport, StepReport
 from regnet.training.amp import Precision
 from regnet.training.batches import Batch, EvaluationBatches, TrainingBatches, take
-from regnet.training.cuda_graphs import RecordedNetwork, recorder, records
+from regnet.training.cuda_graphs import CapturedNetwork, recorder, records
 from regnet.training.early_stopping import EarlyStopping
-from regnet.training.ema import MovingAverage
+from regnet.training.ema import ModelEma
 from regnet.training.loss import Loss, open_teacher
 from regnet.training.run_manager import Record
 from regnet.training.state import Progress, TrainingState
@@ -59,25 +59,25 @@ class Trainer:
         train: TrainingBatches,
         val: EvaluationBatches,
         record: Record,
-        notice: Notice,
+        notice: PreemptionNotice,
     ) -> None:
         self.config, self.world = config, world
         self.train_batches, self.val_batches = train, val
         self.record, self.notice = record, notice
         self.classes = len(record.samples.classes)
-        self.steps = min(train.steps, config.train.max_steps or train.steps)
+        self.steps = min(train.steps, config.train.max_steps_per_epoch or train.steps)
         self.precision = Precision(config.train.precision, world.device)
-        self.agreement = Agreement(world, flags=2)
-        self.mistakes = Mistakes()
-        drop_paths(model, config.train.drop_path)
-        initialise(model, config.train.init_std, config.train.zero_init)
+        self.agreement = SharedFlags(world, flags=2)
+        self.mistakes = ConfidentErrorCollector()
+        set_drop_path_rates(model, config.train.drop_path)
+        initialize_weights(model, config.train.init_std, config.train.zero_init_residual)
         if config.train.sync_batchnorm and world.size > 1:
             convert(model)
-        if config.train.freeze_trunk:
-            freeze_trunk(model)
+        if config.train.freeze_backbone:
+            freeze_backbone(model)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         model = model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]  # not in its stub
-        teacher = world.share(world.on_main(lambda: open_teacher(config, tuple(record.samples.classes))))
+        teacher = world.broadcast_object(world.on_main(lambda: open_teacher(config, tuple(record.samples.classes))))
         if teacher is not None:
             teacher = teacher.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         record_kernels = recorder(config.train, world)
@@ -86,14 +86,14 @@ class Trainer:
         forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
         if records(config.train, world):
             forward = self._recorded(forward, model)
-        self.forward = average_gradients(forward, world, config.train.deterministic)
+        self.forward = wrap_ddp(forward, world, config.train.deterministic)
         torch.manual_seed(seed_of_rank(config.seed, world.rank))  # other samples of other ranks skip blocks
         self.state = TrainingState(
             model=model,
             optimizer=build_optimizer(model, config.optim, self.precision.dtype, record_kernels),
             scaler=self.precision.scaler,
-            ema=MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None,
-            counters=Counters(self.classes, world.device),
+            ema=ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay else None,
+            counters=TrainingAccumulator(self.classes, world.device),
             stopping=EarlyStopping(
                 config.early_stopping.patience, "min" if config.early_stopping.monitor == "train_loss" else "max"
             ),
@@ -105,10 +105,10 @@ class Trainer:
         """The network with its passes recorded, for whole batches of the final resolution."""
         data, train = self.config.data, self.config.train
         network.train()
-        if train.freeze_trunk:
+        if train.freeze_backbone:
             train_head(model)
         images = torch.zeros((train.batch_size, 3, data.resolution, data.resolution), device=self.world.device)
-        return RecordedNetwork(network, images.contiguous(memory_format=self.memory_format), self.precision)
+        return CapturedNetwork(network, images.contiguous(memory_format=self.memory_format), self.precision)
 
     def fit(self) -> Evaluation | None:
         """Trains until the last epoch or early stopping; the last evaluation, or None if asked to leave before."""
@@ -136,7 +136,7 @@ class Trainer:
                 return None
             seconds = time.perf_counter() - began
             # Rank zero's numbers, so that whatever follows from them is decided once.
-            self.end_epoch(*self.world.share((train, result)), trained, seconds)
+            self.end_epoch(*self.world.broadcast_object((train, result)), trained, seconds)
         return result if result is not None else self.evaluate()
 
     def why_done(self) -> str:
@@ -150,7 +150,7 @@ class Trainer:
         """The rest of the epoch under way; False if the run was asked to leave, and has saved itself."""
         config, progress = self.config, self.state.progress
         self.forward.train()
-        if config.train.freeze_trunk:
+        if config.train.freeze_backbone:
             train_head(self.state.model)
         self.record.begin_epoch(progress.epoch + 1, self.steps, progress.step)
         pending: list[StepLoss] = []
@@ -192,7 +192,7 @@ class Trainer:
         """
         set_learning_rate(self.state.optimizer, rate)
         # As many parts on every rank, since parts may talk across ranks, and no part of a single sample.
-        count = max(1, min(self.config.train.accumulate, batch.global_size // self.world.size // 2))
+        count = max(1, min(self.config.train.grad_accum_steps, batch.global_size // self.world.size // 2))
         parts = [part.tensor_split(count) for part in (batch.images, batch.labels, batch.targets)]
         total = torch.zeros((), device=self.world.device)
         for index, (images, labels, targets) in enumerate(zip(*parts, strict=True)):
@@ -275,7 +275,7 @@ class Trainer:
         """Counts every test sample once over all ranks; None if asked to leave before the end."""
         self.state.sync_buffers(self.world)
         self.state.evaluated.eval()
-        tally, self.mistakes = Tally(self.classes, self.world.device), Mistakes()
+        tally, self.mistakes = EvaluationAccumulator(self.classes, self.world.device), ConfidentErrorCollector()
         with closing(iter(self.val_batches)) as batches:
             for _ in range(self.val_batches.steps):
                 batch = next(batches, None)  # shares differ by a sample, so one rank's may end earlier
@@ -306,7 +306,7 @@ class Trainer:
         lr = self.rate_of(progress.global_step - self.steps)
         report = EpochReport(progress.epoch, progress.global_step, lr, train, val, seconds, train.samples / trained)
         progress.step, progress.seconds = 0, 0.0
-        state.counters = Counters(self.classes, self.world.device)
+        state.counters = TrainingAccumulator(self.classes, self.world.device)
         self.record.epoch(report)
         self.save(is_best)
 

@@ -227,7 +227,7 @@ def test_a_sweep_is_a_job_array_and_a_table_and_each_run_goes_back_into_the_queu
 def test_a_finished_run_that_is_sent_again_is_done_at_once(job):
     options = ("--nodes=1", "--ntasks-per-node=1")
     for _ in range(2):
-        done = job("--train.max_steps", "2", options=options)
+        done = job("--train.max_steps_per_epoch", "2", options=options)
         assert done.end() == "COMPLETED", done.told()
     assert "finished before" in done.told()
 
