@@ -66,4 +66,7 @@ class Tracker:
     def final(self, result: Mapping[str, Any], outcome: EvaluationFile) -> None:
         """The run is done: `result` is what result.json says."""
 
+    def sync(self) -> None:
+        """Returns when everything reported so far is durable."""
+
     def close(self, failed: bool) -> None: ...

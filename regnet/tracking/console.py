@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from regnet.config.schema import Config
 from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
@@ -17,12 +18,11 @@ class ConsoleTracker(Tracker):
     """Lines of at most 80 columns on standard output; a progress bar on standard error while that is a terminal.
 
     Args:
-        batch_size: by which the reference divides the mean loss it prints.
-        every: seconds between lines about an epoch under way where no progress bar can be drawn; 0 for none.
+        config: of the run.
     """
 
-    def __init__(self, batch_size: int, every: float) -> None:
-        self.batch_size, self.every = batch_size, every
+    def __init__(self, config: Config) -> None:
+        self.batch_size, self.every = config.train.batch_size, config.tracking.progress_every
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

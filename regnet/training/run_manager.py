@@ -118,10 +118,7 @@ class Record(AbstractContextManager["Record"]):
         assert self.checkpoints is not None
         self.directory.begin(progress.epoch, progress.global_step, f"{self.world.size} x {self.world.device.type}")
         self.metrics = MetricsLog(self.directory.workshop, self.directory.metrics, progress.epoch, progress.global_step)
-        self.trackers += [
-            ConsoleTracker(self.config.train.batch_size, self.config.tracking.progress_every),
-            self.metrics,
-        ]
+        self.trackers += [ConsoleTracker(self.config), self.metrics]
         if found is not None:
             path, saved = found
             self.say(f"continuing from {path}: {progress.epoch} epochs and {progress.step} steps are done")
