@@ -22,7 +22,7 @@ from regnet.distributed.world import World, join
 from regnet.exit_codes import DONE, leave, preempted
 from regnet.models.regnet import Model, count_parameters
 from regnet.report import report_on
-from regnet.runs.directory import place as place_of
+from regnet.runs.directory import run_path
 from regnet.training.cuda_graphs import recorder
 from regnet.training.run_manager import Record
 from regnet.training.torch_setup import prepare_torch
@@ -65,7 +65,7 @@ def train(config: Config, world: World) -> int:
             return preempted()
         record.finished(result, trainer.state, trainer.why_done())
     if config.tracking.report and world.is_main:
-        report_on(place_of(config))
+        report_on(run_path(config))
     return DONE
 
 

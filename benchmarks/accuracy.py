@@ -32,7 +32,7 @@ from benchmarks.timing import cores, environment
 from regnet.config.parser import parse_config
 from regnet.errors import UsageError
 from regnet.report.page import write
-from regnet.runs.directory import RESULT, place
+from regnet.runs.directory import RESULT, run_path
 
 RESERVED = ("--seed", "--tracking.wandb_group")  # the trainer is told these here; a name among its options is a stem
 
@@ -111,9 +111,9 @@ def measure(args: argparse.Namespace) -> Report:
     kind = device_type(config.train.device)
     where = environment(torch.device(kind))
     processes = args.processes or (torch.cuda.device_count() if kind == "cuda" else 1)
-    launcher = Launcher(processes, max(1, cores() // processes), args.timeout, place(config).parent)
+    launcher = Launcher(processes, max(1, cores() // processes), args.timeout, run_path(config).parent)
     at, target = Place(where["device"], processes, launcher.threads), args.target / 100 or None
-    place(config).parent.mkdir(parents=True, exist_ok=True)
+    run_path(config).parent.mkdir(parents=True, exist_ok=True)
     alone = processes == 1  # needs no launcher, which would take seconds
     start = [
         *([sys.executable] if alone else launcher.torchrun),
@@ -124,7 +124,7 @@ def measure(args: argparse.Namespace) -> Report:
     ]
     runs, found = [], []
     for seed in range(args.seeds):
-        run = place(config).with_name(f"{config.name}-{seed}")
+        run = run_path(config).with_name(f"{config.name}-{seed}")
         own = ["--seed", str(seed), "--name", run.name, "--tracking.wandb_group", config.name]
         reached = train(run, [*start, *own], launcher, target)
         runs.append(run)
@@ -133,7 +133,7 @@ def measure(args: argparse.Namespace) -> Report:
         if found[-1].epochs > asked or (found[-1].epochs < asked and not config.early_stopping.patience):
             raise LaunchFailed(f"{run.name}: has {found[-1].epochs} epochs, and {asked} are asked for")
         print(f"{run.name}: {found[-1].top1:.2%}", file=sys.stderr)
-    page = write(runs, place(config).with_name(f"{config.name}-accuracy"))
+    page = write(runs, run_path(config).with_name(f"{config.name}-accuracy"))
     return {
         **where,
         "config": " ".join([str(args.config), *args.trainer]),

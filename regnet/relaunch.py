@@ -14,7 +14,7 @@ from pathlib import Path
 from regnet.config.parser import parse_config
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, FAILED, PREEMPTED, USAGE
-from regnet.runs.directory import place
+from regnet.runs.directory import run_path
 from regnet.runs.status import RunState, Status, read_state
 
 RETRY = 3
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("arguments", nargs="*", help="the trainer's, after --")
     args = parser.parse_args(argv)
     try:
-        directory = place(parse_config(args.arguments))
+        directory = run_path(parse_config(args.arguments))
     except UsageError as error:
         print(f"error: {error}", flush=True)
         return USAGE

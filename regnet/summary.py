@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from regnet.checkpoint.load_model import TrainedModel, fresh, load_trained_model
+from regnet.checkpoint.load_model import TrainedModel, load_trained_model, untrained_model
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, USAGE
 from regnet.models.complexity import Operator, operators, sizes
@@ -110,7 +110,7 @@ def as_json(trained: TrainedModel, found: list[Operator], weights: bool) -> str:
 
 def open_trained(checkpoint: Path | None, arguments: Sequence[str], classes: int) -> TrainedModel:
     if checkpoint is None:
-        return fresh(arguments, classes)
+        return untrained_model(arguments, classes)
     if arguments:
         raise UsageError(f"--checkpoint brings its own configuration; {arguments[0]} has no place beside it")
     return load_trained_model(checkpoint)

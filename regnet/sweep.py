@@ -24,7 +24,7 @@ from rich.table import Table
 
 from regnet.config.parser import check_known, parse_config
 from regnet.errors import UsageError
-from regnet.runs.directory import RESULT, place
+from regnet.runs.directory import RESULT, run_path
 
 Overrides = dict[str, Any]
 
@@ -103,7 +103,7 @@ def gather(path: Path, arguments: Sequence[str]) -> list[Row]:
     found: dict[str, list[float | None]] = {}
     for index, overrides in enumerate(read_sweep(path)):
         changes = " ".join(f"{name}={_as_flag(value)}" for name, value in overrides.items() if name != "seed")
-        result = place(parse_config(flags(path, index, arguments))) / RESULT
+        result = run_path(parse_config(flags(path, index, arguments))) / RESULT
         top1 = json.loads(result.read_text(encoding="utf-8"))["top1"] if result.exists() else None
         found.setdefault(changes, []).append(top1)
     return [

@@ -10,7 +10,7 @@ from programs import TINY, outcome, run, trainer
 from benchmarks.trainer import built
 from data.sources.torchvision_datasets import torchvision
 from regnet.checkpoint.file import load
-from regnet.checkpoint.load_model import fresh
+from regnet.checkpoint.load_model import untrained_model
 from regnet.checkpoint.manager import CheckpointManager
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistributedConfig, OptimConfig
@@ -52,7 +52,7 @@ def test_a_frozen_trunk_stays_to_the_bit_with_its_statistics_and_the_head_learns
     flags = (*FROZEN, *ONE_EPOCH, "--train.sync_batchnorm", "true")
     done = run(trainer(tmp_path, shards, *flags, processes=processes))
     assert done.returncode == 0, done.stderr
-    begun = fresh(["--config", str(TINY)], 100).model
+    begun = untrained_model(["--config", str(TINY)], 100).model
     head = count_parameters(begun.head)
     assert f"tiny: {count_parameters(begun):,} parameters ({head:,} trained), " in done.stdout
     saved = checkpoint(tmp_path)

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.trainer import built
 from data.loader import Batch
-from regnet.checkpoint.load_model import fresh
+from regnet.checkpoint.load_model import untrained_model
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistributedConfig
 from regnet.distributed.preemption import PreemptionNotice
@@ -54,7 +54,7 @@ def test_a_step_takes_the_targets_loss_and_the_labels_accuracy(trainer_of):
 
 @pytest.mark.parametrize("flags", [(), ("--train.init_std", "0.01", "--train.zero_init_residual", "true")])
 def test_a_summary_tells_the_weights_that_a_run_begins_with(trainer_of, flags):
-    told = fresh(["--config", "tests/tiny.yaml", *flags], 100).model
+    told = untrained_model(["--config", "tests/tiny.yaml", *flags], 100).model
     assert fingerprint(trainer_of(*flags).state.model) == fingerprint(told)
 
 

@@ -167,14 +167,14 @@ def at(step):
 
 
 def test_a_damaged_checkpoint_ahead_never_costs_a_whole_one(tmp_path):
-    checkpoints, workshop = CheckpointManager(tmp_path / "checkpoints", keep_last=1), AtomicWriter(tmp_path)
-    checkpoints.save(workshop, 90, at(90), is_best=False)
+    checkpoints, writer = CheckpointManager(tmp_path / "checkpoints", keep_last=1), AtomicWriter(tmp_path)
+    checkpoints.save(writer, 90, at(90), is_best=False)
     checkpoints.path(100).write_bytes(b"cut short")
     told = []
     assert checkpoints.newest(told.append) == (checkpoints.path(90), at(90))
     assert "step-000000100.pt" in told[0]
     checkpoints.path(99).write_bytes(b"cut short too")
-    checkpoints.save(workshop, 95, at(95), is_best=True)
+    checkpoints.save(writer, 95, at(95), is_best=True)
     assert checkpoints.newest(told.append) == (checkpoints.path(95), at(95))
     assert load(checkpoints.best) == at(95)
 

@@ -16,7 +16,7 @@ from programs import ROOT, result, rows, run, trainer
 from data.manifest import read_manifest
 from data.sources.torchvision_datasets import torchvision
 from regnet.checkpoint.file import load, pack
-from regnet.checkpoint.load_model import fresh
+from regnet.checkpoint.load_model import untrained_model
 from regnet.checkpoint.manager import CheckpointManager
 from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.config.parser import parse_config
@@ -71,7 +71,8 @@ def test_others_weights_give_their_logits_to_the_bit(tmp_path, library, size, fa
         safetensors.torch.save_file(theirs.state_dict(), path)
     preset = ROOT / "configs" / "models" / f"regnet{family}_{size}.yaml"
     rounding = "torchvision" if library is of_torchvision else "nearest"
-    ours = fresh(["--config", str(preset), f"--model.weights={path}", f"--model.rounding={rounding}"], 1000).model
+    flags = ["--config", str(preset), f"--model.weights={path}", f"--model.rounding={rounding}"]
+    ours = untrained_model(flags, 1000).model
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         logits = theirs(images)
@@ -230,7 +231,7 @@ def test_a_run_begins_with_the_average_of_another(shards, tmp_path):
     assert first.returncode == 0, first.stderr
     checkpoint = CheckpointManager(tmp_path / "first" / "tiny" / "checkpoints", 1).paths()[-1]
     saved, found = load(checkpoint), read(checkpoint, classes=100)
-    assert "this program" in found.told
+    assert "this program" in found.description
     assert found.tensors.keys() == saved["model"].keys()
     assert all(torch.equal(value, saved["ema"][f"module.{name}"]) for name, value in found.tensors.items())
     assert not torch.equal(found.tensors["head.f_out.weight"], saved["model"]["head.f_out.weight"])

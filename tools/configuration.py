@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import docstring_parser
 
 from regnet.config.schema import Config, plain
-from regnet.runs.directory import numbers_depend_on
+from regnet.runs.directory import fixed_options
 
 COMMAND = "python -m tools.configuration > docs/configuration.md"
 INTRODUCTION = f"""# Options
@@ -35,7 +35,7 @@ those marked as free must be as they were, else the attempt is refused, and thos
 is free under `schedule.name: baseline` alone, for the other schedules depend on it.
 """
 _SIGNS = {operator.gt: ">", operator.ge: ">=", operator.lt: "<", operator.le: "<="}
-_COMPARED = numbers_depend_on(plain(asdict(Config())))
+_COMPARED = fixed_options(plain(asdict(Config())))
 _PLAIN = (bool, int, float, str)
 _HEADINGS = ("option", "type", "default", "free", "meaning")
 

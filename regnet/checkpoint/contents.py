@@ -25,14 +25,14 @@ def evaluated_weights(saved: dict[str, Any], path: Path) -> dict[str, torch.Tens
         raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error
 
 
-def on_cpu(value: Any) -> Any:
+def copy_to_cpu(value: Any) -> Any:
     """A copy of a nested state, with all its tensors on the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: on_cpu(entry) for key, entry in value.items()}
+        return {key: copy_to_cpu(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(on_cpu(entry) for entry in value)
+        return type(value)(copy_to_cpu(entry) for entry in value)
     return value
 
 

@@ -52,7 +52,7 @@ def load(path: Path) -> dict[str, Any]:
     return unpack(path, content)
 
 
-def is_marked(content: bytes) -> bool:
+def has_trailer(content: bytes) -> bool:
     """Whether a file's content ends as that of checkpoints does, whole or not."""
     return content[:-_DIGEST][-_MARK.size :].startswith(MAGIC)
 

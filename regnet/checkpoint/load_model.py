@@ -31,7 +31,7 @@ class TrainedModel:
     epochs: int
 
 
-def fresh(arguments: Sequence[str], classes: int) -> TrainedModel:
+def untrained_model(arguments: Sequence[str], classes: int) -> TrainedModel:
     """The network of a configuration, with the weights that a run of it begins with. Raises UsageError."""
     config = parse_config(arguments)
     torch.manual_seed(config.seed)
@@ -60,7 +60,7 @@ def load_trained_model(path: Path) -> TrainedModel:
         raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error
 
 
-def network_alone(path: Path) -> bytes:
+def weights_only_checkpoint(path: Path) -> bytes:
     """The content of a checkpoint of the network that this one's run would evaluate, from which no run continues.
 
     Raises:

@@ -35,13 +35,13 @@ class CheckpointManager:
         found = self.directory.glob("step-*.pt")
         return sorted(path for path in found if _NAME.fullmatch(path.name))
 
-    def save(self, workshop: AtomicWriter, step: int, state: dict[str, Any], is_best: bool) -> None:
+    def save(self, writer: AtomicWriter, step: int, state: dict[str, Any], is_best: bool) -> None:
         """Writes the checkpoint of global step `step`, marks it as the best if it is, removes what is too old."""
         make_directory(self.directory)
         path, packed = self.path(step), pack(state)
-        workshop.write(path, packed)
+        writer.write(path, packed)
         if is_best:
-            workshop.write(self.best, packed)
+            writer.write(self.best, packed)
         upto = [other for other in self.paths() if other <= path]
         for old in upto[: -self.keep_last]:
             old.unlink()
@@ -61,7 +61,7 @@ class CheckpointManager:
             )
         return max(found, key=lambda checkpoint: checkpoint[1]["progress"]["global_step"], default=None)
 
-    def best_is_of(self, step: int) -> bool:
+    def best_is_at_step(self, step: int) -> bool:
         """Whether the best checkpoint is whole, and of this global step."""
         try:
             return self.best.exists() and load(self.best)["progress"]["global_step"] == step

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from regnet.checkpoint.contents import check_same_shapes, evaluated_weights
-from regnet.checkpoint.file import CheckpointError, is_marked, unpack
+from regnet.checkpoint.file import CheckpointError, has_trailer, unpack
 from regnet.config.schema import ModelConfig
 
 _IN_BLOCK = re.compile(r"body\.(\d+)\.layers\.(\d+)\.(.+)")
@@ -82,21 +82,21 @@ _TIMM = Names(
 _LIBRARIES: dict[str, Callable[[str], str]] = {"this program": str, "torchvision": _TORCHVISION, "timm": _TIMM}
 
 
-class StartingWeights(NamedTuple):
+class PretrainedWeights(NamedTuple):
     """What a file gives a network to begin with.
 
     Attributes:
         tensors: by this program's names, on the CPU.
-        told: what was read, in a line.
+        description: what was read, in a line.
     """
 
     tensors: dict[str, Tensor]
-    told: str
+    description: str
 
 
 def read_weights(
     config: ModelConfig, own: Mapping[str, Tensor], classes: Sequence[str] | None = None
-) -> StartingWeights:
+) -> PretrainedWeights:
     """The tensors of the file `config.weights` for a network whose state dict is `own`.
 
     All of them, but the classifier's where `config.head` is new, and BatchNorm's counters, which nothing reads, where
@@ -129,7 +129,7 @@ def read_weights(
     tensors = {name: _converted(path, name_in(name), found[name_in(name)], tensor) for name, tensor in wanted.items()}
     count = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
     new = "" if config.head == "keep" else "; the head is new"
-    return StartingWeights(tensors, f"begins with {path}: {count:,} weights and statistics of {library}{new}")
+    return PretrainedWeights(tensors, f"begins with {path}: {count:,} weights and statistics of {library}{new}")
 
 
 def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -147,7 +147,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
-    if is_marked(content):
+    if has_trailer(content):
         saved = unpack(path, content)
         return _checked(path, evaluated_weights(saved, path)), saved.get("classes")
     try:

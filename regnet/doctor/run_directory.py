@@ -23,7 +23,7 @@ from regnet.metrics.training import TrainingAccumulator
 from regnet.models.regnet import Model
 from regnet.optim.optimizers import build_optimizer
 from regnet.runs.atomic_write import AtomicWriter
-from regnet.runs.directory import check_config, place
+from regnet.runs.directory import check_compatible, run_path
 from regnet.tracking.wandb_tracker import has_wandb_key
 from regnet.training.amp import Precision
 from regnet.training.early_stopping import EarlyStopping
@@ -42,7 +42,7 @@ _TRIES = 5
 
 def check_run(config: Config) -> list[Finding]:
     """Everything about the run's directory and its record."""
-    directory = place(config)
+    directory = run_path(config)
     elsewhere = "choose another --runs_dir, or free or mend this one"
     return [
         *guarded("run", lambda: check_no_other_run(config, directory), "choose another --name", UsageError, OSError),
@@ -58,7 +58,7 @@ def check_no_other_run(config: Config, directory: Path) -> list[Finding]:
     holder = _holder(directory / ".lock")
     if holder is not None:
         return [stops("run", f"{directory}: process {holder} is training this run", "wait, or choose another --name")]
-    check_config(directory, config)
+    check_compatible(directory, config)
     return [ok("run", f"{directory}: holds this run, which would be continued")]
 
 
@@ -68,7 +68,7 @@ def check_weights(config: Config, directory: Path) -> list[Finding]:
         return []
     with torch.device("meta"):
         own = Model(config.model.design(), count_classes(config)).state_dict()
-    return [ok("weights", read_weights(config.model, own, class_names(config)).told)]
+    return [ok("weights", read_weights(config.model, own, class_names(config)).description)]
 
 
 def _holder(lock: Path) -> str | None:
@@ -101,10 +101,10 @@ def check_directory(config: Config, directory: Path) -> list[Finding]:
     found = check_room(config, len(packed), free)
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as scratch:
-            workshop = AtomicWriter(Path(scratch))
-            found += check_file_system(Path(scratch), workshop)
+            writer = AtomicWriter(Path(scratch))
+            found += check_file_system(Path(scratch), writer)
             if len(packed) < free:  # a disk that other runs write to is not filled to the brim
-                found += check_checkpoint(Path(scratch) / "checkpoint.pt", packed, workshop)
+                found += check_checkpoint(Path(scratch) / "checkpoint.pt", packed, writer)
     except OSError as error:
         found.append(stops("run directory", f"{there}: not writable ({error.strerror})", "choose another --runs_dir"))
     return found
@@ -119,14 +119,14 @@ def check_room(config: Config, size: int, free: int) -> list[Finding]:
     return [ok("disk", saw, need=need, free=free)]
 
 
-def check_file_system(scratch: Path, workshop: AtomicWriter) -> list[Finding]:
+def check_file_system(scratch: Path, writer: AtomicWriter) -> list[Finding]:
     """Whether files can be locked and replaced here, and how long that takes."""
     kind, options = mount_of(scratch)
     what = f"{scratch.parent}: {kind}"
     if not _locks(scratch / "lock"):
         step = "choose another --runs_dir, or have it mounted with locks (NFS: without nolock; Lustre: flock)"
         return [stops("run directory", f"{what}; files cannot be locked", step)]
-    seconds = _replace_time(scratch / "state.json", workshop)
+    seconds = _replace_time(scratch / "state.json", writer)
     saw = f"{what}; writable, flock holds, fsync and rename in {in_seconds(seconds)}"
     if kind in _GONE_AFTER:
         step = f"what is kept here is gone after {_GONE_AFTER[kind]}: --runs_dir on a disk"
@@ -164,22 +164,22 @@ def _locks(path: Path) -> bool:
         return False
 
 
-def _replace_time(path: Path, workshop: AtomicWriter) -> float:
+def _replace_time(path: Path, writer: AtomicWriter) -> float:
     """Seconds in which a small file is replaced whole, as state.json is after each checkpoint."""
     seconds = []
     for attempt in range(_TRIES):
         began = time.perf_counter()
-        workshop.write(path, f"{attempt}\n".encode())
+        writer.write(path, f"{attempt}\n".encode())
         seconds.append(time.perf_counter() - began)
     if path.read_text() != f"{_TRIES - 1}\n":
         raise OSError(errno.EIO, "a file that was replaced still has its old content")
     return statistics.median(seconds)
 
 
-def check_checkpoint(path: Path, packed: bytes, workshop: AtomicWriter) -> list[Finding]:
+def check_checkpoint(path: Path, packed: bytes, writer: AtomicWriter) -> list[Finding]:
     """Writes a checkpoint of the run's size, as a run does, and reads it back."""
     began = time.perf_counter()
-    workshop.write(path, packed)
+    writer.write(path, packed)
     written = time.perf_counter() - began
     began = time.perf_counter()
     try:

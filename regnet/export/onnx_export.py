@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from data.errors import DataError
 from data.inference_transform import InferenceTransform
-from regnet.checkpoint.load_model import TrainedModel, load_trained_model, network_alone
+from regnet.checkpoint.load_model import TrainedModel, load_trained_model, weights_only_checkpoint
 from regnet.data_adapter import manifest_and_transform
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, FAILED, USAGE
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             draw(trained, path)
             print(f"{path}: {path.stat().st_size / 1e3:,.0f} KB")
     if args.weights is not None:
-        args.weights.write_bytes(network_alone(args.checkpoint))
+        args.weights.write_bytes(weights_only_checkpoint(args.checkpoint))
         print(f"{args.weights}: {args.weights.stat().st_size / 1e6:.1f} MB")
     return DONE if args.onnx is None else write_onnx(trained, args)
 

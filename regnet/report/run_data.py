@@ -15,7 +15,7 @@ from regnet.errors import UsageError
 from regnet.metrics.evaluation_file import EvaluationFile, read_evaluation_file
 from regnet.runs.directory import EVALUATION, RESULT
 from regnet.runs.event_log import EVENTS, read_events
-from regnet.runs.listing import how_it_stands
+from regnet.runs.listing import run_status
 from regnet.runs.status import STATE, RunState, parse_state
 
 Row = dict[str, Any]
@@ -107,7 +107,7 @@ def read_run_data(directory: Path) -> RunData:
         return RunData(
             Path(os.path.abspath(directory)).name,
             directory,
-            how_it_stands(directory, state),
+            run_status(directory, state),
             state,
             _read_config(directory / "config.yaml"),
             rows["epoch"],

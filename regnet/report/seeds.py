@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from regnet.report.run_data import RunData
-from regnet.runs.directory import numbers_depend_on
+from regnet.runs.directory import fixed_options
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def group(runs: Sequence[RunData]) -> list[Group]:
 
 def _task(run: RunData) -> str:
     """Equal for runs that differ in nothing but their seed: the images, the length and all options count."""
-    numbers = {key: value for key, value in numbers_depend_on(run.config).items() if key not in ("seed", "name")}
+    numbers = {key: value for key, value in fixed_options(run.config).items() if key not in ("seed", "name")}
     return repr((run.state.data, run.state.epochs, sorted(numbers.items())))
 
 

@@ -17,7 +17,7 @@ from regnet.config.parser import parse_config
 from regnet.runs.status import STATE, RunState, Status, as_json, read_state
 
 # What may change between the attempts of one run: nothing that its numbers depend on.
-_FREE = ("runs_dir", "resume", "checkpoint", "tracking", "distributed")
+_FREE = ("runs_dir", "resume", "overwrite", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
     "data": ("shards", "local_cache_dir", "verify", "workers", "prefetch_batches", "loader_timeout", "cache", "keep_page_cache"),
     "train": ("epochs", "device", "detect_anomaly", "cudnn_benchmark", "cuda_graphs", "max_minutes"),
@@ -39,7 +39,7 @@ class RunDirectory:
     """
 
     def __init__(self, config: Config, data: str) -> None:
-        self.path = place(config)
+        self.path = run_path(config)
         self.launch = _launch()
         try:
             make_directory(self.path)
@@ -47,18 +47,18 @@ class RunDirectory:
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be used as the run's directory ({error.strerror})") from error
         self.config, self.data = config, data
-        check_config(self.path, config)
+        check_compatible(self.path, config)
         before = read_state(self.path)
         if before is not None and (self.path / "config.yaml").exists():  # else no attempt has come as far as to begin
             self._check_same_task(before.data, before.epochs)
         self.finished = self._is_finished(before)
-        self.at = (0, 0) if before is None else (before.epoch, before.step)
-        self.began = self.at[1]
+        self.completed = (0, 0) if before is None else (before.epoch, before.step)
+        self.began = self.completed[1]
         self.attempt = 1 if before is None else before.attempt + 1
         # Whoever sends a job again has mended what kept the last one from getting any further.
         self.fruitless = 0 if before is None or not self._is_of_this_job(before) else before.setbacks
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
-        self.workshop = AtomicWriter(self.path)
+        self.writer = AtomicWriter(self.path)
         if before is not None and self.finished:  # which a launcher wants to hear of this attempt as well
             self._write(STATE, as_json(asdict(replace(before, launch=self.launch))))
 
@@ -66,7 +66,7 @@ class RunDirectory:
         """Waits for an attempt that is about to end: ranks whose launcher or machine died need a while to notice.
 
         A job's next attempt knows that the one before it is over, and does not wait for ever: on a machine that was
-        cut off, one may live on and hold the lock. It keeps that file, and this one a new one; the workshop is what
+        cut off, one may live on and hold the lock. It keeps that file, and this one a new one; the writer is what
         keeps it out then.
         """
         path = self.path / ".lock"
@@ -100,7 +100,7 @@ class RunDirectory:
         self.began = step
         self._write("config.yaml", self.config.to_yaml())
         self.write_state(Status.running, epoch, step)
-        log_event(self.workshop, Event("began", self.attempt, epoch, step, where))
+        log_event(self.writer, Event("began", self.attempt, epoch, step, where))
 
     def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
         epochs = self.config.train.epochs
@@ -109,7 +109,7 @@ class RunDirectory:
         try:
             self._write(STATE, as_json(asdict(record)))
             if state is not Status.running:
-                log_event(self.workshop, Event(str(state), self.attempt, epoch, step, reason))
+                log_event(self.writer, Event(str(state), self.attempt, epoch, step, reason))
         except DirectoryTakenOver:
             raise
         except OSError:
@@ -121,18 +121,18 @@ class RunDirectory:
                 file.truncate()
 
     def write_result(self, result: dict[str, Any], outcome: bytes) -> None:
-        self.workshop.write(self.path / EVALUATION, outcome)
+        self.writer.write(self.path / EVALUATION, outcome)
         self._write(RESULT, as_json(result))
 
     def read_result(self) -> dict[str, Any]:
         return json.loads((self.path / RESULT).read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        self.workshop.close()
+        self.writer.close()
         self._lock.close()
 
     def _write(self, name: str, text: str) -> None:
-        self.workshop.write(self.path / name, text.encode())
+        self.writer.write(self.path / name, text.encode())
 
     def _is_finished(self, before: RunState | None) -> bool:
         if before is None or before.state is not Status.finished or before.epochs < self.config.train.epochs:
@@ -163,7 +163,7 @@ _TRACES = (STATE, RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
 _GRACE = 10.0  # seconds in which a rank ends after it has noticed that another is gone
 
 
-def check_config(directory: Path, config: Config) -> None:
+def check_compatible(directory: Path, config: Config) -> None:
     """Raises UsageError if a run's directory holds a run of another configuration, or one and `resume: never`."""
     if config.resume == "never" and any((directory / name).exists() for name in _TRACES):
         raise UsageError(f"{directory}: holds a run already; choose another --name, or --resume auto")
@@ -177,7 +177,7 @@ def check_config(directory: Path, config: Config) -> None:
 
 
 def _check_same_numbers(directory: Path, kept: dict[str, Any], config: Config) -> None:
-    before, now = numbers_depend_on(kept), numbers_depend_on(plain(asdict(config)))
+    before, now = fixed_options(kept), fixed_options(plain(asdict(config)))
     changed = [
         f"{key} ({before.get(key)} there, {now.get(key)} now)"
         for key in sorted(before.keys() | now.keys())
@@ -187,7 +187,7 @@ def _check_same_numbers(directory: Path, kept: dict[str, Any], config: Config) -
         raise UsageError(f"{directory}: holds another configuration: {'; '.join(changed)}; choose another --name")
 
 
-def place(config: Config) -> Path:
+def run_path(config: Config) -> Path:
     """The run's directory."""
     return Path(config.runs_dir) / config.name
 
@@ -201,11 +201,11 @@ def mark_failed(directory: Path, why: str) -> None:
         with open(directory / ".lock", "r+", encoding="utf-8") as lock:
             state = read_state(directory) if _lock(lock) else None
             if state is not None and state.state is Status.running and state.launch == _launch():
-                workshop = AtomicWriter(directory)
+                writer = AtomicWriter(directory)
                 dead = replace(state, state=Status.failed, reason=why)
-                workshop.write(directory / STATE, as_json(asdict(dead)).encode())
-                log_event(workshop, Event(str(dead.state), dead.attempt, dead.epoch, dead.step, why))
-                workshop.close()
+                writer.write(directory / STATE, as_json(asdict(dead)).encode())
+                log_event(writer, Event(str(dead.state), dead.attempt, dead.epoch, dead.step, why))
+                writer.close()
     except OSError as error:
         print(f"{directory / STATE} still says running ({error.strerror})", flush=True)
 
@@ -223,7 +223,7 @@ def _lock(file: TextIO) -> bool:
     return True
 
 
-def numbers_depend_on(config: dict[str, Any]) -> dict[str, Any]:
+def fixed_options(config: dict[str, Any]) -> dict[str, Any]:
     """Dotted options and values of a plain configuration, without those that may change."""
     flat = {}
     for section, value in config.items():

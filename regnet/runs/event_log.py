@@ -29,12 +29,12 @@ class Event:
     detail: str
 
 
-def log_event(workshop: AtomicWriter, event: Event) -> None:
+def log_event(writer: AtomicWriter, event: Event) -> None:
     """Adds a line. The file is written anew, so that it is whole and that only the newest attempt can."""
-    path = workshop.directory / EVENTS
+    path = writer.directory / EVENTS
     before = path.read_bytes() if path.exists() else b""
     line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(event)})
-    workshop.write(path, before + line.encode() + b"\n")
+    writer.write(path, before + line.encode() + b"\n")
 
 
 def read_events(directory: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ class Run:
     """One run as it stands.
 
     Attributes:
-        state: see how_it_stands.
+        state: see run_status.
         best: test accuracy of the best epoch, 0 to 1; None before the first.
         age: seconds since state.json was written.
         next: what to do, or empty.
@@ -47,7 +47,7 @@ def look(directory: Path) -> Run | None:
     state = read_state(directory)
     if state is None:
         return None
-    standing = how_it_stands(directory, state)
+    standing = run_status(directory, state)
     return Run(
         directory.name,
         standing,
@@ -60,7 +60,7 @@ def look(directory: Path) -> Run | None:
     )
 
 
-def how_it_stands(directory: Path, state: RunState) -> str:
+def run_status(directory: Path, state: RunState) -> str:
     """As state.json says, but `died` where that says running and no process holds the run's lock."""
     return "died" if state.state is Status.running and not _is_held(directory) else str(state.state)
 

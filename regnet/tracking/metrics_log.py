@@ -18,10 +18,10 @@ class MetricsLog(Tracker):
         epochs, steps: done by the run so far; lines of later ones are dropped, for they are about to come again.
     """
 
-    def __init__(self, workshop: AtomicWriter, path: Path, epochs: int, steps: int) -> None:
+    def __init__(self, writer: AtomicWriter, path: Path, epochs: int, steps: int) -> None:
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
-            workshop.write(path, b"".join(line for line in lines if _is_of(line, epochs, steps)))
+            writer.write(path, b"".join(line for line in lines if _is_of(line, epochs, steps)))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
     def steps(self, reports: list[StepReport]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from regnet.checkpoint.async_writer import AsyncWriter
-from regnet.checkpoint.contents import on_cpu
+from regnet.checkpoint.contents import copy_to_cpu
 from regnet.checkpoint.manager import CheckpointManager
 from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.config.schema import Config, plain
@@ -18,7 +18,7 @@ from regnet.distributed.world import World
 from regnet.metrics.evaluation import Evaluation
 from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.models.regnet import count_parameters, fingerprint
-from regnet.runs.directory import RunDirectory, mark_failed, place
+from regnet.runs.directory import RunDirectory, mark_failed, run_path
 from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 from regnet.tracking.console import ConsoleTracker, print_result
@@ -65,7 +65,7 @@ class Record(AbstractContextManager["Record"]):
             self.checkpoints = CheckpointManager(self.directory.checkpoints, config.checkpoint.keep_last)
         self._writer = AsyncWriter()
         self._outcome: tuple[Status, str] | None = None  # known when the run leaves by itself
-        self._at = (0, 0) if self.directory is None else self.directory.at  # epochs and steps done
+        self._at = (0, 0) if self.directory is None else self.directory.completed  # epochs and steps done
         if world.heartbeat is not None:
             world.heartbeat.last_words = self._failed
 
@@ -103,7 +103,7 @@ class Record(AbstractContextManager["Record"]):
         assert weights is not None
         for network in (state.model, state.evaluated):
             load_pretrained(network, weights.tensors)
-        return weights.told
+        return weights.description
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         assert self.directory is not None
@@ -117,15 +117,15 @@ class Record(AbstractContextManager["Record"]):
         assert self.directory is not None
         assert self.checkpoints is not None
         self.directory.begin(progress.epoch, progress.global_step, f"{self.world.size} x {self.world.device.type}")
-        self.metrics = MetricsLog(self.directory.workshop, self.directory.metrics, progress.epoch, progress.global_step)
+        self.metrics = MetricsLog(self.directory.writer, self.directory.metrics, progress.epoch, progress.global_step)
         self.trackers += [ConsoleTracker(self.config), self.metrics]
         if found is not None:
             path, saved = found
             self.say(f"continuing from {path}: {progress.epoch} epochs and {progress.step} steps are done")
             best = progress.best_step
-            if best == progress.global_step and not self.checkpoints.best_is_of(best):
+            if best == progress.global_step and not self.checkpoints.best_is_at_step(best):
                 # Its writer was killed before it got there.
-                self.checkpoints.save(self.directory.workshop, best, saved, is_best=True)
+                self.checkpoints.save(self.directory.writer, best, saved, is_best=True)
         wandb = open_wandb(self.config, self.directory, self.say)
         if wandb is not None:
             self.trackers.append(wandb)
@@ -160,7 +160,7 @@ class Record(AbstractContextManager["Record"]):
             "classes": list(self.samples.classes),
         }
         at = (state.progress.epoch, state.progress.global_step)
-        self.world.on_main(lambda: self._start_writing(at, on_cpu(saved), is_best))
+        self.world.on_main(lambda: self._start_writing(at, copy_to_cpu(saved), is_best))
 
     def _start_writing(self, at: tuple[int, int], saved: dict[str, Any], is_best: bool) -> None:
         self._writer.start(lambda: self._write(at, saved, is_best))
@@ -169,7 +169,7 @@ class Record(AbstractContextManager["Record"]):
         assert self.directory is not None
         assert self.checkpoints is not None
         self.metrics.sync()  # a resume counts on the lines up to its checkpoint
-        self.checkpoints.save(self.directory.workshop, at[1], saved, is_best)
+        self.checkpoints.save(self.directory.writer, at[1], saved, is_best)
         self._at = at
         self.directory.write_state(Status.running, *at)
 
@@ -259,4 +259,4 @@ class Record(AbstractContextManager["Record"]):
         if self.directory is not None:
             self.directory.write_state(Status.failed, *self._at, why)
         else:
-            mark_failed(place(self.config), why)
+            mark_failed(run_path(self.config), why)

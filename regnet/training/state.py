@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from regnet.checkpoint.contents import check_same_shapes, on_cpu
+from regnet.checkpoint.contents import check_same_shapes, copy_to_cpu
 from regnet.checkpoint.file import CheckpointError
 from regnet.distributed.world import World
 from regnet.metrics.training import TrainingAccumulator
@@ -75,7 +75,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
-            "counters": world.gather(on_cpu(self.counters.state_dict())),
+            "counters": world.gather(copy_to_cpu(self.counters.state_dict())),
             "stopping": {"best": self.stopping.best, "stale": self.stopping.stale},
             "progress": asdict(self.progress),
             "random": world.gather(_random_states(world.device)),
