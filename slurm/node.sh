@@ -1,7 +1,7 @@
 #!/bin/bash
-# One node's torchrun, started there by srun.
+# Starts torchrun on one node. Run by srun.
 set -euo pipefail
-trap '' USR1 # torchrun would die of it; its ranks inherit this, and then listen for themselves
+trap '' USR1 # it would kill torchrun; the ranks inherit this and then install their own handlers
 # shellcheck source=slurm/site.env
 . slurm/site.env
 # shellcheck source=slurm/lib.sh

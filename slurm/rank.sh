@@ -1,7 +1,7 @@
 #!/bin/bash
-# One rank, started by srun.
+# Starts one rank. Run by srun.
 set -euo pipefail
-trap '' USR1 # until Python listens
+trap '' USR1 # until the trainer has installed its handlers
 # shellcheck source=slurm/site.env
 . slurm/site.env
 # shellcheck source=slurm/lib.sh

@@ -1,6 +1,6 @@
-"""A SLURM of several nodes on this machine: munged, slurmctld and a slurmd for each node, all of them real.
+"""A multi-node SLURM cluster on one machine, with real munged, slurmctld and slurmd daemons.
 
-Each node has a network namespace of its own, with its own address and name, so that it can be cut off.
+Each node has its own network namespace, address and host name, so a test can disconnect it.
 """
 
 import contextlib
@@ -14,49 +14,49 @@ import time
 from pathlib import Path
 
 NETWORK = "10.77.0"
-NEEDS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
 
 
-class NoCluster(Exception):
+class ClusterUnavailable(Exception):
     """SLURM cannot run here; the message says why."""
 
 
-def run(*command: str, timeout: float = 30, **how) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **how)
+def run(*command: str, timeout: float = 30, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
 
-def must(*command: str, **how) -> str:
-    done = run(*command, **how)
+def must(*command: str, **options) -> str:
+    done = run(*command, **options)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
 
 
 class Cluster:
-    """Nodes n1 to nN; partition main can be preempted by partition high.
+    """A cluster of nodes n1 to nN. Jobs in partition `high` preempt those in `main`.
 
     Args:
-        folder: for keys, configuration, state and logs.
-        nodes: how many.
-        cpus: that each node claims to have.
+        folder: directory for keys, configuration, state and logs.
+        nodes: number of nodes.
+        cpus: number of CPUs that each node reports.
 
     Raises:
-        NoCluster: a program is not installed, or the kernel does not allow network namespaces.
-        RuntimeError, TimeoutError: a daemon has ended, or the nodes are not ready in time; nothing is left of it.
+        ClusterUnavailable: a program is missing, or the kernel does not allow network namespaces.
+        RuntimeError, TimeoutError: a daemon exited, or the nodes were not ready in time. Everything is cleaned up.
     """
 
     def __init__(self, folder: Path, nodes: int = 3, cpus: int = 4) -> None:
         os.environ["PATH"] += ":/usr/sbin:/sbin"
-        missing = [name for name in NEEDS if shutil.which(name) is None]
+        missing = [name for name in PROGRAMS if shutil.which(name) is None]
         if missing:
-            raise NoCluster(f"not installed: {', '.join(missing)}")
+            raise ClusterUnavailable(f"not installed: {', '.join(missing)}")
         self.folder, self.nodes, self.cpus = folder, [f"n{number + 1}" for number in range(nodes)], cpus
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
         try:
-            self._lay_network()
+            self._create_network()
         except RuntimeError as error:
-            raise NoCluster(str(error)) from error
+            raise ClusterUnavailable(str(error)) from error
         self._write_configuration()
         try:
             self._start()
@@ -66,7 +66,7 @@ class Cluster:
 
     # --- the network
 
-    def _lay_network(self) -> None:
+    def _create_network(self) -> None:
         self._remove_network()
         must("ip", "link", "add", "rgbr0", "type", "bridge")
         must("ip", "addr", "add", f"{NETWORK}.254/24", "dev", "rgbr0")
@@ -84,11 +84,11 @@ class Cluster:
 
     def _remove_network(self) -> None:
         for node in re.findall(r"^rg-(n\d+)", run("ip", "netns", "list").stdout, re.MULTILINE):
-            run("ip", "link", "del", f"rgv-{node}")  # by itself it would go some time after its namespace
+            run("ip", "link", "del", f"rgv-{node}")  # the kernel would remove it only some time after its namespace
             run("ip", "netns", "del", f"rg-{node}")
         run("ip", "link", "del", "rgbr0")
 
-    def cut_off(self, node: str) -> None:
+    def disconnect(self, node: str) -> None:
         must("ip", "link", "set", f"rgv-{node}", "down")
 
     def reconnect(self, node: str) -> None:
@@ -149,29 +149,29 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
         )
-        # slurmd looks for control groups even where nothing uses them, unless it is told the version.
+        # Without this setting slurmd probes for control groups, although nothing here uses them.
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-        for number in range(2):  # not real GPUs: enough for scheduling
+        for number in range(2):  # fake GPUs, which suffice for scheduling
             (self.folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/dev/nvidia[0-1]\n")
 
     def _start(self) -> None:
         munge = self.folder / "munge"
-        files = [f"--{what}={munge / name}" for what, name in (("key-file", "key"), ("socket", "socket"))]
+        files = [f"--{option}={munge / name}" for option, name in (("key-file", "key"), ("socket", "socket"))]
         files += [f"--pid-file={munge}/pid", f"--log-file={self.folder}/log/munged", f"--seed-file={munge}/seed"]
         self._daemon("munged", "munged", "--foreground", "--force", *files)
         wait_for((munge / "socket").exists, 10, "munged")
         self._daemon("slurmctld", "slurmctld", "-D")
         for node in self.nodes:
             self.start_node(node)
-        wait_for(self._ready, 30, f"the nodes: see {self.folder}/log")
+        wait_for(self._ready, 30, f"the nodes to become idle: see {self.folder}/log")
 
     def _ready(self) -> bool:
-        """Raises RuntimeError for a daemon that has ended, as where another cluster has its port."""
+        """Raises RuntimeError if a daemon has exited, for example because its port is in use."""
         for name, daemon in self.daemons.items():
             if daemon.poll() is not None:
                 last = (self.folder / "log" / name).read_text(errors="replace").splitlines()[-1:]
-                raise RuntimeError(f"{name} has ended: {''.join(last)}")
+                raise RuntimeError(f"{name} exited: {''.join(last)}")
         return self.states() == {"idle": len(self.nodes)}
 
     def start_node(self, node: str) -> None:
@@ -186,10 +186,10 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
             self.daemons[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def kill_node(self, node: str) -> None:
-        """The machine loses its power: slurmd and all that it has started end at once."""
-        inside = must("ip", "netns", "pids", f"rg-{node}").split()
-        for pid in inside:
-            with_no_error(os.kill, int(pid), signal.SIGKILL)
+        """Simulates a power failure: kills slurmd and everything that it started."""
+        pids = must("ip", "netns", "pids", f"rg-{node}").split()
+        for pid in pids:
+            ignore_missing_process(os.kill, int(pid), signal.SIGKILL)
         self.daemons.pop(node).wait(timeout=10)
 
     def close(self) -> None:
@@ -198,27 +198,27 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
             run("scancel", *jobs)
         for node in self.nodes:
             for pid in run("ip", "netns", "pids", f"rg-{node}").stdout.split():
-                with_no_error(os.kill, int(pid), signal.SIGKILL)
+                ignore_missing_process(os.kill, int(pid), signal.SIGKILL)
         for daemon in reversed(list(self.daemons.values())):
-            with_no_error(os.killpg, daemon.pid, signal.SIGKILL)
+            ignore_missing_process(os.killpg, daemon.pid, signal.SIGKILL)
             daemon.wait(timeout=10)
         self._remove_network()
 
-    # --- what users do
+    # --- user commands
 
     def states(self) -> dict[str, int]:
-        """How many nodes are in each state."""
-        found: dict[str, int] = {}
+        """Number of nodes in each state."""
+        counts: dict[str, int] = {}
         for state in run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").stdout.split():
-            found[state] = found.get(state, 0) + 1
-        return found
+            counts[state] = counts.get(state, 0) + 1
+        return counts
 
     def sbatch(self, *arguments: str, cwd: Path, **env: str) -> int:
         command = ["sbatch", "--parsable", *arguments]
         return int(must(*command, cwd=cwd, env={**os.environ, **env}).split(";")[0])
 
     def job(self, number: int | str) -> dict[str, str]:
-        """What SLURM knows of a job, or of one of an array (7_0)."""
+        """SLURM's fields of a job, or of one job of an array (7_0)."""
         return dict(re.findall(r"(\w+)=(\S*)", run("scontrol", "show", "job", "-o", str(number)).stdout))
 
 
@@ -230,7 +230,7 @@ def wait_for(condition, timeout: float, what: str) -> None:
         time.sleep(0.1)
 
 
-def with_no_error(call, *arguments) -> None:
-    """For a process that may have ended by itself."""
+def ignore_missing_process(call, *arguments) -> None:
+    """Calls a function on a process that may have exited already."""
     with contextlib.suppress(ProcessLookupError):
         call(*arguments)

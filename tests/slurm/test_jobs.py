@@ -1,4 +1,4 @@
-"""The job scripts as they are, with the real trainer, on a real SLURM of three nodes."""
+"""The unmodified job scripts and the real trainer on a real three-node SLURM cluster."""
 
 import os
 import signal
@@ -15,17 +15,17 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm"), pytest.mark
 
 FLAGS = ("--train.epochs", "10", "--checkpoint.every_steps", "4", "--tracking.log_every", "1")
 NODES = ("--nodes=2", "--ntasks-per-node=2")
-ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+FINAL_STATES = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
 @pytest.fixture
-def alone(undisturbed):
-    """The outcome on one machine of four processes."""
+def single_node(undisturbed):
+    """The outcome of four uninterrupted processes on one node."""
     return undisturbed(*FLAGS, processes=4)
 
 
 class Job:
-    """A batch job that trains tiny in the site's folder."""
+    """A batch job that trains the run `tiny` in the site's project directory."""
 
     def __init__(
         self, cluster, site, shards, *flags, script="train.sbatch", options=NODES, before=(), name="tiny"
@@ -43,27 +43,27 @@ class Job:
     def nodes(self) -> list[str]:
         return must("scontrol", "show", "hostnames", self.cluster.job(self.number)["NodeList"]).split()
 
-    def at_work(self, steps: int = 8, attempt: int = 1) -> None:
-        """Waits until an attempt has done so many steps of the run."""
+    def wait_for_steps(self, steps: int = 8, attempt: int = 1) -> None:
+        """Waits until the run is in at least this attempt and has trained this many steps in all."""
         self.wait(lambda: (self.run_dir / "state.json").exists() and state(self.run_dir)["attempt"] >= attempt)
         self.wait(lambda: len(rows(self.run_dir, "step")) >= steps)
-        assert self.state == "RUNNING", "it was to be disturbed at work"
+        assert self.state == "RUNNING", "the job must still be running when the test interferes"
 
     def wait(self, condition, timeout: float = 120) -> None:
         try:
             wait_for(condition, timeout, f"job {self.number}")
         except TimeoutError as error:
-            raise AssertionError(f"{error}: {self.state}\n{self.told()}") from error
+            raise AssertionError(f"{error}: {self.state}\n{self.output()}") from error
 
-    def end(self, timeout: float = 180) -> str:
-        self.wait(lambda: self.state in ENDS, timeout)
+    def wait_for_end(self, timeout: float = 180) -> str:
+        self.wait(lambda: self.state in FINAL_STATES, timeout)
         return self.state
 
-    def told(self) -> str:
+    def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
     def ranks(self, node: str) -> list[int]:
-        """The trainer's processes on a node."""
+        """Process ids of the trainer's ranks on a node."""
         pids = [int(pid) for pid in must("ip", "netns", "pids", f"rg-{node}").split()]
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids}
         return [pid for pid, command in commands.items() if command[1:3] == ["-u", "train_ddp.py"]]
@@ -75,138 +75,138 @@ def job(cluster, site, shards):
     return lambda *flags, **how: Job(cluster, site, shards, *flags, **how)
 
 
-def test_two_nodes_of_two_ranks_equal_one_machine_of_four(job, alone):
-    done = job(*FLAGS)
-    assert done.end() == "COMPLETED", done.told()
-    assert outcome(done.run_dir) == alone
-    assert "4 x cpu" in done.told()
-    last = done.told().strip().splitlines()[-1]
+def test_two_nodes_with_two_ranks_each_match_one_node_with_four(job, single_node):
+    completed = job(*FLAGS)
+    assert completed.wait_for_end() == "COMPLETED", completed.output()
+    assert outcome(completed.run_dir) == single_node
+    assert "4 x cpu" in completed.output()
+    last = completed.output().strip().splitlines()[-1]
     assert "finished: 10 epochs done; results: runs/tiny" in last
 
 
-def test_srun_alone_gives_the_same_from_shards_on_the_nodes_own_disk(job, site, shards, alone):
+def test_srun_without_torchrun_and_with_a_local_shard_cache_gives_the_same_outcome(job, site, shards, single_node):
     environment = site / "slurm" / "site.env"
-    environment.write_text(environment.read_text().replace("\nDATA_STAGE=\n", f"\nDATA_STAGE={site}/local\n"))
-    done = job(*FLAGS, script="direct.sbatch")
-    assert done.end() == "COMPLETED", done.told()
+    environment.write_text(environment.read_text().replace("\nLOCAL_CACHE_DIR=\n", f"\nLOCAL_CACHE_DIR={site}/local\n"))
+    completed = job(*FLAGS, script="direct.sbatch")
+    assert completed.wait_for_end() == "COMPLETED", completed.output()
     (copy,) = (site / "local").iterdir()
     assert {path.name for path in shards.iterdir()} <= {path.name for path in copy.iterdir()}
-    assert yaml.safe_load((done.run_dir / "config.yaml").read_text())["data"]["stage"] == f"{site}/local"
-    assert outcome(done.run_dir) == alone
+    assert yaml.safe_load((completed.run_dir / "config.yaml").read_text())["data"]["local_cache_dir"] == f"{site}/local"
+    assert outcome(completed.run_dir) == single_node
 
 
-def test_a_job_that_loses_a_rank_is_preempted_and_requeued_equals_one_left_alone(cluster, job, alone):
-    disturbed = job(*FLAGS)
-    disturbed.at_work()
-    os.kill(disturbed.ranks(disturbed.nodes[1])[0], signal.SIGKILL)
-    disturbed.at_work(steps=20, attempt=2)
-    urgent = cluster.sbatch("--partition=high", "--nodes=3", "--exclusive", "--wrap=sleep 1", cwd=disturbed.log.parent)
-    disturbed.wait(lambda: cluster.job(urgent)["JobState"] == "COMPLETED")
-    assert state(disturbed.run_dir)["state"] in ("preempted", "running")
-    disturbed.at_work(steps=40, attempt=3)
-    must("scontrol", "requeue", str(disturbed.number))
-    assert disturbed.end() == "COMPLETED", disturbed.told()
-    assert outcome(disturbed.run_dir) == alone
-    assert "preempted: asked to leave by SIGTERM" in disturbed.told()
-    assert state(disturbed.run_dir)["attempt"] >= 4
+def test_a_killed_rank_a_preemption_and_a_requeue_do_not_change_the_outcome(cluster, job, single_node):
+    interrupted = job(*FLAGS)
+    interrupted.wait_for_steps()
+    os.kill(interrupted.ranks(interrupted.nodes[1])[0], signal.SIGKILL)
+    interrupted.wait_for_steps(steps=20, attempt=2)
+    urgent = cluster.sbatch(
+        "--partition=high", "--nodes=3", "--exclusive", "--wrap=sleep 1", cwd=interrupted.log.parent
+    )
+    interrupted.wait(lambda: cluster.job(urgent)["JobState"] == "COMPLETED")
+    assert state(interrupted.run_dir)["state"] in ("preempted", "running")
+    interrupted.wait_for_steps(steps=40, attempt=3)
+    must("scontrol", "requeue", str(interrupted.number))
+    assert interrupted.wait_for_end() == "COMPLETED", interrupted.output()
+    assert outcome(interrupted.run_dir) == single_node
+    assert "preempted: asked to leave by SIGTERM" in interrupted.output()
+    assert state(interrupted.run_dir)["attempt"] >= 4
 
 
-def test_before_the_time_limit_a_job_saves_and_goes_on_in_the_next(job):
-    """SLURM counts in minutes, and is asked to tell of the end one minute before."""
+def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job):
+    """Time limits are whole minutes; SIGUSR1 is requested one minute before the limit."""
     flags = ("--train.epochs", "400", "--tracking.log_every", "1")
     limited = job(*flags, options=(*NODES, "--time=2", "--signal=B:USR1@60"))
-    limited.wait(lambda: "the time is nearly over" in limited.told(), 180)
-    limited.at_work(steps=state(limited.run_dir)["step"] + 8, attempt=2)
+    limited.wait(lambda: "time limit is near" in limited.output(), 180)
+    limited.wait_for_steps(steps=state(limited.run_dir)["step"] + 8, attempt=2)
     must("scancel", str(limited.number))
-    assert limited.end() == "CANCELLED", limited.told()
-    assert "preempted: asked to leave by SIGUSR1" in limited.told()
-    assert "continuing from" in limited.told()
+    assert limited.wait_for_end() == "CANCELLED", limited.output()
+    assert "preempted: asked to leave by SIGUSR1" in limited.output()
+    assert "continuing from" in limited.output()
     steps = [row["step"] for row in rows(limited.run_dir, "step")]
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_a_job_that_is_cancelled_saves_and_stays_cancelled(job):
+def test_a_cancelled_job_saves_and_is_not_requeued(job):
     cancelled = job(*FLAGS)
-    cancelled.at_work()
+    cancelled.wait_for_steps()
     must("scancel", str(cancelled.number))
-    assert cancelled.end() == "CANCELLED", cancelled.told()
+    assert cancelled.wait_for_end() == "CANCELLED", cancelled.output()
     cancelled.wait(lambda: cancelled.cluster.states() == {"idle": 3})
-    assert cancelled.state == "CANCELLED", "nobody has put it back into the queue"
-    told = state(cancelled.run_dir)
-    assert told["state"] == "preempted"
-    assert (cancelled.run_dir / "checkpoints" / f"step-{told['step']:09d}.pt").exists()
+    assert cancelled.state == "CANCELLED", "the job must not be requeued"
+    final = state(cancelled.run_dir)
+    assert final["state"] == "preempted"
+    assert (cancelled.run_dir / "checkpoints" / f"step-{final['step']:09d}.pt").exists()
 
 
-def test_a_node_that_dies_is_replaced(cluster, job, alone):
-    disturbed = job(*FLAGS)
-    disturbed.at_work()
-    lost = disturbed.nodes[1]
+def test_a_job_survives_the_death_of_a_node(cluster, job, single_node):
+    interrupted = job(*FLAGS)
+    interrupted.wait_for_steps()
+    lost = interrupted.nodes[1]
     cluster.kill_node(lost)
     try:
-        disturbed.at_work(steps=30, attempt=2)
-        assert lost not in disturbed.nodes
-        assert disturbed.end() == "COMPLETED", disturbed.told()
-        assert outcome(disturbed.run_dir) == alone
+        interrupted.wait_for_steps(steps=30, attempt=2)
+        assert lost not in interrupted.nodes
+        assert interrupted.wait_for_end() == "COMPLETED", interrupted.output()
+        assert outcome(interrupted.run_dir) == single_node
     finally:
         cluster.start_node(lost)
 
 
-def test_a_node_that_is_cut_off_writes_nothing_more(cluster, job, alone):
-    """The first node, where rank zero is; it lives on, and its file system is the others'."""
-    disturbed = job(*FLAGS)
-    disturbed.at_work()
-    lost = disturbed.nodes[0]
-    old = disturbed.ranks(lost)
-    cluster.cut_off(lost)
+def test_ranks_on_a_disconnected_node_write_nothing_more(cluster, job, single_node):
+    """Rank 0 is on the disconnected node; its processes stay alive and share the other nodes' file system."""
+    interrupted = job(*FLAGS)
+    interrupted.wait_for_steps()
+    lost = interrupted.nodes[0]
+    old = interrupted.ranks(lost)
+    cluster.disconnect(lost)
     try:
-        disturbed.at_work(steps=30, attempt=2)
-        assert lost not in disturbed.nodes
-        assert disturbed.end() == "COMPLETED", disturbed.told()
-        assert outcome(disturbed.run_dir) == alone
-        disturbed.wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old), 60)
+        interrupted.wait_for_steps(steps=30, attempt=2)
+        assert lost not in interrupted.nodes
+        assert interrupted.wait_for_end() == "COMPLETED", interrupted.output()
+        assert outcome(interrupted.run_dir) == single_node
+        interrupted.wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old), 60)
     finally:
         cluster.reconnect(lost)
 
 
-def test_two_jobs_on_one_node_do_not_meet(job):
+def test_two_jobs_on_one_node_do_not_interfere(job):
     options = ("--nodes=1", "--ntasks-per-node=2", "--nodelist=n1", "--cpus-per-task=1")
     both = [job("--seed", str(seed), options=options, name=f"run-{seed}") for seed in (3, 4)]
-    for one in both:
-        assert one.end() == "COMPLETED", one.told()
-        assert one.nodes == ["n1"]
-    first, second = (outcome(one.run_dir) for one in both)
+    for each in both:
+        assert each.wait_for_end() == "COMPLETED", each.output()
+        assert each.nodes == ["n1"]
+    first, second = (outcome(each.run_dir) for each in both)
     assert first != second
 
 
 @pytest.mark.parametrize(
-    ("flags", "attempts", "words"),
+    ("flags", "attempts", "message"),
     [
         (("--train.epoch", "3"), 3, "did you mean train.epochs?"),
         (("--data.shards", "no/such/place"), 3, "no/such/place"),
     ],
 )
-def test_a_failing_configuration_is_not_tried_for_ever(job, flags, attempts, words):
+def test_a_failing_configuration_is_not_retried_forever(job, flags, attempts, message):
     failing = job(*flags)
-    assert failing.end() == "FAILED"
-    assert words in failing.told()
-    assert failing.told().count("] starting on ") == attempts
-    last = failing.told().strip().splitlines()[-1]
-    assert "given up after 3 attempts" in last
+    assert failing.wait_for_end() == "FAILED"
+    assert message in failing.output()
+    assert failing.output().count("] starting on ") == attempts
+    last = failing.output().strip().splitlines()[-1]
+    assert "giving up after 3 failed attempts to start" in last
     assert failing.cluster.job(failing.number)["ExitCode"] == "2:0"
 
 
-def test_a_sweep_is_a_job_array_and_a_table_and_each_run_goes_back_into_the_queue_alone(
-    cluster, site, shards, undisturbed
-):
-    """The element whose own number is the array's is the one that is told that its time is over."""
+def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster, site, shards, undisturbed):
+    """The interrupted job is the one whose id equals the array's, which scontrol could take for the array."""
     sweep = site / "sweep.yaml"
     sweep.write_text("- {seed: 1}\n- {seed: 2}\n- {seed: 1, optim.lr: 0.001}\n")
     arguments = ["--config", str(TINY), "--data.shards", str(shards), "--train.epochs", "6"]
     number = cluster.sbatch("--array=0-2", "slurm/sweep.sbatch", str(sweep), *arguments, cwd=site)
     runs = [site / "runs" / f"tiny-sweep-{index}" for index in range(3)]
     wait_for(lambda: all((path / "state.json").exists() for path in runs), 120, f"job array {number}")
-    named = {cluster.job(f"{number}_{index}")["JobId"]: index for index in range(3)}
-    last = named[str(number)]
+    index_of = {cluster.job(f"{number}_{index}")["JobId"]: index for index in range(3)}
+    last = index_of[str(number)]
     wait_for(lambda: len(rows(runs[last], "step")) >= 8, 120, f"job array {number}")
     must("scancel", "--batch", "--signal=USR1", f"{number}_{last}")
     wait_for(lambda: all((path / "result.json").exists() for path in runs), 180, f"job array {number}")
@@ -217,25 +217,25 @@ def test_a_sweep_is_a_job_array_and_a_table_and_each_run_goes_back_into_the_queu
         [sys.executable, "-m", "regnet.sweep", "table", str(sweep), *arguments, "--runs_dir", str(site / "runs")]
     )
     assert table.returncode == 0, table.stderr
-    seeds, rate = (line for line in table.stdout.splitlines() if "%" in line)
+    seeds, learning_rate = (line for line in table.stdout.splitlines() if "%" in line)
     assert "seeds alone" in seeds
-    assert "optim.lr=0.001" in rate
-    wait_for(lambda: cluster.states() == {"idle": 3}, 60, "nothing that was finished to be started again")
+    assert "optim.lr=0.001" in learning_rate
+    wait_for(lambda: cluster.states() == {"idle": 3}, 60, "idle nodes: finished runs must not restart")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
 
 
-def test_a_finished_run_that_is_sent_again_is_done_at_once(job):
+def test_resubmitting_a_finished_run_ends_at_once(job):
     options = ("--nodes=1", "--ntasks-per-node=1")
     for _ in range(2):
-        done = job("--train.max_steps_per_epoch", "2", options=options)
-        assert done.end() == "COMPLETED", done.told()
-    assert "finished before" in done.told()
+        completed = job("--train.max_steps_per_epoch", "2", options=options)
+        assert completed.wait_for_end() == "COMPLETED", completed.output()
+    assert "finished before" in completed.output()
 
 
-def test_the_debug_job_looks_around_and_trains(cluster, site, shards):
+def test_the_debug_job_runs_the_doctor_and_trains(cluster, site, shards):
     number = cluster.sbatch("slurm/debug.sbatch", "--data.shards", str(shards), cwd=site)
-    wait_for(lambda: cluster.job(number)["JobState"] in ENDS, 120, f"job {number}")
-    told = (site / f"regnet-debug-{number}.log").read_text()
-    assert cluster.job(number)["JobState"] == "COMPLETED", told
-    assert "SLURM" in told
-    assert "2 epochs done" in told
+    wait_for(lambda: cluster.job(number)["JobState"] in FINAL_STATES, 120, f"job {number}")
+    output = (site / f"regnet-debug-{number}.log").read_text()
+    assert cluster.job(number)["JobState"] == "COMPLETED", output
+    assert "SLURM" in output
+    assert "2 epochs done" in output
