@@ -59,7 +59,7 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def look(browser: Browser, path: Path, width: int = 1280, scheme: str = "light") -> Seen:
+def open_page(browser: Browser, path: Path, width: int = 1280, scheme: str = "light") -> Seen:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     seen = Seen(page)
     page.on("console", lambda message: seen.console.append(message.text))

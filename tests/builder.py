@@ -31,7 +31,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 NO_NETWORK = ["unshare", "--mount", "--net", sys.executable, "-c", ONLY_LOOPBACK]
 
 
-def why_not_here(scratch: Path) -> str | None:
+def why_unavailable(scratch: Path) -> str | None:
     """What keeps this machine from building images, if anything does."""
     absent = [tool for tool in ("buildah", "debootstrap", "unshare") if not shutil.which(tool)]
     if absent:

@@ -37,12 +37,12 @@ def shards(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(shards, tmp_path_factory):
+def uninterrupted(shards, tmp_path_factory):
     """The outcome of a run that nothing happens to; one that several tests ask for is run once."""
 
     @functools.cache
     def outcome_of(*flags, processes=0):
-        folder = tmp_path_factory.mktemp("undisturbed")
+        folder = tmp_path_factory.mktemp("uninterrupted")
         done = run(trainer(folder, shards, *flags, processes=processes))
         assert done.returncode == 0, done.stderr
         return outcome(folder / "tiny")

@@ -3,19 +3,19 @@
 from pathlib import Path
 
 import numpy as np
-from nursery import Forked
+from nursery import ForkedCommand
 from PIL import Image
 from programs import run
 
 
 def convert_synthetic(out: Path, per_class: int, shards: int) -> Path:
     options = ["--source", "synthetic", "--per-class", str(per_class), "--out", str(out), "--shards", str(shards)]
-    done = run(Forked(["-m", "data.convert", *options]))
+    done = run(ForkedCommand(["-m", "data.convert", *options]))
     assert done.returncode == 0, done.stderr
     return out
 
 
-def tree(folder, side=32, classes=("ant", "bee", "cat"), train=4, val=2):
+def class_folders(folder, side=32, classes=("ant", "bee", "cat"), train=4, val=2):
     """A tree of class folders with images of noise."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("test", val)):
@@ -28,7 +28,7 @@ def tree(folder, side=32, classes=("ant", "bee", "cat"), train=4, val=2):
     return folder
 
 
-def picture_tree(folder, train=24, val=8):
+def photo_folders(folder, train=24, val=8):
     """Pictures as people have them: 120 to 260 pixels, wide and high, JPEG and PNG; each class is a pattern.
 
     The background tells nothing, since it is drawn anew for each.

@@ -27,21 +27,21 @@ _CONTEXT.set_forkserver_preload(["nursery", "warm"])
 _PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
 
 
-MIXED = -99  # some ranks ended with 0 and some with 75
+MIXED_EXIT_CODES = -99  # some ranks ended with 0 and some with 75
 
 
 @dataclass(frozen=True)
-class Forked:
+class ForkedCommand:
     """A script, or -m and a module, and its arguments, to be run by so many ranks; by a process alone if by none."""
 
     arguments: list[str]
     ranks: int = 0
 
 
-class Ranks:
-    """The processes of a started `Forked`; has of subprocess.Popen's face what the tests use."""
+class ForkedProcesses:
+    """The processes of a started `ForkedCommand`; has of subprocess.Popen's face what the tests use."""
 
-    def __init__(self, what: Forked, environment: dict[str, str]) -> None:
+    def __init__(self, what: ForkedCommand, environment: dict[str, str]) -> None:
         self._output = tempfile.TemporaryDirectory(prefix="regnet-output-")
         self._killed = False
         places = [{}]
@@ -77,7 +77,9 @@ class Ranks:
         if None in statuses:
             return None
         alike = len(set(statuses)) == 1
-        return statuses[0] if alike else next((status for status in statuses if status not in (0, 75)), MIXED)
+        return (
+            statuses[0] if alike else next((status for status in statuses if status not in (0, 75)), MIXED_EXIT_CODES)
+        )
 
     @property
     def returncode(self) -> int | None:

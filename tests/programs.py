@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from nursery import Forked, Ranks
+from nursery import ForkedCommand, ForkedProcesses
 
 from regnet.checkpoint.file import load
 from regnet.checkpoint.manager import CheckpointManager
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
-Command = list[str] | Forked
-Process = subprocess.Popen[str] | Ranks
+Command = list[str] | ForkedCommand
+Process = subprocess.Popen[str] | ForkedProcesses
 PYTHON = (sys.executable,)
 TORCHRUN = (str(Path(sys.executable).with_name("torchrun")), "--standalone")
 
@@ -43,11 +43,11 @@ def trainer(
     """A run named tiny in run_dir, of so many ranks: forked ones if no launcher (PYTHON, TORCHRUN) starts them."""
     program = [*script, "--config", str(TINY), "--runs_dir", str(run_dir), "--data.shards", str(shards), *flags]
     if not launcher:
-        return Forked(program, processes)
+        return ForkedCommand(program, processes)
     return [*launcher, *([f"--nproc_per_node={processes}"] if processes else []), *program]
 
 
-def skewed(run_dir: Path, shards: Path, what: str, *flags: str, **how: Any) -> Command:
+def faulty_trainer(run_dir: Path, shards: Path, what: str, *flags: str, **how: Any) -> Command:
     """`trainer`, with one rank or the disk made to differ: see tests/skewed.py."""
     return trainer(run_dir, shards, *flags, script=("tests/skewed.py", what), **how)
 
@@ -63,8 +63,8 @@ def run(command: Command, timeout: float = 120, **env: str) -> subprocess.Comple
 
 
 def start(command: Command, **env: str) -> Process:
-    if isinstance(command, Forked):
-        return Ranks(command, environment(**env))
+    if isinstance(command, ForkedCommand):
+        return ForkedProcesses(command, environment(**env))
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -78,7 +78,7 @@ def start(command: Command, **env: str) -> Process:
 
 def ranks_of(process: Process) -> list[int]:
     """The processes that train, by rank."""
-    if isinstance(process, Ranks):
+    if isinstance(process, ForkedProcesses):
         return process.pids
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(pid) for pid in children.read_text().split()]
@@ -92,18 +92,18 @@ def _condition(pid: int) -> str:
         return "Z"
 
 
-def gone(pid: int) -> bool:
+def has_exited(pid: int) -> bool:
     """Whether a process has ended, reaped or not."""
     return _condition(pid) == "Z"
 
 
-def stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """Whether a process has heard SIGSTOP."""
     return _condition(pid) == "T"
 
 
 def kill_group(process: Process) -> None:
-    if isinstance(process, Ranks):
+    if isinstance(process, ForkedProcesses):
         process.kill()
     else:
         with contextlib.suppress(ProcessLookupError):
@@ -118,7 +118,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
         time.sleep(0.02)
 
 
-def pending(pid: int, number: int) -> bool:
+def signal_pending(pid: int, number: int) -> bool:
     """Whether a process has still to be given a signal that was sent to it."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> (number - 1) & 1:
@@ -148,20 +148,20 @@ def outcome(run_dir: Path) -> tuple[Any, ...]:
     told = result(run_dir)
     reported = rows(run_dir, "step"), rows(run_dir, "epoch"), told["weights_sha256"], told["class_accuracy"]
     newest = CheckpointManager(run_dir / "checkpoints", 1).paths()[-1]
-    return *reported, newest.name, bits(load(newest))
+    return *reported, newest.name, comparable(load(newest))
 
 
-def bits(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """A checkpoint's content, its tensors as lists, which compare as a whole; without what may differ."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype), value.tolist()
     if isinstance(value, dict):
-        return {key: bits(entry) for key, entry in value.items() if key not in ("seconds", "config")}
-    return [bits(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: comparable(entry) for key, entry in value.items() if key not in ("seconds", "config")}
+    return [comparable(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 @contextlib.contextmanager
-def mounted(place: Path, *options: str) -> Iterator[Path]:
+def mounted_tmpfs(place: Path, *options: str) -> Iterator[Path]:
     """A file system of its own, in memory."""
     place.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(place)]

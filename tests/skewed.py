@@ -102,7 +102,7 @@ class Skew:
 
         EvaluationAccumulator.update = update
 
-    def slow_to_leave(self) -> None:
+    def slow_shutdown(self) -> None:
         """This rank parts from the others long after they would."""
         from regnet.distributed.heartbeat import Heartbeat
 
@@ -114,7 +114,7 @@ class Skew:
 
         Heartbeat.close = close
 
-    def stuck_wandb(self) -> None:
+    def hanging_wandb(self) -> None:
         """The last call of Weights & Biases never comes back."""
         import wandb
 
@@ -142,7 +142,7 @@ class Skew:
 
         os.fsync = fsync
 
-    def fails_over_a_stuck_disk(self) -> None:
+    def raises_while_disk_hangs(self) -> None:
         """A defect in that step, while a checkpoint waits for a disk that has stopped to answer."""
 
         def step(now, step):
@@ -153,7 +153,7 @@ class Skew:
 
         self.at_step(step)
 
-    def accuracy(self) -> None:
+    def inflated_metrics(self) -> None:
         """This rank believes that each evaluation was better than the one before."""
         from dataclasses import replace
 
@@ -174,7 +174,7 @@ class Skew:
             flattered(EvaluationAccumulator.result),
         )
 
-    def worse(self) -> None:
+    def declining_metrics(self) -> None:
         """Each evaluation of the run is worse than the one before, whichever attempt makes it."""
         from dataclasses import replace
 
@@ -188,7 +188,7 @@ class Skew:
 
         Trainer.evaluate = evaluate
 
-    def clock(self) -> None:
+    def fast_clock(self) -> None:
         """This rank's clock runs an hour ahead with every look at it."""
         import regnet.distributed.preemption
 
@@ -196,13 +196,13 @@ class Skew:
         ahead = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * (looks.append(1) or len(looks)))
         regnet.preemption.time = ahead
 
-    def witness(self) -> None:
+    def record_buffers(self) -> None:
         """Writes what the BatchNorm statistics were: of this rank before each exchange, as evaluated, as saved."""
         import hashlib
 
         from regnet.training.state import TrainingState
 
-        path = Path(os.environ["WITNESS"]) / f"rank-{os.environ.get('RANK', '0')}"
+        path = Path(os.environ["BUFFER_LOG"]) / f"rank-{os.environ.get('RANK', '0')}"
 
         def note(kind, network) -> None:
             digest = hashlib.sha256(b"".join(b.numpy().tobytes() for b in network.buffers())).hexdigest()
@@ -252,7 +252,7 @@ class Skew:
 
         _Epoch.run_pipeline = run_pipeline
 
-    def cut_writing(self) -> None:
+    def killed_while_writing(self) -> None:
         """The kernel kills this process in the middle of the write that reaches byte STEP of any file."""
         import resource
 

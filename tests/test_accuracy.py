@@ -7,8 +7,8 @@ import statistics
 import sys
 
 import pytest
-from nursery import Forked
-from programs import gone, pending, result, run, start, state, stopped, wait_until
+from nursery import ForkedCommand
+from programs import has_exited, is_stopped, result, run, signal_pending, start, state, wait_until
 
 from benchmarks.attempts import attempt
 from benchmarks.launch import Launcher, end, family
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("benchmarks")
 def accuracy(folder, shards, *options, trainer=()):
     """The benchmark, forked; what it launches starts as users start it."""
     trainer = ("--runs_dir", str(folder), "--data.shards", str(shards), *trainer)
-    return Forked(["-m", "benchmarks.accuracy", "--config", "tests/tiny.yaml", *options, "--", *trainer])
+    return ForkedCommand(["-m", "benchmarks.accuracy", "--config", "tests/tiny.yaml", *options, "--", *trainer])
 
 
 @pytest.mark.timeout(700)
@@ -59,14 +59,14 @@ def test_a_second_ctrl_c_leaves_nothing_behind(shards, tmp_path):
         wait_until(lambda: (tmp_path / "tiny-0" / "metrics.jsonl").exists(), timeout=240)
         launched = family(process.pid)[1:]
         os.kill(launched[0], signal.SIGSTOP)  # the trainer, which then saves nothing and does not end
-        wait_until(lambda: stopped(launched[0]))
+        wait_until(lambda: is_stopped(launched[0]))
         process.send_signal(signal.SIGINT)
-        wait_until(lambda: pending(launched[0], signal.SIGTERM))
+        wait_until(lambda: signal_pending(launched[0], signal.SIGTERM))
         process.send_signal(signal.SIGINT)
         out, told = process.communicate(timeout=60)
         assert process.returncode == -signal.SIGINT, "a script that it is part of ends with it"
         assert not told, out
-        wait_until(lambda: all(map(gone, launched)))
+        wait_until(lambda: all(map(has_exited, launched)))
     finally:
         end(process)
 
@@ -111,7 +111,7 @@ def test_a_run_that_gets_no_further_ends_it_with_one_line(shards, tmp_path):
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(options, words):
-    done = run(Forked(["-m", "benchmarks.accuracy", *options]), timeout=60)
+    done = run(ForkedCommand(["-m", "benchmarks.accuracy", *options]), timeout=60)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

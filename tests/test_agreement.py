@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from programs import kill_group, rows, run, skewed, start, state, trainer, wait_until
+from programs import faulty_trainer, kill_group, rows, run, start, state, trainer, wait_until
 
 from regnet.checkpoint.manager import CheckpointManager
 
@@ -14,7 +14,7 @@ PATIENT = ("--early_stopping.monitor", "val_top1", "--early_stopping.patience", 
 
 def test_early_stopping_follows_rank_zero_whatever_another_rank_counts(shards, tmp_path):
     flags = (*STILL, "--optim.momentum", "0", *PATIENT, "--train.max_steps_per_epoch", "2")
-    done = run(skewed(tmp_path / "skewed", shards, "accuracy:1", *flags, processes=2))
+    done = run(faulty_trainer(tmp_path / "skewed", shards, "inflated_metrics:1", *flags, processes=2))
     assert done.returncode == 0, done.stderr
     alike = run(trainer(tmp_path / "alike", shards, *flags, processes=2))
     assert alike.returncode == 0, alike.stderr
@@ -27,10 +27,10 @@ def test_patience_is_not_renewed_by_a_resume(shards, tmp_path):
     """The first epoch is the best for ever; the run is killed in the second, and has two more to wait."""
     flags = (*STILL, "--early_stopping.monitor", "val_top1", "--early_stopping.patience", "3")
     flags += ("--optim.momentum", "0", "--train.epochs", "9")
-    process = start(skewed(tmp_path, shards, "worse", *flags))
+    process = start(faulty_trainer(tmp_path, shards, "declining_metrics", *flags))
     wait_until(lambda: len(rows(tmp_path / "tiny", "step")) > 15)
     kill_group(process)
-    done = run(skewed(tmp_path, shards, "worse", *flags))
+    done = run(faulty_trainer(tmp_path, shards, "declining_metrics", *flags))
     assert "1 epochs and" in done.stdout, done.stderr
     assert "stopped early: 3 epochs without a better val_top1" in done.stdout
     assert len(rows(tmp_path / "tiny", "epoch")) == 4
@@ -38,7 +38,7 @@ def test_patience_is_not_renewed_by_a_resume(shards, tmp_path):
 
 def test_rank_zero_alone_is_believed_about_accuracy(shards, tmp_path):
     flags = (*STILL, "--optim.momentum", "0", *PATIENT, "--train.max_steps_per_epoch", "2")
-    done = run(skewed(tmp_path, shards, "accuracy:0", *flags, processes=2))
+    done = run(faulty_trainer(tmp_path, shards, "inflated_metrics:0", *flags, processes=2))
     assert done.returncode == 0, done.stderr
     assert len(rows(tmp_path / "tiny", "epoch")) == 9, "better each time, says rank zero"
 
@@ -46,7 +46,7 @@ def test_rank_zero_alone_is_believed_about_accuracy(shards, tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_time_limit_of_one_rank_whose_clock_is_ahead_is_that_of_all(shards, tmp_path, rank):
     flags = ("--train.max_minutes", "600", "--tracking.log_every", "1")
-    done = run(skewed(tmp_path, shards, f"clock:{rank}", *flags, processes=3))
+    done = run(faulty_trainer(tmp_path, shards, f"fast_clock:{rank}", *flags, processes=3))
     assert done.returncode == 75, done.stderr
     told = state(tmp_path / "tiny")
     assert told["state"] == "preempted"
@@ -58,7 +58,7 @@ def test_the_time_limit_of_one_rank_whose_clock_is_ahead_is_that_of_all(shards, 
 
 def test_a_loss_that_is_no_number_on_one_rank_stops_all_and_names_step_rate_and_checkpoint(shards, tmp_path):
     flags = ("--checkpoint.every_steps", "3", "--tracking.log_every", "1")
-    done = run(skewed(tmp_path, shards, "nan_loss:1:5", *flags, processes=3))
+    done = run(faulty_trainer(tmp_path, shards, "nan_loss:1:5", *flags, processes=3))
     assert done.returncode != 0
     saved = tmp_path / "tiny" / "checkpoints" / "step-000000003.pt"
     words = f"the loss is nan at step 5 (learning rate 0.00141); the last good checkpoint is {saved}"
@@ -75,7 +75,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_and_names_step_rate_and_
 def test_weights_that_are_no_numbers_are_not_saved(shards, tmp_path):
     """On one rank of two, after a step whose loss was still one. The rate that is told is the head's."""
     flags = ("--checkpoint.every_steps", "1", "--tracking.log_every", "9", "--optim.layer_decay", "0.5")
-    done = run(skewed(tmp_path, shards, "inf_weight:1:3", *flags, processes=2))
+    done = run(faulty_trainer(tmp_path, shards, "inf_weight:1:3", *flags, processes=2))
     assert done.returncode == 1
     checkpoints = CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
     words = "stem.conv_3x3.weight is not finite at step 3 (learning rate 0.000955)"
@@ -86,7 +86,7 @@ def test_weights_that_are_no_numbers_are_not_saved(shards, tmp_path):
 
 def test_under_fp16_an_overflow_on_one_rank_costs_one_step(shards, tmp_path):
     flags = ("--train.precision", "fp16", "--tracking.log_every", "1")
-    done = run(skewed(tmp_path, shards, "inf_gradient:1:3", *flags, processes=2))
+    done = run(faulty_trainer(tmp_path, shards, "inf_gradient:1:3", *flags, processes=2))
     assert done.returncode == 0, done.stderr
     lost = [row["step"] for row in rows(tmp_path / "tiny", "step") if row["loss"] is None]
     assert lost == [3]
@@ -96,7 +96,7 @@ def test_under_fp16_an_overflow_on_one_rank_costs_one_step(shards, tmp_path):
 
 def test_under_fp16_an_overflow_in_every_step_ends_the_run(shards, tmp_path):
     flags = ("--train.precision", "fp16", "--train.epochs", "9")
-    done = run(skewed(tmp_path, shards, "inf_gradient:0:0", *flags, processes=2))
+    done = run(faulty_trainer(tmp_path, shards, "inf_gradient:0:0", *flags, processes=2))
     assert done.returncode != 0
     for rank in (0, 1):
         assert f"failed (rank {rank}): gradients overflow at every loss scale at step" in done.stderr
@@ -107,7 +107,7 @@ def test_statistics_are_equal_on_all_ranks_whenever_they_are_evaluated_or_saved(
     flags = ("--checkpoint.every_steps", "4", "--optim.ema_decay", "0.9")
     notes = tmp_path / "notes"
     notes.mkdir()
-    done = run(skewed(tmp_path, shards, "witness", *flags, processes=3), WITNESS=str(notes))
+    done = run(faulty_trainer(tmp_path, shards, "record_buffers", *flags, processes=3), BUFFER_LOG=str(notes))
     assert done.returncode == 0, done.stderr
     seen = [[line.split() for line in (notes / f"rank-{rank}").read_text().splitlines()] for rank in range(3)]
     kinds = Counter(kind for kind, _ in seen[0])

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 import yaml
-from nursery import Forked
+from nursery import ForkedCommand
 from programs import ROOT, TINY, run
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,7 +15,7 @@ from benchmarks.step.machine import Traffic, work_of
 from benchmarks.step.parts import Clock, taken_apart
 from benchmarks.step.waits import host_waits, waits_among
 from regnet.config.parser import parse_config
-from regnet.models.complexity import operators
+from regnet.models.complexity import profile_operators
 from regnet.models.regnet import Model
 from regnet.training.amp import Precision
 
@@ -25,7 +25,7 @@ SMALL = ("--batch-size", 50, "--rounds", 1, "--seconds", 0.3, "--config", "confi
 
 
 def benchmark(name, *options):
-    return run(Forked(["-m", f"benchmarks.{name}", *map(str, options)]), timeout=200)
+    return run(ForkedCommand(["-m", f"benchmarks.{name}", *map(str, options)]), timeout=200)
 
 
 def in_order(results):
@@ -77,7 +77,7 @@ PARTS = {"load", "copy", "augment", "forward", "backward", "count", "update", "r
 def step_report(folder, shards, processes, *more):
     report = folder / "report.json"
     flags = ("--shards", shards, *STEP, "--json", report, *more)
-    done = run(Forked(["-m", "benchmarks.step", *map(str, flags)], processes), timeout=200)
+    done = run(ForkedCommand(["-m", "benchmarks.step", *map(str, flags)], processes), timeout=200)
     assert done.returncode == 0, done.stderr
     return done, json.loads(report.read_text())
 
@@ -178,7 +178,7 @@ def test_work_is_counted_as_the_reference_counts_multiply_adds():
     model = parse_config(["--config", str(TINY)]).model
     images, labels = torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
     work = work_of(model, 10, images, labels, Precision("fp32", torch.device("cpu")))
-    multiply_adds = sum(each.multiply_adds for each in operators(Model(model.design(), 10).eval(), 32))
+    multiply_adds = sum(each.multiply_adds for each in profile_operators(Model(model.design(), 10).eval(), 32))
     assert work.flops == 2 * 3 * 4 * multiply_adds
     with FlopCounterMode(display=False) as counted:
         Model(model.design(), 10)(images)

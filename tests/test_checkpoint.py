@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import mounted, outcome, rows, run, skewed, start, state, trainer, wait_until
+from programs import faulty_trainer, mounted_tmpfs, outcome, rows, run, start, state, trainer, wait_until
 
 from regnet.checkpoint.file import CheckpointError, CorruptCheckpoint, load, pack
 from regnet.checkpoint.manager import CheckpointManager
@@ -69,7 +69,11 @@ def cut_off(offset):
 def test_a_trainer_that_is_cut_off_while_it_writes_resumes(trained, shards, tmp_path, share):
     checkpoints = copy_of(trained, tmp_path)
     offset = int(share * checkpoints.path(11).stat().st_size)
-    cut = run(skewed(tmp_path, shards, f"cut_writing::{offset}", *LONGER, "2", "--checkpoint.every_steps", "4"))
+    cut = run(
+        faulty_trainer(
+            tmp_path, shards, f"killed_while_writing::{offset}", *LONGER, "2", "--checkpoint.every_steps", "4"
+        )
+    )
     assert cut.returncode == -signal.SIGXFSZ, cut.stderr
     assert checkpoints.paths() == [checkpoints.path(11)]
     assert run(trainer(tmp_path, shards, *LONGER, "2")).returncode == 0
@@ -86,7 +90,7 @@ def one_line(done, *words, status=1):
 
 def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_resume_goes_on(shards, tmp_path):
     flags = (*LONGER, "2", "--checkpoint.every_steps", "2", "--checkpoint.keep_last", "99")
-    with mounted(tmp_path / "disk", "size=1200k") as disk:
+    with mounted_tmpfs(tmp_path / "disk", "size=1200k") as disk:
         full = run(trainer(disk, shards, *flags))
         one_line(full, "failed (rank 0)", "No space left on device")
         assert state(disk / "tiny")["state"] == "failed"
@@ -103,7 +107,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_resume_goes_on(sh
 
 
 def test_a_log_that_fills_the_disk_ends_the_run_and_state_says_so(shards, tmp_path):
-    with mounted(tmp_path / "disk", "size=400k") as disk:
+    with mounted_tmpfs(tmp_path / "disk", "size=400k") as disk:
         flags = ("--train.epochs", "400", "--tracking.log_every", "1", "--checkpoint.keep_last", "1")
         process = start(trainer(disk, shards, *flags))
         wait_until(lambda: rows(disk / "tiny", "epoch"))
@@ -119,15 +123,15 @@ def test_a_log_that_fills_the_disk_ends_the_run_and_state_says_so(shards, tmp_pa
 
 
 @pytest.mark.parametrize("fsync", [9, 12])
-def test_a_disk_that_fails_once_costs_nothing(shards, undisturbed, tmp_path, fsync):
+def test_a_disk_that_fails_once_costs_nothing(shards, uninterrupted, tmp_path, fsync):
     flags = ("--checkpoint.every_steps", "2")
-    done = run(skewed(tmp_path, shards, f"failing_disk::{fsync}", *flags))
+    done = run(faulty_trainer(tmp_path, shards, f"failing_disk::{fsync}", *flags))
     assert done.returncode == 0, done.stderr
-    assert outcome(tmp_path / "tiny") == undisturbed()
+    assert outcome(tmp_path / "tiny") == uninterrupted()
 
 
 def test_a_read_only_directory_is_told_in_one_line(trained, shards, tmp_path):
-    with mounted(tmp_path / "disk", "size=10m") as disk:
+    with mounted_tmpfs(tmp_path / "disk", "size=10m") as disk:
         shutil.copytree(trained / "tiny", disk / "tiny")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=20)
         done = run(trainer(disk, shards, *LONGER, "2"))

@@ -11,10 +11,10 @@ from dataclasses import replace as replace_field
 import numpy as np
 import pytest
 import torch
-from images import tree
-from nursery import Forked
+from images import class_folders
+from nursery import ForkedCommand
 from PIL import Image
-from programs import PYTHON, kill_group, mounted, run, start, trainer, wait_until
+from programs import PYTHON, kill_group, mounted_tmpfs, run, start, trainer, wait_until
 
 from data.errors import DataError
 from data.manifest import Verify, read_manifest, verify, write_manifest
@@ -25,7 +25,7 @@ from data.sources.registry import Kind, open_source
 
 def convert(*options, launcher=()):
     command = ["-m", "data.convert", *map(str, options)]
-    return run([*launcher, *command] if launcher else Forked(command))
+    return run([*launcher, *command] if launcher else ForkedCommand(command))
 
 
 def refused(done, *words, status=2):
@@ -47,7 +47,7 @@ def read_all(out, split, batch=7):
 
 @pytest.mark.parametrize("shards", [1, 3, 4])
 def test_what_is_read_back_is_what_was_there(tmp_path, shards):
-    source = tree(tmp_path / "images")
+    source = class_folders(tmp_path / "images")
     options = ("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", shards)
     done = convert(*options, launcher=PYTHON)
     assert done.returncode == 0, done.stderr
@@ -65,7 +65,7 @@ def test_what_is_read_back_is_what_was_there(tmp_path, shards):
 
 
 def test_the_manifest_describes_the_images(tmp_path):
-    source = tree(tmp_path / "images")
+    source = class_folders(tmp_path / "images")
     assert convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 2).returncode == 0
     manifest = read_manifest(tmp_path / "out")
     verify(tmp_path / "out", manifest, Verify.always)
@@ -77,7 +77,7 @@ def test_the_manifest_describes_the_images(tmp_path):
 
 
 def test_samples_come_in_any_order_across_shards(tmp_path):
-    source = tree(tmp_path / "images")
+    source = class_folders(tmp_path / "images")
     assert convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 3).returncode == 0
     straight = read_all(tmp_path / "out", "train")
     reader = ShardReader(tmp_path / "out", read_manifest(tmp_path / "out"), 5, workers=1, batches_ahead=1, timeout=30)
@@ -95,7 +95,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path):
 
 
 def test_the_same_images_under_other_labels_are_another_data_set(tmp_path):
-    source = tree(tmp_path / "images")
+    source = class_folders(tmp_path / "images")
     options = ("--source", "folder", "--root", source)
     for name, shards in (("one", 1), ("three", 3)):
         assert convert(*options, "--out", tmp_path / name, "--shards", shards).returncode == 0
@@ -123,7 +123,7 @@ def test_a_second_call_repeats_nothing_and_other_options_are_refused(tmp_path):
 
 
 def test_held_out_images_are_of_the_training_set_and_no_longer_in_it(tmp_path):
-    options = ("--source", "folder", "--root", tree(tmp_path / "images"), "--shards", 1)
+    options = ("--source", "folder", "--root", class_folders(tmp_path / "images"), "--shards", 1)
     for name, more in (("whole", ()), ("parted", ("--hold-out", 4)), ("again", ("--hold-out", 4))):
         done = convert(*options, *more, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
@@ -168,7 +168,7 @@ def replace(folder, image):
 
 
 def test_wrong_images_are_named(tmp_path):
-    source, out = tree(tmp_path / "images"), tmp_path / "out"
+    source, out = class_folders(tmp_path / "images"), tmp_path / "out"
     options = ("--source", "folder", "--root", source, "--out", out, "--shards", 2)
     path = replace(source, Image.new("L", (32, 32)))
     refused(convert(*options), path, "mode L", "--convert-rgb")
@@ -185,7 +185,7 @@ def test_wrong_images_are_named(tmp_path):
 
 
 def test_grey_images_are_taken_when_asked(tmp_path):
-    source = tree(tmp_path / "images")
+    source = class_folders(tmp_path / "images")
     replace(source, Image.new("L", (32, 32), 77))
     options = ("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 1)
     assert convert(*options, "--convert-rgb").returncode == 0
@@ -196,7 +196,7 @@ def test_missing_and_foreign_places_are_told_in_one_line(tmp_path):
     out = ("--out", tmp_path / "out")
     refused(convert("--source", "folder", "--root", tmp_path / "no", *out), tmp_path / "no", "no such directory")
     refused(convert("--source", "folder", "--root", tmp_path, *out), "train/")
-    source = tree(tmp_path / "images")
+    source = class_folders(tmp_path / "images")
     (source / "train" / "dog").mkdir()
     (source / "test" / "dog").mkdir()
     refused(convert("--source", "folder", "--root", source, *out), "dog")
@@ -204,7 +204,7 @@ def test_missing_and_foreign_places_are_told_in_one_line(tmp_path):
     refused(convert("--source", "folder", "--root", source, *out), "dog")
     refused(convert("--source", "folder", *out), "--root is needed")
     refused(convert("--source", "flickr", *out), "flickr", "--help")
-    few = tree(tmp_path / "few", train=1)
+    few = class_folders(tmp_path / "few", train=1)
     refused(convert("--source", "folder", "--root", few, *out, "--shards", 9), "cannot fill 9 shards")
 
 
@@ -299,7 +299,7 @@ def test_a_writer_that_dies_ends_the_conversion(tmp_path):
 
 
 def test_a_writer_that_hangs_is_killed(tmp_path):
-    source = tree(tmp_path / "images")
+    source = class_folders(tmp_path / "images")
     path = source / "train" / "cat" / "2.png"
     path.unlink()
     os.mkfifo(path)  # reading it waits for a writer that never comes
@@ -310,7 +310,7 @@ def test_a_writer_that_hangs_is_killed(tmp_path):
 def test_a_disk_that_fills_up_ends_the_conversion_with_one_line(tmp_path):
     """One writer after the other, so that whole shards lie there when one finds no room; they are in nobody's way."""
     command = ("--source", "synthetic", "--per-class", 10, "--workers", 1)
-    with mounted(tmp_path / "disk", "size=10m") as disk:
+    with mounted_tmpfs(tmp_path / "disk", "size=10m") as disk:
         refused(convert(*command, "--shards", 2, "--out", disk / "out"), "No space left on device", status=1)
         left = sorted(path.name for path in (disk / "out").iterdir())
         assert left == ["train-00000-of-00002.beton", "train-00001-of-00002.beton"]
@@ -330,6 +330,6 @@ def test_a_write_that_was_cut_short_without_an_error_is_noticed(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_to_is_told_in_one_line(tmp_path):
-    with mounted(tmp_path / "disk", "ro") as disk:
+    with mounted_tmpfs(tmp_path / "disk", "ro") as disk:
         options = ("--source", "synthetic", "--per-class", 5, "--out", disk / "out")
         refused(convert(*options), "Read-only file system", status=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images import tree
+from images import class_folders
 from test_convert import convert, read_all
 
 from data.errors import DataError
@@ -18,7 +18,7 @@ from data.manifest import Verify, read_manifest, verify
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    source = tree(folder / "images", train=6, val=3)
+    source = class_folders(folder / "images", train=6, val=3)
     assert convert("--source", "folder", "--root", source, "--out", folder / "out", "--shards", 3).returncode == 0
     return folder / "out"
 

@@ -12,13 +12,13 @@ import pytest
 from programs import (
     PYTHON,
     TORCHRUN,
-    gone,
+    faulty_trainer,
+    has_exited,
     kill_group,
     outcome,
     ranks_of,
     rows,
     run,
-    skewed,
     start,
     state,
     trainer,
@@ -51,7 +51,7 @@ def test_a_killed_rank_ends_the_job_and_is_named(shards, tmp_path, victim, proce
     os.kill(ranks[victim], signal.SIGKILL)
     _, err = ended(process)
     assert process.returncode != 0
-    assert all(map(gone, ranks))
+    assert all(map(has_exited, ranks))
     for survivor in set(range(processes)) - {victim}:
         assert f"failed (rank {survivor}): rank {victim} is gone" in err
     last = err[err.rindex("Root Cause") :]
@@ -74,7 +74,7 @@ def test_a_rank_that_hangs_counts_as_gone_after_the_configured_time(shards, tmp_
     flags = (*SLOW, "--distributed.heartbeat_timeout", "3")
     process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=3))
     os.kill(ranks[1], signal.SIGSTOP)
-    wait_until(lambda: gone(ranks[0]) and gone(ranks[2]), WITHIN)
+    wait_until(lambda: has_exited(ranks[0]) and has_exited(ranks[2]), WITHIN)
     os.kill(ranks[1], signal.SIGKILL)  # as launchers do in the end
     _, err = ended(process)
     for survivor in (0, 2):
@@ -99,7 +99,7 @@ def test_a_job_that_was_suspended_as_a_whole_accuses_nobody(shards, tmp_path):
     assert state(tmp_path / "tiny")["state"] == "preempted"
 
 
-def test_torchrun_starts_the_group_again_and_it_resumes(shards, undisturbed, tmp_path):
+def test_torchrun_starts_the_group_again_and_it_resumes(shards, uninterrupted, tmp_path):
     flags = ("--train.epochs", "8", "--checkpoint.every_steps", "3", "--tracking.log_every", "1")
     launcher = (*TORCHRUN, "--max-restarts=1", "--monitor-interval=1")
     process, ranks = at_work(tmp_path, trainer(tmp_path, shards, *flags, processes=2, launcher=launcher))
@@ -108,7 +108,7 @@ def test_torchrun_starts_the_group_again_and_it_resumes(shards, undisturbed, tmp
     assert process.returncode == 0, err
     assert "continuing from" in out
     assert state(tmp_path / "tiny")["attempt"] == 2
-    whole = undisturbed("--train.epochs", "8", "--tracking.log_every", "5", processes=2)
+    whole = uninterrupted("--train.epochs", "8", "--tracking.log_every", "5", processes=2)
     assert outcome(tmp_path / "tiny") == whole, "however steps are reported"
 
 
@@ -119,7 +119,7 @@ def test_ranks_do_not_outlive_their_launcher_and_the_next_attempt_waits_for_them
     kill_group(process)
     again = start(trainer(tmp_path, shards, *flags, "--train.max_minutes", "1e-9"))
     try:
-        wait_until(lambda: all(map(gone, ranks)), WITHIN)
+        wait_until(lambda: all(map(has_exited, ranks)), WITHIN)
         out, err = again.communicate(timeout=60)
     finally:
         kill_group(again)
@@ -135,10 +135,10 @@ def test_a_rank_that_finds_its_launcher_gone_does_not_wait_for_it(shards, tmp_pa
     assert "failed (rank 1): the ranks could not be joined: there was no store at 127.0.0.1:1 for 10 s" in done.stderr
 
 
-def test_a_rank_that_fails_over_a_stuck_disk_is_heard_at_once(shards, tmp_path):
+def test_a_rank_that_raises_while_disk_hangs_is_heard_at_once(shards, tmp_path):
     """Rank zero itself may wait for the disk in vain; the others need not."""
     flags = (*SLOW, "--checkpoint.every_steps", "2", "--distributed.heartbeat_timeout", "5")
-    process = start(skewed(tmp_path, shards, "fails_over_a_stuck_disk:0:3", *flags, processes=3))
+    process = start(faulty_trainer(tmp_path, shards, "raises_while_disk_hangs:0:3", *flags, processes=3))
     _, err = ended(process, timeout=2 * WITHIN)
     assert process.returncode != 0
     for rank in (1, 2):
@@ -146,11 +146,11 @@ def test_a_rank_that_fails_over_a_stuck_disk_is_heard_at_once(shards, tmp_path):
 
 
 def test_rank_zero_keeps_the_store_until_the_last_has_left(shards, tmp_path):
-    done = run(skewed(tmp_path, shards, "slow_to_leave:1", "--train.max_steps_per_epoch", "2", processes=2))
+    done = run(faulty_trainer(tmp_path, shards, "slow_shutdown:1", "--train.max_steps_per_epoch", "2", processes=2))
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_ranks_that_srun_starts_need_no_torchrun(shards, undisturbed, tmp_path):
+def test_ranks_that_srun_starts_need_no_torchrun(shards, uninterrupted, tmp_path):
     """Rank zero, which need not be the first to come, keeps the store then."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -160,7 +160,7 @@ def test_ranks_that_srun_starts_need_no_torchrun(shards, undisturbed, tmp_path):
     for process in ranks:
         _, err = ended(process, timeout=120)
         assert (process.returncode, "Traceback" in err) == (0, False), err
-    assert outcome(tmp_path / "tiny") == undisturbed(processes=2)
+    assert outcome(tmp_path / "tiny") == uninterrupted(processes=2)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_ranks_that_srun_starts_need_no_torchrun(shards, undisturbed, tmp_path):
 )
 def test_what_fails_on_one_rank_ends_all_and_is_told_by_all(shards, tmp_path, what, words):
     flags = (*SLOW, "--data.loader_timeout", "8")
-    done = run(skewed(tmp_path, shards, what, *flags, processes=3), timeout=60)
+    done = run(faulty_trainer(tmp_path, shards, what, *flags, processes=3), timeout=60)
     assert done.returncode != 0
     for rank in (0, 2):
         assert f"failed (rank {rank}): {words}" in done.stderr

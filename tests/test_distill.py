@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from images import tree
-from nursery import Forked
+from images import class_folders
+from nursery import ForkedCommand
 from programs import rows, run, trainer
 from torch.nn import functional as F
 
@@ -12,7 +12,7 @@ from regnet.checkpoint.load_model import load_trained_model
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistillConfig, DistributedConfig
 from regnet.distributed.preemption import PreemptionNotice
-from regnet.distributed.world import join
+from regnet.distributed.world import join_world
 from regnet.training.loss import Loss
 
 
@@ -50,7 +50,7 @@ def test_the_trainer_asks_the_teacher_as_it_was_evaluated_and_leaves_it_so(shard
     )
     original = load_trained_model(teacher).model
     images, labels = torch.randn(20, 3, 32, 32), torch.arange(20)
-    with join("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (pupil, _):
+    with join_world("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (pupil, _):
         pupil.forward.train()
         logits, loss = pupil.forward_pass(images, labels)
         with torch.no_grad():
@@ -77,8 +77,17 @@ def test_a_teacher_that_cannot_teach_is_one_line(shards, teacher, tmp_path, wron
     if wrong == "absent":
         flags = ["--distill.teacher", str(tmp_path / "none.pt")]
     elif wrong == "other classes":
-        command = ["-m", "data.convert", "--source", "folder", "--root", str(tree(tmp_path / "tree")), "--shards", "1"]
-        done = run(Forked([*command, "--out", str(tmp_path / "few")]))
+        command = [
+            "-m",
+            "data.convert",
+            "--source",
+            "folder",
+            "--root",
+            str(class_folders(tmp_path / "tree")),
+            "--shards",
+            "1",
+        ]
+        done = run(ForkedCommand([*command, "--out", str(tmp_path / "few")]))
         assert done.returncode == 0, done.stderr
         shards, flags = tmp_path / "few", [*flags, "--train.batch_size", "4"]
     else:  # for a network of four stages and a stem, but not for one of a single stage

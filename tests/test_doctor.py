@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
-from nursery import Forked
-from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted, run, start
+from nursery import ForkedCommand
+from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted_tmpfs, run, start
 
 from data.errors import DataError
 from regnet.config.schema import Config, DataConfig, ModelConfig, OptimConfig
@@ -31,7 +31,7 @@ EVERYTHING = (
 def doctor(runs_dir, shards, *flags, start=()):
     options = ["--config", TINY, "--runs_dir", runs_dir, "--data.shards", shards, *flags]
     command = [str(word) for word in (*start, "-m", "regnet.doctor", *options)]
-    return command if start else Forked(command)
+    return command if start else ForkedCommand(command)
 
 
 def findings(done):
@@ -88,7 +88,7 @@ def test_where_all_is_well_nothing_stops_a_run_and_nothing_is_left_behind(shards
 
 def test_damaged_shards_a_full_disk_another_run_and_no_gpu_are_named_alike_in_table_and_json(shards, tmp_path):
     file = damaged(shards, tmp_path / ("a-long-name-" * 8))
-    with mounted(tmp_path / "small", "size=100k") as small:
+    with mounted_tmpfs(tmp_path / "small", "size=100k") as small:
         (small / "tiny").mkdir()
         (small / "tiny" / "config.yaml").write_text(Config(name="tiny").to_yaml())
         (small / "tiny" / "fill").write_bytes(bytes(85_000))
@@ -121,7 +121,7 @@ def test_damaged_shards_a_full_disk_another_run_and_no_gpu_are_named_alike_in_ta
 def test_missing_shards_a_read_only_disk_too_large_a_batch_and_few_files_are_named(tmp_path):
     few = ("prlimit", "--nofile=512", *PYTHON)
     flags = ("--train.batch_size", 9_999_999, "--tracking.wandb", "online", "--json")
-    with mounted(tmp_path / "ro", "ro") as place:
+    with mounted_tmpfs(tmp_path / "ro", "ro") as place:
         done = run(doctor(place / "runs", tmp_path / "none", *flags, start=few), HOME=str(tmp_path))
     found = findings(done)
     assert done.returncode == 1
@@ -299,7 +299,7 @@ def test_more_threads_than_cores_are_noted():
 
 
 def test_the_file_system_of_a_path_is_the_innermost_mount(tmp_path):
-    with mounted(tmp_path / "with space", "size=1m") as place:
+    with mounted_tmpfs(tmp_path / "with space", "size=1m") as place:
         kind, options = mount_of(place / "below")
         assert kind == "tmpfs"
         assert "size=1024k" in options

@@ -3,7 +3,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import needs_reference, read_reference
+from reference import needs_baseline_data, read_baseline_table
 
 from regnet.training.early_stopping import EarlyStopping
 
@@ -54,12 +54,12 @@ def test_patience_of_zero_never_stops(mode):
         assert not stopping.should_stop
 
 
-@needs_reference
+@needs_baseline_data
 @pytest.mark.parametrize(("patience", "stops_at"), [(5, None), (1, 26)])
 def test_the_losses_of_the_reference(patience, stops_at):
     stopping = EarlyStopping(patience, "min")
     stops = []
-    for row in read_reference("training_log.csv"):
+    for row in read_baseline_table("training_log.csv"):
         stopping.update(float(row["avg_loss_per_sample"]))
         if stopping.should_stop:
             stops.append(int(row["epoch"]))

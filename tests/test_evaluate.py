@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import tree
-from nursery import Forked
+from images import class_folders
+from nursery import ForkedCommand
 from programs import result, run, trainer
 from rich.console import Console
 from test_convert import convert
@@ -36,7 +36,7 @@ def trained(shards, tmp_path_factory):
 
 def evaluate(path, *flags, processes=0):
     command = ["-m", "regnet.evaluate", "--checkpoint", str(path), "--device", "cpu", *map(str, flags)]
-    return run(Forked(command, processes))
+    return run(ForkedCommand(command, processes))
 
 
 def test_it_finds_what_the_run_found_whatever_the_number_of_processes(trained, shards, tmp_path):
@@ -86,7 +86,7 @@ def test_it_is_readable_and_talks_once(trained, shards):
 
 
 def test_other_classes_and_other_files_are_refused_in_one_line(trained, tmp_path):
-    source, out = tree(tmp_path / "images"), tmp_path / "out"
+    source, out = class_folders(tmp_path / "images"), tmp_path / "out"
     assert convert("--source", "folder", "--root", source, "--out", out, "--shards", 1).returncode == 0
     path = trained / "checkpoints" / "best.pt"
     for file, flags, words in (

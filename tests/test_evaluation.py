@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from images import tree
-from nursery import Forked
+from images import class_folders
+from nursery import ForkedCommand
 from programs import result, run, trainer
 
 from regnet.metrics.evaluation_file import read_evaluation_file
@@ -16,9 +16,9 @@ CLASSES = tuple(f"class_{letter}" for letter in "abcdefghijk")
 def trained(tmp_path_factory):
     """Shards of 66 training and 55 test images, a number that no size below divides, and a network of one epoch."""
     folder = tmp_path_factory.mktemp("evaluation")
-    source = tree(folder / "images", classes=CLASSES, train=6, val=5)
+    source = class_folders(folder / "images", classes=CLASSES, train=6, val=5)
     options = ("--source", "folder", "--root", str(source), "--out", str(folder / "shards"), "--shards", "2")
-    assert run(Forked(["-m", "data.convert", *options])).returncode == 0
+    assert run(ForkedCommand(["-m", "data.convert", *options])).returncode == 0
     done = run(trainer(folder, folder / "shards", *FLAGS))
     assert done.returncode == 0, done.stderr
     return folder

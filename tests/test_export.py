@@ -8,15 +8,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from images import tree
-from nursery import Forked
+from images import class_folders
+from nursery import ForkedCommand
 from programs import PYTHON, ROOT, run, trainer
 from test_convert import convert
 from test_real_cifar100 import PUBLISHED_MEAN, PUBLISHED_STD
 
 from data.manifest import read_manifest
 from regnet.checkpoint.load_model import load_trained_model
-from regnet.models.complexity import operators
+from regnet.models.complexity import profile_operators
 from regnet.models.regnet import count_parameters
 
 pytestmark = pytest.mark.xdist_group("export")
@@ -32,7 +32,7 @@ def checkpoint(shards, tmp_path_factory):
 
 
 def export(*arguments):
-    return run(Forked(["-m", "regnet.export", *map(str, arguments)]))
+    return run(ForkedCommand(["-m", "regnet.export", *map(str, arguments)]))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -114,7 +114,7 @@ def test_a_difference_above_the_bound_fails_and_says_so(checkpoint, tmp_path):
 
 
 def test_what_cannot_be_read_or_written_is_told_in_one_line(checkpoint, tmp_path):
-    source, other = tree(tmp_path / "images"), tmp_path / "other"
+    source, other = class_folders(tmp_path / "images"), tmp_path / "other"
     assert convert("--source", "folder", "--root", source, "--out", other, "--shards", 1).returncode == 0
     for arguments, words in (
         (("--checkpoint", tmp_path / "none.pt", "--onnx", tmp_path / "a.onnx"), "none.pt"),
@@ -145,7 +145,7 @@ def test_the_drawing_tells_each_stage_as_the_summary_does(checkpoint, tmp_path):
     model = load_trained_model(checkpoint).model
     for part in (model.stem, *model.body, model.head):
         assert f">{count_parameters(part):,} parameters</" in text
-    found = operators(model, 32)
+    found = profile_operators(model, 32)
     for prefix in ("stem", *(f"body.{index}" for index, _ in enumerate(model.body)), "head"):
         own = [operator for operator in found if f"{operator.name}.".startswith(f"{prefix}.")]
         assert f">{sum(operator.multiply_adds for operator in own) / 1e6:,.2f} M multiply-adds</" in text

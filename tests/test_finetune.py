@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nursery import Forked
+from nursery import ForkedCommand
 from programs import TINY, outcome, run, trainer
 
 from benchmarks.trainer import built
@@ -15,7 +15,7 @@ from regnet.checkpoint.manager import CheckpointManager
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistributedConfig, OptimConfig
 from regnet.distributed.preemption import PreemptionNotice
-from regnet.distributed.world import join
+from regnet.distributed.world import join_world
 from regnet.doctor.requirements import step_bytes
 from regnet.errors import UsageError
 from regnet.models.design_space import Variant, generate_design
@@ -62,7 +62,7 @@ def test_a_frozen_trunk_stays_to_the_bit_with_its_statistics_and_the_head_learns
     assert sum(len(group["params"]) for group in saved["optimizer"]["param_groups"]) == 2
 
 
-def test_a_run_with_a_frozen_trunk_continues_to_the_same_bits(shards, undisturbed, tmp_path):
+def test_a_run_with_a_frozen_trunk_continues_to_the_same_bits(shards, uninterrupted, tmp_path):
     flags = (*FROZEN, "--schedule.name", "baseline", "--checkpoint.every_steps", "4")
     assert run(trainer(tmp_path, shards, *flags, "--train.epochs", "1")).returncode == 0
     newest = CheckpointManager(tmp_path / "tiny" / "checkpoints", 1).paths()[-1]
@@ -70,13 +70,13 @@ def test_a_run_with_a_frozen_trunk_continues_to_the_same_bits(shards, undisturbe
     (tmp_path / "tiny" / "checkpoints" / "best.pt").unlink()
     done = run(trainer(tmp_path, shards, *flags))
     assert "continuing from" in done.stdout, done.stderr
-    assert outcome(tmp_path / "tiny") == undisturbed(*flags)
+    assert outcome(tmp_path / "tiny") == uninterrupted(*flags)
 
 
 def test_a_frozen_trunk_computes_in_training_what_it_does_in_tests(shards, tmp_path):
     options = ["--config", str(TINY), "--runs_dir", str(tmp_path), "--data.shards", str(shards), *FROZEN]
     config = parse_config([*options, "--train.max_steps_per_epoch", "1"])
-    with join("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (trainer, _):
+    with join_world("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (trainer, _):
         images = torch.randn(4, 3, 32, 32)
         seen = {}
         trainer.state.model.body.register_forward_hook(lambda _, inputs, output: seen.update(output=output))
@@ -118,7 +118,7 @@ def test_the_configuration_for_fine_tuning_trains_from_torchvisions_file(shards,
         "cpu",
     ]
     flags += ["--tracking.wandb", "disabled", "--tracking.report", "false"]
-    done = run(Forked(["train_ddp.py", "--config", "configs/finetune.yaml", *map(str, flags)]))
+    done = run(ForkedCommand(["train_ddp.py", "--config", "configs/finetune.yaml", *map(str, flags)]))
     assert done.returncode == 0, done.stderr
     assert f"begins with {path}: " in done.stdout
     assert "of torchvision; the head is new" in done.stdout

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from builder import NO_NETWORK, Builder, why_not_here
+from builder import NO_NETWORK, Builder, why_unavailable
 from programs import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]
@@ -26,7 +26,7 @@ COMPILER = r".*/([^/]*(gcc|[gc][+][+]|clang|ziglang)[^/]*|cc|cc1[a-z]*|ld|as|Pyt
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory):
     scratch = tmp_path_factory.mktemp("image")
-    if reason := why_not_here(scratch):
+    if reason := why_unavailable(scratch):
         pytest.skip(reason)
     kept = os.environ.get("REGNET_IMAGE_STORE")
     yield Builder(Path(kept) if kept else scratch, layers=bool(kept))

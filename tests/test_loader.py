@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from images import convert_synthetic
-from nursery import Forked
+from nursery import ForkedCommand
 from programs import run
 
 from data import reader as reader_module
@@ -104,11 +104,11 @@ def test_cuts_are_others_in_each_epoch_and_of_the_side_that_images_have_grown_to
 def test_shards_larger_than_the_memory_they_may_take_are_streamed(tmp_path):
     """190 MB, of which a quarter may be in memory at a time: windows of 80 images of 200 KB each are 16 MB."""
     options = ["--source", "synthetic", "--per-class", "8", "--resize", "--resolution", "256", "--shards", "2"]
-    done = run(Forked(["-m", "data.convert", *options, "--out", str(tmp_path / "large")]))
+    done = run(ForkedCommand(["-m", "data.convert", *options, "--out", str(tmp_path / "large")]))
     assert done.returncode == 0, done.stderr
     grew = {}
     for keep_pages in ("true", "false"):
-        done = run(Forked(["tests/streamed.py", str(tmp_path / "large"), "80", keep_pages]))
+        done = run(ForkedCommand(["tests/streamed.py", str(tmp_path / "large"), "80", keep_pages]))
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         assert told["seen"] == 2 * 800 + 100

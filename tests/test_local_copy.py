@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from images import convert_synthetic
-from programs import ROOT, mounted, outcome, run, start, trainer
+from programs import ROOT, mounted_tmpfs, outcome, run, start, trainer
 
 from data.errors import DataError
 from data.local_copy import stage, staged
@@ -67,7 +67,7 @@ def test_a_damaged_source_is_named_and_leaves_no_copy(shards, tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_told_in_advance(shards, tmp_path):
-    with mounted(tmp_path / "disk", "size=1m") as disk, pytest.raises(DataError, match="GB are free, and"):
+    with mounted_tmpfs(tmp_path / "disk", "size=1m") as disk, pytest.raises(DataError, match="GB are free, and"):
         stage(shards, disk)
 
 

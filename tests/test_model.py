@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from reference import needs_reference, read_reference
+from reference import needs_baseline_data, read_baseline_table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -94,10 +94,10 @@ def test_reference_model_has_its_number_of_multiply_adds():
     assert counter.get_total_flops() / 2 == pytest.approx(166.86e6, abs=0.005e6)
 
 
-@needs_reference
+@needs_baseline_data
 def test_operators_are_those_of_the_reference_in_order():
     expected = [
-        (row["operator"], row["output_shape"], int(row["parameters"])) for row in read_reference("operators.csv")
+        (row["operator"], row["output_shape"], int(row["parameters"])) for row in read_baseline_table("operators.csv")
     ]
     assert len(expected) == 113
     assert forward_operators(seed_model(), torch.zeros(2, 3, 56, 56)) == expected
@@ -340,7 +340,7 @@ def test_squeeze_and_excitation_weighs_each_channel_by_the_means_of_all():
 def test_samples_skip_blocks_more_often_the_later_these_are():
     model = seed_model()
     set_drop_path_rates(model, 0.26)
-    assert [block.drop_path for block in blocks(model)] == pytest.approx([0.02 * index for index in range(1, 14)])
+    assert [block.drop_path_rate for block in blocks(model)] == pytest.approx([0.02 * index for index in range(1, 14)])
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -350,7 +350,7 @@ def test_who_skips_a_block_gets_its_shortcut_and_the_others_keep_the_mean(precis
     images = 9 + torch.randn(2000, 8, 2, 2)  # so that no sum is negative, and ReLU changes nothing
     with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16), torch.no_grad():
         whole = block(images) - images
-        block.drop_path = 0.25
+        block.drop_path_rate = 0.25
         found = block(images) - images
         close = {"atol": 0.1, "rtol": 0.1} if precision is torch.bfloat16 else {"atol": 1e-4, "rtol": 1e-4}
         skipped = (found == 0).flatten(1).all(1)
@@ -358,5 +358,5 @@ def test_who_skips_a_block_gets_its_shortcut_and_the_others_keep_the_mean(precis
         assert abs(skipped.float().mean() - 0.25) < 0.03
         block.eval()
         evaluated = block(images)
-        block.drop_path = 0.0
+        block.drop_path_rate = 0.0
         assert torch.equal(evaluated, block(images)), "tests skip nothing"

@@ -7,8 +7,8 @@ import subprocess
 from dataclasses import asdict, replace
 
 import pytest
-from nursery import Forked
-from programs import ROOT, gone, run, wait_until
+from nursery import ForkedCommand
+from programs import ROOT, has_exited, run, wait_until
 
 from benchmarks.launch import Launcher, LaunchFailed, end, family
 from benchmarks.peers import options, roster
@@ -29,7 +29,7 @@ SMALL = ("--config", "tests/tiny.yaml", "--batch-size", "96", "--epochs", "2", "
 
 
 def compare(*arguments):
-    return run(Forked(["-m", "benchmarks.peers", *SMALL, *map(str, arguments)]), timeout=250)
+    return run(ForkedCommand(["-m", "benchmarks.peers", *SMALL, *map(str, arguments)]), timeout=250)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def train(peer, settings, processes, folder):
     """What a peer's ranks tell; forked ones, since torchrun's would import everything anew."""
     settings = replace(settings, reports=str(folder))
     (folder / "settings.json").write_text(json.dumps(asdict(settings)))
-    done = run(Forked(["-m", f"benchmarks.peers.{peer.name}", str(folder / "settings.json")], processes))
+    done = run(ForkedCommand(["-m", f"benchmarks.peers.{peer.name}", str(folder / "settings.json")], processes))
     assert done.returncode == 0, done.stderr
     return [RankReport.read(folder / f"{rank}.json") for rank in range(processes)]
 
@@ -152,7 +152,7 @@ def test_the_end_of_a_launch_is_that_of_its_ranks_too():
     members = family(process.pid)
     assert members[0] == process.pid
     end(process)
-    wait_until(lambda: all(map(gone, members)), timeout=10)
+    wait_until(lambda: all(map(has_exited, members)), timeout=10)
 
 
 GOOD = [Epoch(2, 192, 1.0, 4.6, 0.01), Epoch(2, 192, 0.5, 4.5, 0.02)]

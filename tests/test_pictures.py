@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from images import picture_tree
-from nursery import Forked
+from images import photo_folders
+from nursery import ForkedCommand
 from programs import result, rows, run, trainer
 
 from data.manifest import read_manifest
@@ -12,12 +12,12 @@ from data.manifest import read_manifest
 
 def convert(root, out, *options):
     command = ["-m", "data.convert", "--source", "folder", "--root", str(root), "--out", str(out), "--shards", "2"]
-    return run(Forked([*command, *options]))
+    return run(ForkedCommand([*command, *options]))
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    return picture_tree(tmp_path_factory.mktemp("pictures"))
+    return photo_folders(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,11 @@ def test_a_network_learns_pictures_of_mixed_sizes_at_128_pixels(trained):
 def test_predictions_of_the_files_are_those_of_the_evaluation(trained, shards, pictures):
     """Pictures that were not shrunk and not compressed again would be the same to the bit; these nearly are."""
     best = str(trained / "checkpoints" / "best.pt")
-    told = run(Forked(["-m", "regnet.predict", "--checkpoint", best, "--json", str(pictures / "val")]))
+    told = run(ForkedCommand(["-m", "regnet.predict", "--checkpoint", best, "--json", str(pictures / "val")]))
     assert told.returncode == 0, told.stderr
     predictions = json.loads(told.stdout)
     right = sum(prediction["classes"][0] == prediction["image"].split("/")[-2] for prediction in predictions)
-    evaluated = run(Forked(["-m", "regnet.evaluate", "--checkpoint", best]))
+    evaluated = run(ForkedCommand(["-m", "regnet.evaluate", "--checkpoint", best]))
     assert evaluated.returncode == 0, evaluated.stderr
     assert len(predictions) == 32
     assert abs(right / 32 - result(trained)["best_top1"]) <= 2 / 32
@@ -99,7 +99,7 @@ def test_the_same_pictures_in_other_shards_are_the_same_data_set(pictures, shard
 
 def test_the_doctor_says_what_mixed_sizes_need(shards, tmp_path):
     command = ["-m", "regnet.doctor", "--config", "tests/tiny.yaml", "--data.shards", str(shards)]
-    done = run(Forked([*command, "--runs_dir", str(tmp_path), "--json"]))
+    done = run(ForkedCommand([*command, "--runs_dir", str(tmp_path), "--json"]))
     assert done.returncode == 1, done.stderr
     (found,) = [found for found in json.loads(done.stdout)["findings"] if found["check"] == "shards"]
     assert found["status"] == "stops"
@@ -108,13 +108,15 @@ def test_the_doctor_says_what_mixed_sizes_need(shards, tmp_path):
 
 def test_whole_images_and_pictures_of_mixed_sizes_are_not_taken_for_one_another(shards, trained, tmp_path):
     """A run on squares, told by the shards of mixed sizes with the same classes."""
-    root = picture_tree(tmp_path / "square", train=4, val=2)
+    root = photo_folders(tmp_path / "square", train=4, val=2)
     done = convert(root, tmp_path / "squares", "--resize", "--resolution", "32")
     assert done.returncode == 0, done.stderr
     done = run(trainer(tmp_path, tmp_path / "squares", "--train.batch_size", "8"))
     assert done.returncode == 0, done.stderr
     best = str(tmp_path / "tiny" / "checkpoints" / "best.pt")
     for command in (["predict", str(root / "val")], ["export", "--normalize", "--onnx", str(tmp_path / "out.onnx")]):
-        told = run(Forked(["-m", f"regnet.{command[0]}", "--checkpoint", best, "--shards", str(shards), *command[1:]]))
+        told = run(
+            ForkedCommand(["-m", f"regnet.{command[0]}", "--checkpoint", best, "--shards", str(shards), *command[1:]])
+        )
         assert (told.returncode, len(told.stderr.strip().splitlines())) == (2, 1), told.stderr
         assert "mixed sizes" in told.stderr

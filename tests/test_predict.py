@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from nursery import Forked
+from nursery import ForkedCommand
 from PIL import Image
 from programs import run, trainer
 
@@ -18,7 +18,7 @@ def trained(shards, tmp_path_factory):
     assert run(trainer(folder, shards, *flags)).returncode == 0
     checkpoint = next((folder / "tiny" / "checkpoints").glob("step-000000066.pt"))
     exported = ["-m", "regnet.export", "--checkpoint", str(checkpoint), "--onnx", str(folder / "a.onnx"), "--normalize"]
-    assert run(Forked(exported)).returncode == 0
+    assert run(ForkedCommand(exported)).returncode == 0
     source = open_source(Kind.synthetic, None, per_class=10)
     images = folder / "images"
     images.mkdir()
@@ -28,7 +28,7 @@ def trained(shards, tmp_path_factory):
 
 
 def predict(*arguments):
-    return run(Forked(["-m", "regnet.predict", *map(str, arguments)]))
+    return run(ForkedCommand(["-m", "regnet.predict", *map(str, arguments)]))
 
 
 def told(*arguments):
@@ -50,7 +50,7 @@ def test_checkpoint_and_exported_file_say_the_same_and_what_the_evaluation_count
     right = sum(entry["classes"][0] == source.classes[source.val[index][1]] for index, entry in enumerate(ours))
     file = tmp_path / "told.json"
     evaluated = ["-m", "regnet.evaluate", "--checkpoint", str(checkpoint), "--device", "cpu", "--json", str(file)]
-    assert run(Forked(evaluated)).returncode == 0
+    assert run(ForkedCommand(evaluated)).returncode == 0
     confusion = json.loads(file.read_text())["confusion"]
     counted = sum(confusion[source.val[index][1]][source.val[index][1]] for index in {0, *range(100)})
     assert counted >= right, "of all 200, what is right of the first 40"

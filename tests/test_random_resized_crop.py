@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import picture_tree
+from images import photo_folders
 from PIL import Image
 
 from data.augment.random_resized_crop import RandomResizedCrop
@@ -91,7 +91,7 @@ def test_the_middle_is_a_square_in_the_middle(sizes, middle):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    return picture_tree(tmp_path_factory.mktemp("pictures"), train=3, val=2)
+    return photo_folders(tmp_path_factory.mktemp("pictures"), train=3, val=2)
 
 
 def converted(pictures, out, *options):
@@ -160,7 +160,7 @@ def refused(pictures, out, *options):
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])
 def test_more_than_eight_bits_to_a_channel_are_refused(tmp_path, capsys, mode):
-    pictures = picture_tree(tmp_path / "pictures", train=1, val=1)
+    pictures = photo_folders(tmp_path / "pictures", train=1, val=1)
     Image.fromarray(np.full((40, 40), 3000, np.uint16 if mode == "I;16" else np.float32)).save(
         pictures / "train" / "plain" / "deep.tiff"
     )

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from nursery import Forked
+from nursery import ForkedCommand
 from programs import rows, run, trainer
 
 from benchmarks.reference import COLUMNS
@@ -30,7 +30,7 @@ def write_log(path, trained, **changed):
 
 def compare(trained, folder, *options):
     command = ["-m", "benchmarks.reference", "--run", str(trained), "--log", str(folder / "log.csv")]
-    return run(Forked([*command, "--log-batch-size", "50", *options]))
+    return run(ForkedCommand([*command, "--log-batch-size", "50", *options]))
 
 
 def test_a_run_is_laid_over_the_log(trained, tmp_path):

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from browser import chromium, look
+from browser import chromium, open_page
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import tree
-from nursery import Forked
+from images import class_folders
+from nursery import ForkedCommand
 from PIL import Image
 from programs import kill_group, result, rows, run, start, trainer, wait_until
 from test_convert import convert
@@ -44,7 +44,7 @@ def runs(shards, tmp_path_factory):
 
 
 def report(*arguments):
-    return run(Forked(["-m", "regnet.report", *map(str, arguments)]))
+    return run(ForkedCommand(["-m", "regnet.report", *map(str, arguments)]))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def table(page, name):
 )
 def test_a_browser_shows_it_without_errors_requests_or_empty_pictures(browser, request, which, width, scheme):
     page = request.getfixturevalue(which) / "index.html"
-    seen = look(browser, page, width, scheme)
+    seen = open_page(browser, page, width, scheme)
     try:
         assert seen.console == []
         assert [url for url in seen.requests if not url.startswith("data:")] == [page.as_uri()]
@@ -103,7 +103,7 @@ def test_a_browser_shows_it_without_errors_requests_or_empty_pictures(browser, r
 def test_curves_change_their_colours_with_the_page(browser, alone):
     shades = []
     for scheme in ("light", "dark"):
-        seen = look(browser, alone / "index.html", scheme=scheme)
+        seen = open_page(browser, alone / "index.html", scheme=scheme)
         paths = "[...document.querySelectorAll('figure > svg path')].map(path => getComputedStyle(path).stroke)"
         shades.append({stroke for stroke in seen.page.evaluate(paths) if stroke != "none"})
         seen.page.close()
@@ -148,7 +148,7 @@ def test_confusions_and_mistakes_are_those_of_the_last_evaluation(runs, alone):
 
 def test_mistakes_keep_their_images(tmp_path):
     """Each class is of one colour, and so must be the image that a mistake is shown with."""
-    source = tree(tmp_path / "images", classes=("red", "green", "blue"), train=10, val=9)
+    source = class_folders(tmp_path / "images", classes=("red", "green", "blue"), train=10, val=9)
     for channel, name in enumerate(("red", "green", "blue")):
         for path in source.rglob(f"{name}/*.png"):
             Image.fromarray(np.eye(3, dtype=np.uint8)[None, None, channel].repeat(32, 0).repeat(32, 1) * 200).save(path)
@@ -309,7 +309,7 @@ def test_more_configurations_than_colours_are_refused(runs, tmp_path):
 def test_classes_may_be_called_anything(tmp_path):
     names = ("<script>alert(1)</script>", "a & b", "$x_1$", "$\\frac$", "#010108", "many " * 30)
     folders = ("[bold]", "[red]", ":smile:", "three", "two", "zero")
-    source = tree(tmp_path / "images", classes=folders, train=6, val=3)
+    source = class_folders(tmp_path / "images", classes=folders, train=6, val=3)
     assert convert("--source", "folder", "--root", source, "--out", tmp_path / "shards").returncode == 0
     trained = run(trainer(tmp_path, tmp_path / "shards", "--train.batch_size", "8"))
     assert trained.returncode == 0, trained.stderr

@@ -7,7 +7,19 @@ import shutil
 
 import pytest
 from images import convert_synthetic
-from programs import bits, kill_group, outcome, result, rows, run, skewed, start, state, trainer, wait_until
+from programs import (
+    comparable,
+    faulty_trainer,
+    kill_group,
+    outcome,
+    result,
+    rows,
+    run,
+    start,
+    state,
+    trainer,
+    wait_until,
+)
 
 from regnet.checkpoint.file import load
 from regnet.checkpoint.manager import CheckpointManager
@@ -46,7 +58,7 @@ def kill_at(step, folder, command, attempt=1):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_killed_and_resumed_run_equals_one_never_killed(shards, undisturbed, tmp_path, precision):
+def test_a_killed_and_resumed_run_equals_one_never_killed(shards, uninterrupted, tmp_path, precision):
     flags = FLAGS + PRECISIONS[precision]
     killed = tmp_path / "killed" / "tiny"
     kills = sorted(random.Random(precision).sample(range(4, 46), 10))
@@ -55,16 +67,16 @@ def test_a_killed_and_resumed_run_equals_one_never_killed(shards, undisturbed, t
     resumed = run(trainer(tmp_path / "killed", shards, *flags))
     assert resumed.returncode == 0, resumed.stderr
     assert "continuing from" in resumed.stdout
-    assert outcome(killed) == undisturbed(*flags)
+    assert outcome(killed) == uninterrupted(*flags)
     assert state(killed)["attempt"] == 1 + len(kills)
 
 
-def test_ranks_that_are_killed_resume_to_the_same_bits(shards, undisturbed, tmp_path):
+def test_ranks_that_are_killed_resume_to_the_same_bits(shards, uninterrupted, tmp_path):
     flags = (*FLAGS, "--tracking.log_every", "1")
     killed = tmp_path / "killed" / "tiny"
     kill_at(16, killed, trainer(tmp_path / "killed", shards, *flags, processes=2))
     assert run(trainer(tmp_path / "killed", shards, *flags, processes=2)).returncode == 0
-    assert outcome(killed) == undisturbed(*FLAGS, processes=2)
+    assert outcome(killed) == uninterrupted(*FLAGS, processes=2)
 
 
 def damage_cut(path):
@@ -181,7 +193,9 @@ def test_a_damaged_checkpoint_ahead_never_costs_a_whole_one(tmp_path):
 
 def test_the_best_checkpoint_serves_where_all_newer_ones_are_damaged(shards, tmp_path):
     """And nothing that is better or newer is written over."""
-    assert run(skewed(tmp_path, shards, "accuracy:0", *LONGER, "2")).returncode == 0, "each epoch the best so far"
+    assert run(faulty_trainer(tmp_path, shards, "inflated_metrics:0", *LONGER, "2")).returncode == 0, (
+        "each epoch the best so far"
+    )
     checkpoints = CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
     best = checkpoints.best.read_bytes()
     damage_cut(checkpoints.path(22))
@@ -205,12 +219,12 @@ def test_a_run_without_one_whole_checkpoint_is_not_begun_again(shards, tmp_path)
 
 
 def test_a_best_checkpoint_whose_writer_was_killed_is_made_good(shards, tmp_path):
-    assert run(skewed(tmp_path, shards, "accuracy:0", *LONGER, "2")).returncode == 0
+    assert run(faulty_trainer(tmp_path, shards, "inflated_metrics:0", *LONGER, "2")).returncode == 0
     checkpoints = CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
-    best = bits(load(checkpoints.best))
+    best = comparable(load(checkpoints.best))
     shutil.copy(checkpoints.path(11), checkpoints.best)
     assert run(trainer(tmp_path, shards, *LONGER, "3", "--train.max_minutes", "1e-9")).returncode == 75
-    assert bits(load(checkpoints.best)) == best
+    assert comparable(load(checkpoints.best)) == best
 
 
 def test_damaged_lines_of_the_log_are_left_out(shards, tmp_path):
@@ -237,7 +251,7 @@ def test_a_finished_run_whose_result_is_lost_is_evaluated_again(shards, tmp_path
 def test_a_killed_evaluation_costs_no_epoch(shards, tmp_path):
     """The last step of an epoch is saved before the evaluation begins, which takes seconds here."""
     folder = tmp_path / "tiny"
-    process = start(skewed(tmp_path, shards, "slow_evaluation"))
+    process = start(faulty_trainer(tmp_path, shards, "slow_evaluation"))
     first = folder / "checkpoints" / "step-000000011.pt"
     wait_until(first.exists)
     kill_group(process)
@@ -246,15 +260,15 @@ def test_a_killed_evaluation_costs_no_epoch(shards, tmp_path):
     assert (saved["global_step"], saved["step"], saved["epoch"]) == (11, 11, 0)
 
 
-def test_a_run_killed_between_an_epochs_report_and_its_checkpoint_reports_it_once(shards, undisturbed, tmp_path):
+def test_a_run_killed_between_an_epochs_report_and_its_checkpoint_reports_it_once(shards, uninterrupted, tmp_path):
     """The checkpoint at hand is then the one before the evaluation, of the same step."""
     folder = tmp_path / "tiny"
-    process = start(skewed(tmp_path, shards, "slow_disk"))
+    process = start(faulty_trainer(tmp_path, shards, "slow_disk"))
     wait_until(lambda: rows(folder, "epoch") and (folder / "checkpoints" / "step-000000011.pt").exists())
     kill_group(process)
     assert load(folder / "checkpoints" / "step-000000011.pt")["progress"]["epoch"] == 0
     assert run(trainer(tmp_path, shards)).returncode == 0
-    assert outcome(folder) == undisturbed()
+    assert outcome(folder) == uninterrupted()
 
 
 @pytest.mark.parametrize("processes", [0, 2])

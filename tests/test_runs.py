@@ -3,7 +3,7 @@
 import json
 import signal
 
-from nursery import Forked
+from nursery import ForkedCommand
 from programs import kill_group, rows, run, start, state, trainer, wait_until
 
 from regnet.runs.listing import as_age
@@ -12,7 +12,7 @@ SLOW = ("--train.epochs", "400")
 
 
 def listed(*arguments):
-    done = run(Forked(["-m", "regnet.runs", *map(str, arguments)]))
+    done = run(ForkedCommand(["-m", "regnet.runs", *map(str, arguments)]))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -66,7 +66,7 @@ def test_finished_preempted_dead_and_living_runs_are_told_apart(shards, tmp_path
 
 def test_a_directory_that_is_empty_or_not_there(tmp_path):
     assert "no runs yet" in listed(tmp_path)
-    done = run(Forked(["-m", "regnet.runs", str(tmp_path / "none")]))
+    done = run(ForkedCommand(["-m", "regnet.runs", str(tmp_path / "none")]))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 

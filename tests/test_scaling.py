@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nursery import Forked
+from nursery import ForkedCommand
 from programs import ROOT, run
 
 from benchmarks.scaling.__main__ import main
@@ -242,7 +242,7 @@ def test_the_command_measures_foretells_and_compares(shards, tmp_path):
     report, picture = tmp_path / "report.json", tmp_path / "picture.png"
     more = ("--shards", shards, "--processes", "1,2", "--seconds", 0.1, "--largest-message", 1, "--up-to", 8)
     more += ("--timeout", 90, "--json", report, "--picture", picture)
-    done = run(Forked(["-m", "benchmarks.scaling", *map(str, (*SMALL, *more))]), timeout=200)
+    done = run(ForkedCommand(["-m", "benchmarks.scaling", *map(str, (*SMALL, *more))]), timeout=200)
     assert done.returncode == 0, done.stderr
     told = json.loads(report.read_text())
     assert [(row["processes"], row["images"]) for row in told["strong"]] == [(1, 32), (2, 16)]

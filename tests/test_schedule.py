@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import needs_reference, read_reference
+from reference import needs_baseline_data, read_baseline_table
 
 from regnet.config.schema import ScheduleConfig
 from regnet.optim.schedules import learning_rate
@@ -12,11 +12,11 @@ from regnet.optim.schedules import learning_rate
 REFERENCE = ScheduleConfig(name="baseline", warmup_epochs=5, decay_epochs=14, start_lr=1e-5, min_lr=1e-5)
 
 
-@needs_reference
+@needs_baseline_data
 @given(steps_per_epoch=st.integers(1, 2000), place=st.floats(0, 1))
 @settings(deadline=None, max_examples=100)
 def test_reference_schedule_gives_the_40_logged_rates_in_every_step_of_their_epochs(steps_per_epoch, place):
-    rows = read_reference("training_log.csv")
+    rows = read_baseline_table("training_log.csv")
     assert len(rows) == 40
     for row in rows:
         step = (int(row["epoch"]) - 1) * steps_per_epoch + math.floor(place * (steps_per_epoch - 1))

@@ -10,12 +10,12 @@ import pytest
 from programs import (
     PYTHON,
     TORCHRUN,
+    faulty_trainer,
     outcome,
-    pending,
     ranks_of,
     rows,
     run,
-    skewed,
+    signal_pending,
     start,
     state,
     trainer,
@@ -89,7 +89,7 @@ def listens(process):
 
 
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
-def test_a_signal_before_the_first_step_is_heard(shards, undisturbed, tmp_path, signal_name):
+def test_a_signal_before_the_first_step_is_heard(shards, uninterrupted, tmp_path, signal_name):
     process = start(trainer(tmp_path, shards, launcher=PYTHON))
     wait_until(lambda: listens(process))
     process.send_signal(getattr(signal, signal_name))
@@ -98,14 +98,16 @@ def test_a_signal_before_the_first_step_is_heard(shards, undisturbed, tmp_path, 
     assert state(tmp_path / "tiny")["state"] == "preempted"
     assert rows(tmp_path / "tiny", "step") == []
     assert run(trainer(tmp_path, shards)).returncode == 0
-    assert outcome(tmp_path / "tiny") == undisturbed()
+    assert outcome(tmp_path / "tiny") == uninterrupted()
 
 
 @pytest.mark.parametrize("second", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_signals_that_come_twice_and_while_a_checkpoint_is_written_cost_nothing(shards, undisturbed, tmp_path, second):
+def test_signals_that_come_twice_and_while_a_checkpoint_is_written_cost_nothing(
+    shards, uninterrupted, tmp_path, second
+):
     flags = ("--checkpoint.every_steps", "4", "--tracking.log_every", "1")
     folder = tmp_path / "tiny"
-    process = start(skewed(tmp_path, shards, "slow_disk", *flags))
+    process = start(faulty_trainer(tmp_path, shards, "slow_disk", *flags))
     wait_until(lambda: list(folder.glob(".attempt-*/step-*")))
     process.send_signal(signal.SIGTERM)
     process.send_signal(getattr(signal, second))
@@ -115,14 +117,16 @@ def test_signals_that_come_twice_and_while_a_checkpoint_is_written_cost_nothing(
     assert not list(folder.glob(".attempt-*"))
     assert load(folder / "checkpoints" / f"step-{state(folder)['step']:09d}.pt")
     assert run(trainer(tmp_path, shards, *flags)).returncode == 0
-    assert outcome(folder) == undisturbed()
+    assert outcome(folder) == uninterrupted()
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_an_evaluation_is_left_at_once_and_done_again(shards, undisturbed, tmp_path, processes):
+def test_an_evaluation_is_left_at_once_and_done_again(shards, uninterrupted, tmp_path, processes):
     """It would take three seconds and more; nothing of its epoch is lost."""
     folder = tmp_path / "tiny"
-    process = start(skewed(tmp_path, shards, "slow_evaluation", "--train.batch_size", "60", processes=processes))
+    process = start(
+        faulty_trainer(tmp_path, shards, "slow_evaluation", "--train.batch_size", "60", processes=processes)
+    )
     wait_until((folder / "checkpoints" / "step-000000017.pt").exists)
     os.kill(ranks_of(process)[-1], signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -130,7 +134,7 @@ def test_an_evaluation_is_left_at_once_and_done_again(shards, undisturbed, tmp_p
     assert (state(folder)["epoch"], state(folder)["step"]) == (0, 17)
     assert rows(folder, "epoch") == []
     assert run(trainer(tmp_path, shards, "--train.batch_size", "60", processes=processes)).returncode == 0
-    assert outcome(folder) == undisturbed("--train.batch_size", "60", processes=processes)
+    assert outcome(folder) == uninterrupted("--train.batch_size", "60", processes=processes)
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -151,11 +155,13 @@ def test_a_rank_whose_peers_have_not_come_leaves_when_asked(shards, tmp_path, ra
 @pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
 def test_a_second_interrupt_ends_at_once(shards, tmp_path, first):
     """In the middle of a step that takes a minute; whatever came before the first."""
-    process = start(skewed(tmp_path, shards, "slow_step::3", "--tracking.log_every", "1"))
+    process = start(faulty_trainer(tmp_path, shards, "slow_step::3", "--tracking.log_every", "1"))
     wait_until(lambda: len(rows(tmp_path / "tiny", "step")) == 2)
     for asked in dict.fromkeys((first, "SIGINT")):
         process.send_signal(getattr(signal, asked))
-        wait_until(lambda: not pending(process.pid, signal.SIGINT) and not pending(process.pid, signal.SIGTERM))
+        wait_until(
+            lambda: not signal_pending(process.pid, signal.SIGINT) and not signal_pending(process.pid, signal.SIGTERM)
+        )
     assert process.poll() is None
     # Again until it is heard: one that comes before Python has taken note of the first is the same one to it.
     wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGINT), 20)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nursery import Forked
+from nursery import ForkedCommand
 from programs import ROOT, run, trainer
-from reference import needs_reference, read_reference
+from reference import needs_baseline_data, read_baseline_table
 from torch.utils.flop_counter import FlopCounterMode
 
 from regnet.checkpoint.file import load
 from regnet.errors import UsageError
-from regnet.models.complexity import operators
+from regnet.models.complexity import profile_operators
 from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model, count_parameters
 from regnet.summary import histogram
@@ -24,14 +24,14 @@ SEED = ("--config", str(ROOT / "configs" / "baseline.yaml"))
 
 
 def summary(*arguments):
-    return run(Forked(["-m", "regnet.summary", *map(str, arguments)]))
+    return run(ForkedCommand(["-m", "regnet.summary", *map(str, arguments)]))
 
 
-@needs_reference
+@needs_baseline_data
 def test_the_table_is_the_references_row_by_row():
     rows = list(csv.DictReader(io.StringIO(summary(*SEED, "--format", "csv").stdout)))
     assert [{name: row[name] for name in ("index", "operator", "output_shape", "parameters")} for row in rows] == (
-        read_reference("operators.csv")
+        read_baseline_table("operators.csv")
     )
 
 
@@ -66,7 +66,7 @@ def test_multiply_adds_are_exactly_those_that_torch_counts(variant, depth, w_0, 
     model = Model(design, classes=7).eval()
     if resolution < design.reduction:
         return
-    found = operators(model, resolution)
+    found = profile_operators(model, resolution)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.zeros(1, 3, resolution, resolution))
     assert 2 * sum(operator.multiply_adds for operator in found) == counter.get_total_flops()

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import TINY, run, skewed, trainer
+from programs import TINY, faulty_trainer, run, trainer
 
 from regnet.errors import UsageError
 from regnet.relaunch import judge
@@ -106,11 +106,11 @@ def aftermath(launch, *arguments):
 def test_setbacks_in_a_row_are_counted_and_progress_or_another_job_ends_the_row(shards, tmp_path):
     where = (*ARGUMENTS, "--runs_dir", tmp_path)
     for launch, expected in (("7.0.1", 3), ("7.0.2", 3), ("7.1.1", 1), ("8.0.1", 3)):
-        assert run(skewed(tmp_path, shards, "raises:0:2"), REGNET_LAUNCH=launch).returncode == 1
+        assert run(faulty_trainer(tmp_path, shards, "raises:0:2"), REGNET_LAUNCH=launch).returncode == 1
         done = aftermath(launch, *where)
         assert done.returncode == expected, done.stdout
     assert "a defect on this rank alone" in done.stdout
-    going_on = skewed(tmp_path, shards, "raises:0:8", "--checkpoint.every_steps", "2")
+    going_on = faulty_trainer(tmp_path, shards, "raises:0:8", "--checkpoint.every_steps", "2")
     assert run(going_on, REGNET_LAUNCH="8.0.2").returncode == 1
     assert aftermath("8.0.2", *where).returncode == 3
     assert aftermath("8.0.3", *where).returncode == 2, "of this attempt there is nothing"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from programs import PYTHON, ROOT, kill_group, result, rows, run, skewed, start, state, trainer, wait_until
+from programs import PYTHON, ROOT, faulty_trainer, kill_group, result, rows, run, start, state, trainer, wait_until
 from wandb_file import read_run
 
 from regnet.metrics.evaluation_file import read_evaluation_file
@@ -198,7 +198,7 @@ def test_a_server_that_fails_delays_a_run_by_seconds_and_never_ends_it(shards, t
 
 def test_a_call_that_never_comes_back_is_not_waited_for(shards, tmp_path):
     flags = (*QUICK, "--tracking.wandb", "offline", "--tracking.wandb_timeout", "1")
-    done = run(skewed(tmp_path, shards, "stuck_wandb", *flags, launcher=PYTHON), timeout=60)
+    done = run(faulty_trainer(tmp_path, shards, "hanging_wandb", *flags, launcher=PYTHON), timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Weights & Biases does not answer: the run ends without it" in done.stdout
     assert state(tmp_path / "tiny")["state"] == "finished"

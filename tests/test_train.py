@@ -113,15 +113,15 @@ def test_several_processes_train_as_one_does(shards, tmp_path):
         assert losses[processes] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_samples_kept_in_memory_change_nothing(shards, tmp_path, undisturbed):
+def test_samples_kept_in_memory_change_nothing(shards, tmp_path, uninterrupted):
     train(tmp_path, shards, "--data.cache", "device")
-    assert outcome(tmp_path / "tiny") == undisturbed()
+    assert outcome(tmp_path / "tiny") == uninterrupted()
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_bit(shards, undisturbed, tmp_path):
+def test_the_same_seed_gives_the_same_weights_to_the_bit(shards, uninterrupted, tmp_path):
     train(tmp_path / "second", shards, processes=2, launcher=TORCHRUN)
     train(tmp_path / "other", shards, "--seed", "4", processes=2)
-    assert outcome(tmp_path / "second" / "tiny") == undisturbed(processes=2)
+    assert outcome(tmp_path / "second" / "tiny") == uninterrupted(processes=2)
     second, other = (result(tmp_path / name / "tiny")["weights_sha256"] for name in ("second", "other"))
     assert second != other
 

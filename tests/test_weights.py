@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nursery import Forked
+from nursery import ForkedCommand
 from programs import ROOT, result, rows, run, trainer
 
 from data.manifest import read_manifest
@@ -246,7 +246,7 @@ def test_weights_that_cannot_be_used_end_all_ranks_with_one_line_and_leave_the_n
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1), wrong.stderr
     assert "--model.head new" in wrong.stderr
     flags = ("--model.weights", str(file), "--model.head", "new", *ONE_EPOCH)
-    listed = run(Forked(["-m", "regnet.runs", str(tmp_path)]))
+    listed = run(ForkedCommand(["-m", "regnet.runs", str(tmp_path)]))
     assert "it did not begin" in listed.stdout, listed.stderr
     mended = run(trainer(tmp_path, shards, *flags))
     assert mended.returncode == 0, mended.stderr
@@ -281,5 +281,5 @@ def test_neither_the_doctor_nor_a_run_keeps_a_classifier_of_other_classes(shards
 
 def test_the_summary_is_of_the_weights_that_a_run_would_begin_with(file):
     flags = ("--config", str(TINY), "--model.weights", str(file), "--classes", "10")
-    shown = run(Forked(["-m", "regnet.summary", *flags, "--values", "stem.bn.bias"]))
+    shown = run(ForkedCommand(["-m", "regnet.summary", *flags, "--values", "stem.bn.bias"]))
     assert shown.stdout.strip() == str(torch.load(file)["stem.1.bias"]), shown.stderr

@@ -19,9 +19,9 @@ FINAL_STATES = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
 @pytest.fixture
-def single_node(undisturbed):
+def single_node(uninterrupted):
     """The outcome of four uninterrupted processes on one node."""
-    return undisturbed(*FLAGS, processes=4)
+    return uninterrupted(*FLAGS, processes=4)
 
 
 class Job:
@@ -197,7 +197,7 @@ def test_a_failing_configuration_is_not_retried_forever(job, flags, attempts, me
     assert failing.cluster.job(failing.number)["ExitCode"] == "2:0"
 
 
-def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster, site, shards, undisturbed):
+def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster, site, shards, uninterrupted):
     """The interrupted job is the one whose id equals the array's, which scontrol could take for the array."""
     sweep = site / "sweep.yaml"
     sweep.write_text("- {seed: 1}\n- {seed: 2}\n- {seed: 1, optim.lr: 0.001}\n")
@@ -212,7 +212,7 @@ def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster,
     wait_for(lambda: all((path / "result.json").exists() for path in runs), 180, f"job array {number}")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
     changes = (("--seed", "1"), ("--seed", "2"), ("--seed", "1", "--optim.lr", "0.001"))
-    assert outcome(runs[last]) == undisturbed("--train.epochs", "6", *changes[last])
+    assert outcome(runs[last]) == uninterrupted("--train.epochs", "6", *changes[last])
     table = run_command(
         [sys.executable, "-m", "regnet.sweep", "table", str(sweep), *arguments, "--runs_dir", str(site / "runs")]
     )
