@@ -14,12 +14,12 @@ if __name__ == "__main__":
 
 from data.errors import DataError, LoaderError
 from data.loader import Place, open_loaders
-from regnet.cli import status_of
+from regnet.cli import exit_code_of
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
 from regnet.data_adapter import loader_options, open_shards
 from regnet.distributed.world import World, join
-from regnet.exit_codes import DONE, leave, preempted
+from regnet.exit_codes import DONE, exit_process, preempted_exit_code
 from regnet.models.regnet import Model, count_parameters
 from regnet.report import report_on
 from regnet.runs.directory import run_path
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         with join(config.train.device, config.distributed, NOTICE) as world:
             return train(config, world)
 
-    return status_of(run, wrong=DataError, broken=LoaderError)
+    return exit_code_of(run, usage_errors=DataError, failures=LoaderError)
 
 
 def train(config: Config, world: World) -> int:
@@ -62,7 +62,7 @@ def train(config: Config, world: World) -> int:
         result = trainer.fit()
         if result is None:
             record.preempted(f"asked to leave by {NOTICE.given or 'another rank'}")
-            return preempted()
+            return preempted_exit_code()
         record.finished(result, trainer.state, trainer.why_done())
     if config.tracking.report and world.is_main:
         report_on(run_path(config))
@@ -70,4 +70,4 @@ def train(config: Config, world: World) -> int:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A command that several processes run together ends with a status and a line that names the rank, not a traceback."""
+"""Turns the errors of a command into one line of text and an exit code; with several processes it names the rank."""
 
 import os
 import sys
@@ -8,27 +8,29 @@ from regnet.distributed.heartbeat import PeerLost
 from regnet.distributed.rendezvous import Preempted
 from regnet.distributed.world import OtherRankFailed
 from regnet.errors import Diverged, UsageError
-from regnet.exit_codes import FAILED, USAGE, preempted
+from regnet.exit_codes import FAILED, USAGE, preempted_exit_code
 
 
-def status_of(work: Callable[[], int], wrong: type[Exception], broken: type[Exception]) -> int:
-    """The exit status of this process.
+def exit_code_of(command: Callable[[], int], usage_errors: type[Exception], failures: type[Exception]) -> int:
+    """Runs a command and returns the exit code of this process.
 
     Args:
-        work: the command.
-        wrong, broken: what else ends it, beside regnet's own errors: wrong input, and a failure under way.
+        command: returns an exit code, or raises.
+        usage_errors: errors of the command that are wrong input, in addition to UsageError.
+        failures: errors of the command that are failures, in addition to regnet's own and OSError.
     """
-    rank = os.environ.get("RANK", "0")
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    rank = f" (rank {os.environ.get('RANK', '0')})" if several else ""
     try:
-        return work()
-    except (UsageError, wrong) as error:
-        print(f"error (rank {rank}): {error}", file=sys.stderr)
+        return command()
+    except (UsageError, usage_errors) as error:
+        print(f"error{rank}: {error}", file=sys.stderr)
         return USAGE
     except OtherRankFailed as other:
         return other.exit_status
-    except Preempted as left:
-        print(f"{left} (rank {rank})", flush=True)
-        return preempted()
-    except (Diverged, PeerLost, OSError, broken) as error:
-        print(f"failed (rank {rank}): {error}", file=sys.stderr)
+    except Preempted as preempted:
+        print(f"{preempted}{rank}", flush=True)
+        return preempted_exit_code()
+    except (Diverged, PeerLost, OSError, failures) as error:
+        print(f"failed{rank}: {error}", file=sys.stderr)
         return FAILED

@@ -1,14 +1,14 @@
-"""What ends a run: what the user can mend, and a training that has run away."""
+"""Errors that end a run: those that the user can fix, and divergence."""
 
 
 class UsageError(Exception):
-    """Wrong usage or input: told in one line, exit status 2."""
+    """Wrong usage or input: reported in one line, exit code 2."""
 
     exit_status = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # libraries quoted in it may use several
+        super().__init__(" ".join(message.split()))  # quoted messages of libraries may span several lines
 
 
 class Diverged(Exception):
-    """Losses, gradients or weights are no longer numbers: exit status 1."""
+    """Losses, gradients or weights are no longer finite: exit code 1."""

@@ -19,12 +19,12 @@ from data.errors import DataError, LoaderError
 from data.loader import EvaluationLoader, Place, open_loaders
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
-from regnet.cli import status_of
+from regnet.cli import exit_code_of
 from regnet.data_adapter import check_classes, loader_options, open_shards
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join
 from regnet.errors import UsageError
-from regnet.exit_codes import DONE, leave
+from regnet.exit_codes import DONE, exit_process
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
 from regnet.metrics.evaluation_file import most_confused
 from regnet.tracking.console import in_columns
@@ -128,12 +128,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--shards", type=Path, help="other than those that the run was trained on")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes everything, the confusion matrix too")
-    return status_of(lambda: run(parser.parse_args(argv)), wrong=DataError, broken=LoaderError)
+    return exit_code_of(lambda: run(parser.parse_args(argv)), usage_errors=DataError, failures=LoaderError)
 
 
 def cli() -> NoReturn:
     """Runs the command and exits with its status."""
-    leave(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

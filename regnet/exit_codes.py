@@ -1,23 +1,23 @@
-"""Exit statuses, and how a process leaves."""
+"""Exit codes, and how a process exits."""
 
 import os
 import sys
 from typing import NoReturn
 
-DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: queue me again
+DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: launchers queue the run again
 
 
-def preempted() -> int:
-    """The exit status of a process that can be continued; torchrun takes any but 0 for a failure."""
+def preempted_exit_code() -> int:
+    """The exit code of a process that can be resumed; 0 under torchrun, which treats any other code as a failure."""
     return DONE if "TORCHELASTIC_RUN_ID" in os.environ else PREEMPTED
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process, without what libraries have left for the interpreter's end.
+def exit_process(code: int) -> NoReturn:
+    """Exits at once, without the interpreter's clean-up.
 
-    All is written and the ranks have parted by then. A thread that ends a moment later would abort the process, and
-    Weights & Biases, if a call of its never came back, would wait for its server.
+    By then everything is written and the process group is closed. During clean-up, a library thread that is still
+    running may abort the process, and Weights & Biases waits for its server if one of its calls has not returned.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    os._exit(code)

@@ -97,7 +97,7 @@ def test_a_run_that_gets_no_further_ends_it_with_one_line(shards, tmp_path):
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("failed: tiny-0: got no further, exit status 1: failed (rank 0): the loss is ")
+    assert lines[0].startswith("failed: tiny-0: got no further, exit status 1: failed: the loss is ")
     assert lines[0].endswith(f" (its output: {tmp_path / 'tiny-0.log'})")
     assert "learning rate" in (tmp_path / "tiny-0.log").read_text()
 

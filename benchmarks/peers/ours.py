@@ -17,7 +17,7 @@ from torch import Tensor
 import train_ddp
 from benchmarks.peers.protocol import Epoch, RankReport, Settings, peak_gpu_bytes, run
 from benchmarks.timing import synchronise
-from regnet.exit_codes import DONE, leave
+from regnet.exit_codes import DONE, exit_process
 from regnet.training.batches import Batch
 from regnet.training.trainer import Trainer
 
@@ -61,7 +61,7 @@ def main(settings: Settings) -> None:
         of_all_ranks = recorded(runs / NAME / "metrics.jsonl", settings.batch_size) if os.environ["RANK"] == "0" else []
         gpu_bytes = peak_gpu_bytes(torch.device(settings.device))
         RankReport(Watched.first_step - settings.launched, finished, of_all_ranks, gpu_bytes).write(settings)
-    leave(status)
+    exit_process(status)
 
 
 if __name__ == "__main__":
