@@ -17,7 +17,7 @@ from programs import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]
 
-PROGRAM = {"Makefile", "README.md", "requirements.txt", "requirements-ffcv.txt", "train_ddp.py"}
+PROGRAM = {"LICENSE", "Makefile", "README.md", "requirements.txt", "requirements-ffcv.txt", "train_ddp.py"}
 PROGRAM |= {"benchmarks", "configs", "data", "regnet", "slurm", "tools"}
 RESULTS = {"downloads", "runs", "shards"}
 COMPILER = r".*/([^/]*(gcc|[gc][+][+]|clang|ziglang)[^/]*|cc|cc1[a-z]*|ld|as|Python\.h|turbojpeg\.h)"
