@@ -3,10 +3,11 @@
 # make test     the test suite
 # make test-all the same, and the job scripts on a real SLURM and the image really built: as root
 # make test-fast  those of its tests that start no process, without lint
+# make docs     the documentation site, into site/
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: install demo train test test-all test-fast lint clean
+.PHONY: install demo train test test-all test-fast lint docs clean
 
 # Works from other folders too, where it then leaves its results: make -f /opt/regnet/Makefile demo
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -34,6 +35,10 @@ install: .venv/.ready
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt
 	.venv/bin/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/.ready-docs: .venv/.ready requirements-docs.txt
+	.venv/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
 demo: $(READY)
@@ -73,5 +78,9 @@ lint: .venv/.ready-dev
 	.venv/bin/shellcheck -x $$(git grep --untracked -lE '^#!.*sh( |$$)')
 	.venv/bin/hadolint Dockerfile
 
+# mkdocs.yml is strict. The variable silences the theme's announcement of its successor.
+docs: .venv/.ready-docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+
 clean:
-	rm -rf .venv runs shards downloads
+	rm -rf .venv site runs shards downloads
