@@ -1,5 +1,6 @@
-"""python -m regnet.export: the same logits outside PyTorch."""
+"""python -m regnet.export: weights-only checkpoints, ONNX models and diagrams."""
 
+import html
 import json
 import re
 import shutil
@@ -36,84 +37,85 @@ def export(*arguments):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_the_file_alone_gives_the_networks_logits_for_any_number_of_images(checkpoint, shards, tmp_path, normalize):
+def test_onnx_logits_match_pytorch_for_any_batch_size(checkpoint, shards, tmp_path, normalize):
     path = tmp_path / "model.onnx"
     done = export("--checkpoint", checkpoint, "--onnx", path, *(["--normalize"] if normalize else []))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "largest difference from PyTorch" in done.stdout
-    assert str(ROOT).encode() not in path.read_bytes(), "whose machine made it is nobody's business"
+    assert str(ROOT).encode() not in path.read_bytes(), "no local paths"
     trained, manifest = load_trained_model(checkpoint), read_manifest(shards)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    told = session.get_modelmeta().custom_metadata_map
-    assert tuple(json.loads(told["classes"])) == manifest.classes
-    assert told["resolution"] == "32"
-    assert ("inside" in told["normalized"]) is normalize
+    properties = session.get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(properties["classes"])) == manifest.classes
+    assert properties["resolution"] == "32"
+    assert properties["normalization"].startswith("included" if normalize else "not included")
+    assert ("inference_transform" in properties) is normalize
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (manifest.mean, manifest.std))
     for count in (1, 3, 64):
         images = np.random.default_rng(count).random((count, 3, 32, 32), np.float32)
-        (found,) = session.run(None, {"images": images})
-        assert found.shape == (count, 100)
-        given = (images - mean) / std if normalize else images
+        (logits,) = session.run(None, {"images": images})
+        assert logits.shape == (count, 100)
+        inputs = (images - mean) / std if normalize else images
         with torch.inference_mode():
-            expected = trained.model(torch.from_numpy(given)).numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+            expected = trained.model(torch.from_numpy(inputs)).numpy()
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_the_network_alone_predicts_as_the_checkpoint_and_begins_other_runs_but_continues_none(
+def test_a_weights_only_checkpoint_predicts_identically_and_initialises_runs_but_cannot_be_resumed(
     checkpoint, shards, tmp_path
 ):
-    path = tmp_path / "alone.pt"
+    path = tmp_path / "weights.pt"
     done = export("--checkpoint", checkpoint, "--weights", path)
     assert done.returncode == 0, done.stderr
     assert path.stat().st_size < 0.6 * checkpoint.stat().st_size
-    whole, alone = load_trained_model(checkpoint), load_trained_model(path)
-    assert (alone.classes, alone.epochs, alone.config) == (whole.classes, whole.epochs, whole.config)
+    full, exported = load_trained_model(checkpoint), load_trained_model(path)
+    assert (exported.classes, exported.epochs, exported.config) == (full.classes, full.epochs, full.config)
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(alone.model(images), whole.model(images))
-    begun = run(trainer(tmp_path, shards, "--model.weights", str(path), "--train.max_steps_per_epoch", "1"))
-    assert begun.returncode == 0, begun.stderr
-    assert f"begins with {path}" in begun.stdout
-    place = tmp_path / "other" / "tiny" / "checkpoints"
-    place.mkdir(parents=True)
-    shutil.copy(path, place / "step-000000011.pt")
-    continued = run(trainer(tmp_path / "other", shards, "--optim.ema_decay", "0.8", *ONE_EPOCH))
-    assert continued.returncode == 2
-    assert "of a network alone, from which no run continues" in continued.stderr
+        assert torch.equal(exported.model(images), full.model(images))
+    finetuned = run(trainer(tmp_path, shards, "--model.weights", str(path), "--train.max_steps_per_epoch", "1"))
+    assert finetuned.returncode == 0, finetuned.stderr
+    assert f"begins with {path}" in finetuned.stdout
+    checkpoints = tmp_path / "other" / "tiny" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    shutil.copy(path, checkpoints / "step-000000011.pt")
+    resumed = run(trainer(tmp_path / "other", shards, "--optim.ema_decay", "0.8", *ONE_EPOCH))
+    assert resumed.returncode == 2
+    assert "of a network alone, from which no run continues" in resumed.stderr
 
 
-def test_no_checkpoint_is_written_over(checkpoint, tmp_path):
+def test_the_checkpoint_itself_is_never_overwritten(checkpoint, tmp_path):
     before = checkpoint.read_bytes()
     (tmp_path / "link.pt").symlink_to(checkpoint)
     for flag in ("--weights", "--onnx"):
         done = export("--checkpoint", checkpoint, flag, tmp_path / "link.pt")
         assert done.returncode == 2
-        assert "would be written over" in done.stderr
+        assert "would be overwritten" in done.stderr
     assert checkpoint.read_bytes() == before
 
 
-def test_the_two_files_that_come_along_are_one_network():
+def test_the_published_checkpoint_and_onnx_model_are_the_same_network():
     trained = load_trained_model(ROOT / "artifacts" / "cifar100-best.pt")
     assert (count_parameters(trained.model), trained.epochs) == (2_275_604, 40)
     session = onnxruntime.InferenceSession(ROOT / "artifacts" / "cifar100-best.onnx")
-    told = session.get_modelmeta().custom_metadata_map
-    assert tuple(json.loads(told["classes"])) == trained.classes
+    properties = session.get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(properties["classes"])) == trained.classes
     images = torch.rand(4, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PUBLISHED_MEAN, PUBLISHED_STD))
-    (found,) = session.run(None, {"images": images.numpy()})
+    (logits,) = session.run(None, {"images": images.numpy()})
     with torch.inference_mode():
         expected = trained.model((images - mean) / std).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
-def test_a_difference_above_the_bound_fails_and_says_so(checkpoint, tmp_path):
-    done = export("--checkpoint", checkpoint, "--onnx", tmp_path / "model.onnx", "--bound", "1e-30")
+def test_a_difference_above_the_tolerance_fails(checkpoint, tmp_path):
+    done = export("--checkpoint", checkpoint, "--onnx", tmp_path / "model.onnx", "--tolerance", "1e-30")
     assert done.returncode == 1
     assert "differs from PyTorch by more than 1e-30" in done.stderr
 
 
-def test_what_cannot_be_read_or_written_is_told_in_one_line(checkpoint, tmp_path):
+def test_files_that_cannot_be_read_or_written_are_one_line_errors(checkpoint, tmp_path):
     source, other = class_folders(tmp_path / "images"), tmp_path / "other"
     assert convert("--source", "folder", "--root", source, "--out", other, "--shards", 1).returncode == 0
     for arguments, words in (
@@ -128,26 +130,26 @@ def test_what_cannot_be_read_or_written_is_told_in_one_line(checkpoint, tmp_path
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
-def test_the_drawing_and_the_graph_are_files_of_the_kind_that_is_asked_for(checkpoint, tmp_path, suffix):
-    files = tmp_path / f"drawing.{suffix}", tmp_path / f"graph.{suffix}"
+def test_diagrams_are_written_in_the_format_of_the_suffix(checkpoint, tmp_path, suffix):
+    files = tmp_path / f"architecture.{suffix}", tmp_path / f"graph.{suffix}"
     flags = ("--architecture", files[0], *(("--graph", files[1]) if shutil.which("dot") else ()))
     done = export("--checkpoint", checkpoint, *flags)
     assert done.returncode == 0, done.stderr
-    begins = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}[suffix]
+    signature = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}[suffix]
     for file in files[: len(flags) // 2]:
-        assert file.read_bytes().startswith(begins)
+        assert file.read_bytes().startswith(signature)
         assert f"{file}: " in done.stdout
 
 
-def test_the_drawing_tells_each_stage_as_the_summary_does(checkpoint, tmp_path):
-    assert export("--checkpoint", checkpoint, "--architecture", tmp_path / "drawing.svg").returncode == 0
-    text = (tmp_path / "drawing.svg").read_text()
+def test_the_architecture_diagram_agrees_with_the_summary(checkpoint, tmp_path):
+    assert export("--checkpoint", checkpoint, "--architecture", tmp_path / "architecture.svg").returncode == 0
+    text = (tmp_path / "architecture.svg").read_text()
     model = load_trained_model(checkpoint).model
     for part in (model.stem, *model.body, model.head):
         assert f">{count_parameters(part):,} parameters</" in text
-    found = profile_operators(model, 32)
+    all_operators = profile_operators(model, 32)
     for prefix in ("stem", *(f"body.{index}" for index, _ in enumerate(model.body)), "head"):
-        own = [operator for operator in found if f"{operator.name}.".startswith(f"{prefix}.")]
+        own = [operator for operator in all_operators if f"{operator.name}.".startswith(f"{prefix}.")]
         assert f">{sum(operator.multiply_adds for operator in own) / 1e6:,.2f} M multiply-adds</" in text
         if prefix != "head":
             channels, height, width = own[-1].output
@@ -157,31 +159,32 @@ def test_the_drawing_tells_each_stage_as_the_summary_does(checkpoint, tmp_path):
         assert f">{len(stage.layers)} block{'s' if len(stage.layers) > 1 else ''}</" in text
 
 
-def test_squeeze_and_excitation_is_drawn_counted_and_exported(shards, tmp_path):
+def test_squeeze_and_excitation_is_drawn_counted_and_exported_to_onnx(shards, tmp_path):
     short = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--train.max_steps_per_epoch", "1")
     assert run(trainer(tmp_path, shards, "--model.se_ratio", "0.25", *short)).returncode == 0
-    checkpoint, drawing = tmp_path / "tiny/checkpoints/best.pt", tmp_path / "drawing.svg"
-    done = export("--checkpoint", checkpoint, "--architecture", drawing, "--onnx", tmp_path / "tiny.onnx")
+    checkpoint, diagram = tmp_path / "tiny/checkpoints/best.pt", tmp_path / "architecture.svg"
+    done = export("--checkpoint", checkpoint, "--architecture", diagram, "--onnx", tmp_path / "tiny.onnx")
     assert done.returncode == 0, done.stderr
-    text = drawing.read_text()
+    text = diagram.read_text()
     for part in load_trained_model(checkpoint).model.body:
         assert f">{count_parameters(part):,} parameters</" in text
     assert text.count(">SE</") == 2
-    assert "inside SE (squeeze-and-excitation) there are 0.25 times as many as in its input" in text
+    assert "squeeze-and-excitation (SE) reduces to 0.25 times the block's input channels" in html.unescape(text)
 
 
-def test_the_drawing_of_the_smallest_network_has_room_for_all_it_says(shards, tmp_path):
+def test_the_diagram_of_the_smallest_network_has_room_for_its_text(shards, tmp_path):
     short = ("--train.epochs", "1", "--schedule.warmup_epochs", "0")
     flags = ("--model.depth", "1", "--model.bottleneck_ratio", "2", *short)
     assert run(trainer(tmp_path, shards, *flags)).returncode == 0
-    done = export("--checkpoint", tmp_path / "tiny/checkpoints/best.pt", "--architecture", tmp_path / "drawing.svg")
+    diagram = tmp_path / "architecture.svg"
+    done = export("--checkpoint", tmp_path / "tiny/checkpoints/best.pt", "--architecture", diagram)
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "drawing.svg").read_text()
+    text = diagram.read_text()
     assert float(re.search(r'width="([\d.]+)pt"', text)[1]) >= 9 * 72
-    assert "has 2 times as many channels as its output" in text
+    assert "have 2 times as many channels as the block's output" in html.unescape(text)
 
 
-@pytest.mark.skipif(shutil.which("dot") is None, reason="no graphviz here")
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
 def test_the_graph_has_every_weight(checkpoint, tmp_path):
     assert export("--checkpoint", checkpoint, "--graph", tmp_path / "graph.svg").returncode == 0
     text = (tmp_path / "graph.svg").read_text()
@@ -190,20 +193,20 @@ def test_the_graph_has_every_weight(checkpoint, tmp_path):
         assert str(tuple(weight.shape)).replace(",)", ")") in text
 
 
-def test_pictures_that_cannot_be_drawn_are_told_in_one_line(checkpoint, tmp_path):
+def test_diagrams_that_cannot_be_drawn_are_one_line_errors(checkpoint, tmp_path):
     for arguments, words in (
-        (("--architecture", tmp_path / "a.gif"), "must end in .svg, .png, .pdf"),
-        (("--graph", tmp_path / "a"), "must end in .svg, .png, .pdf"),
+        (("--architecture", tmp_path / "a.gif"), "a.gif: unknown image format, use .svg, .png or .pdf"),
+        (("--graph", tmp_path / "a"), "a: unknown image format, use .svg, .png or .pdf"),
         (("--architecture", tmp_path / "no" / "a.svg"), "No such file"),
-        (("--architecture", tmp_path / "a.svg", "--graph", tmp_path / "b.txt"), "must end in"),
-        (("--architecture", tmp_path / "a.svg", "--graph", tmp_path / "a.svg"), "one file for two things"),
-        ((), "nothing to write"),
+        (("--architecture", tmp_path / "a.svg", "--graph", tmp_path / "b.txt"), "unknown image format"),
+        (("--architecture", tmp_path / "a.svg", "--graph", tmp_path / "a.svg"), "named for two outputs"),
+        ((), "nothing to export"),
     ):
         done = export("--checkpoint", checkpoint, *arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert words in done.stderr
-    assert not list(tmp_path.iterdir()), "nothing of what was asked for"
+    assert not list(tmp_path.iterdir()), "no partial output"
     done = run([*PYTHON, "-m", "regnet.export", "--checkpoint", str(checkpoint), "--graph", "a.svg"], PATH="/nowhere")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "graphviz's program dot is needed" in done.stderr
-    assert not list(ROOT.glob("a.*")), "nothing is left behind"
+    assert "--graph requires the graphviz program dot" in done.stderr
+    assert not list(ROOT.glob("a.*")), "no partial output"
