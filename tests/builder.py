@@ -1,7 +1,7 @@
-"""Builds images without a daemon or a registry: buildah, on a Debian that debootstrap makes.
+"""Builds container images without a daemon or a registry: buildah, on a Debian base made by debootstrap.
 
-How this machine reaches its packages (pip's settings, apt's proxy, certificates, folders of wheels) is asked of pip
-and apt, and given to the build read-only under /host, so that none of it gets into an image.
+The host's package access (pip settings, apt proxy, certificates, wheel directories) is read from pip and apt. During
+the build it is mounted read-only under /host, so none of it becomes part of an image.
 """
 
 import ast
@@ -18,9 +18,9 @@ from pathlib import Path
 from programs import ROOT, run
 
 SUITE = "bookworm"
-# Asked at import: the tests' own cache is set later, and it goes when they end.
+# Read at import, because a fixture later points XDG_CACHE_HOME to a temporary directory.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regnet"
-# What buildah and debootstrap mount is in a mount namespace of their own and gone when they end, however they end.
+# A private mount namespace: mounts of buildah and debootstrap disappear with the process, even if it crashes.
 PRIVATE = ["unshare", "--mount"]
 ONLY_LOOPBACK = """
 import fcntl, os, socket, struct, sys
@@ -32,22 +32,22 @@ NO_NETWORK = ["unshare", "--mount", "--net", sys.executable, "-c", ONLY_LOOPBACK
 
 
 def why_unavailable(scratch: Path) -> str | None:
-    """What keeps this machine from building images, if anything does."""
-    absent = [tool for tool in ("buildah", "debootstrap", "unshare") if not shutil.which(tool)]
-    if absent:
-        return f"not installed: {', '.join(absent)}"
+    """Why this machine cannot build images, or None if it can."""
+    missing = [tool for tool in ("buildah", "debootstrap", "unshare") if not shutil.which(tool)]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
     if os.geteuid() != 0:
-        return "building an image takes root here"
+        return "building an image needs root"
     try:
         os.mknod(scratch / "null", 0o20666, os.makedev(1, 3))
     except PermissionError:
-        return "the kernel lets nobody make device files here, and debootstrap makes some"
+        return "debootstrap needs to create device files, which the kernel does not allow here"
     allowed = subprocess.run([*NO_NETWORK, "true"], capture_output=True, text=True, timeout=60)
-    return f"the kernel allows no namespaces here: {allowed.stderr.strip()}" if allowed.returncode else None
+    return f"the kernel does not allow namespaces here: {allowed.stderr.strip()}" if allowed.returncode else None
 
 
 class Host:
-    """What a build needs of this machine; `volumes` are buildah's flags that give it."""
+    """The host's package access. `volumes` are the buildah flags that mount it into a build."""
 
     def __init__(self, scratch: Path):
         self.paths: set[Path] = set()
@@ -59,30 +59,30 @@ class Host:
         self.volumes += [f"--volume={path}:/host{path}:ro" for path in sorted(self.paths)]
 
     def _pip_settings(self) -> RawConfigParser:
-        """pip's own view of its files and of the environment, as one file."""
-        found = RawConfigParser()
+        """pip's effective settings, from its files and the environment."""
+        settings = RawConfigParser()
         listing = run([sys.executable, "-m", "pip", "config", "list"]).stdout
         entries = re.findall(r"^(:env:|[\w-]+)\.([\w.-]+)=(.*)$", listing, re.MULTILINE)
         for section, name, value in sorted(entries, key=lambda entry: entry[0] == ":env:"):
             section = "global" if section == ":env:" else section
-            found.setdefault(section, {})
-            found[section][name] = ast.literal_eval(value)
-        found.setdefault("global", {})
+            settings.setdefault(section, {})
+            settings[section][name] = ast.literal_eval(value)
+        settings.setdefault("global", {})
         bundles = filter(None, map(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")))
-        if "cert" not in found["global"] and (bundle := next(bundles, None)):
-            found["global"]["cert"] = bundle
-        for section in found.values():
+        if "cert" not in settings["global"] and (bundle := next(bundles, None)):
+            settings["global"]["cert"] = bundle
+        for section in settings.values():
             for name, value in section.items():
-                section[name] = self._moved(value, index="index-url" in name)
-        return found
+                section[name] = self._under_host(value, index="index-url" in name)
+        return settings
 
     def _apt_settings(self) -> str:
-        """Proxies, certificates and how strictly dates are checked."""
+        """apt's proxies, certificates and date checks."""
         listing = run(["apt-config", "dump", "--format", '%f "%v";%n', "Acquire"]).stdout
-        return self._moved("".join(re.findall(r"^Acquire::(?:https?|Check)\b.*\n", listing, re.MULTILINE)))
+        return self._under_host("".join(re.findall(r"^Acquire::(?:https?|Check)\b.*\n", listing, re.MULTILINE)))
 
-    def _moved(self, value: str, index: bool = False) -> str:
-        """The value with every path in it under /host. An index of wheels may keep them beside itself."""
+    def _under_host(self, value: str, index: bool = False) -> str:
+        """The value with its paths moved under /host. Mounts an index's parent directory, which may hold the wheels."""
 
         def move(match: re.Match[str]) -> str:
             path = Path(match[2])
@@ -95,65 +95,70 @@ class Host:
 
 
 def mirror() -> list[str]:
-    """Where this machine's apt has the suite from; debootstrap's own choice if it has another."""
+    """This machine's apt mirror for the suite; empty (debootstrap's default) if apt is set up for another suite."""
     listing = run(["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"]).stdout
-    found = [line.split()[2] for line in listing.splitlines() if line.startswith(f"{SUITE} main ")]
-    return found[:1]
+    uris = [line.split()[2] for line in listing.splitlines() if line.startswith(f"{SUITE} main ")]
+    return uris[:1]
 
 
 def debian(scratch: Path) -> Path:
-    """A minimal Debian, made once for each user of this machine: 25 s."""
+    """A tar archive of a minimal Debian, created once per user (25 s) and cached."""
     archive = CACHE / f"{SUITE}-minbase.tar"
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
         tree = scratch / SUITE
-        made = run([*PRIVATE, "debootstrap", "--variant=minbase", SUITE, str(tree), *mirror()], timeout=300)
-        assert made.returncode == 0, (made.stdout + made.stderr)[-3000:]
+        finished = run([*PRIVATE, "debootstrap", "--variant=minbase", SUITE, str(tree), *mirror()], timeout=300)
+        assert finished.returncode == 0, (finished.stdout + finished.stderr)[-3000:]
         partial = scratch / archive.name
         with tarfile.open(partial, "w") as tar:
             tar.add(tree, arcname=".")
         shutil.rmtree(tree)
-        whole = archive.with_suffix(f".{os.getpid()}")
-        shutil.move(partial, whole)
-        whole.rename(archive)
+        complete = archive.with_suffix(f".{os.getpid()}")
+        shutil.move(partial, complete)
+        complete.rename(archive)
     return archive
 
 
 class Builder:
-    """buildah with a store of its own.
+    """buildah with a private image store.
 
     Args:
-        store: a directory.
-        layers: keep each instruction's result, which a repetition then need not build again; takes longer.
+        store: directory of the image store.
+        layers: cache the result of each instruction for later builds; takes longer.
     """
 
     def __init__(self, store: Path, layers: bool):
         self.layers = layers
         self.scratch = store / "scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self.places = ["--root", str(store / "images"), "--runroot", str(store / "state")]
+        self.store_flags = ["--root", str(store / "images"), "--runroot", str(store / "state")]
         self.driver = "overlay"
-        cannot = self("info")
-        if cannot.returncode != 0:
-            warnings.warn(f"images are stored without overlay, slower and larger: {cannot.stderr}", stacklevel=2)
+        info = self("info")
+        if info.returncode != 0:
+            warnings.warn(f"no overlay driver, so images are larger and builds slower: {info.stderr}", stacklevel=2)
             self.driver = "vfs"
 
     def __call__(
         self, *arguments: str, prefix: list[str] = PRIVATE, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
-        command = [*prefix, "buildah", "--storage-driver", self.driver, *self.places, *arguments]
+        command = [*prefix, "buildah", "--storage-driver", self.driver, *self.store_flags, *arguments]
         return run(command, timeout=timeout, TMPDIR=str(self.scratch), BUILDAH_ISOLATION="chroot")
 
     def build(self, name: str, dockerfile: Path, context: Path, *flags: str, timeout: float = 60) -> str:
-        what = ["--file", str(dockerfile), "--tag", name, *flags, str(context)]
-        done = self(
-            "bud", "--format=docker", "--pull-never", f"--layers={str(self.layers).lower()}", *what, timeout=timeout
+        arguments = ["--file", str(dockerfile), "--tag", name, *flags, str(context)]
+        finished = self(
+            "bud",
+            "--format=docker",
+            "--pull-never",
+            f"--layers={str(self.layers).lower()}",
+            *arguments,
+            timeout=timeout,
         )
-        assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+        assert finished.returncode == 0, (finished.stdout + finished.stderr)[-5000:]
         return name
 
     def build_base(self) -> str:
-        """The base image that stands in for a registry's."""
+        """A local substitute for the base image from a registry."""
         archive = debian(self.scratch)
         dockerfile = self.scratch / "base.Dockerfile"
         dockerfile.write_text(f"FROM scratch\nADD {archive.name} /\n")

@@ -1,8 +1,8 @@
 import functools
 import os
 
-# As make test says it, for those who start pytest themselves. With more threads torch 2.13 corrupts memory on CPUs with
-# AVX-512: in the backward pass of a strided 1x1 convolution of the tests' 8 channels, for an odd number of images.
+# make test sets this too. With more threads torch 2.13 corrupts memory on CPUs with AVX-512: in the backward pass of a
+# strided 1x1 convolution with 8 channels, as in the tests, for an odd number of images.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -14,19 +14,19 @@ LONGEST_GROUPS = ("image", "slurm", "real", "benchmarks", "report", "export")
 
 
 def pytest_collection_modifyitems(items):
-    """A group is one worker's alone, and workers take what is next: one that began late would be waited for."""
+    """Puts the longest xdist groups first: one worker runs a whole group, so a late start would delay the end."""
 
-    def place(item):
+    def position(item):
         group = item.get_closest_marker("xdist_group")
         known = group is not None and group.args[0] in LONGEST_GROUPS
         return LONGEST_GROUPS.index(group.args[0]) if known else len(LONGEST_GROUPS)
 
-    items.sort(key=place)
+    items.sort(key=position)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory):
-    """Which shards were verified is remembered in the user's cache; not in that of whoever runs the tests."""
+def _private_cache(tmp_path_factory):
+    """Keeps the record of verified shards out of the user's cache directory."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -38,7 +38,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def uninterrupted(shards, tmp_path_factory):
-    """The outcome of a run that nothing happens to; one that several tests ask for is run once."""
+    """The outcome of an uninterrupted run with the given flags; cached for the session."""
 
     @functools.cache
     def outcome_of(*flags, processes=0):
@@ -56,7 +56,7 @@ def real_cifar100(tmp_path_factory):
     import zipfile
 
     if not CIFAR100_ZIPS.is_dir():
-        pytest.skip(f"no real CIFAR-100 in {CIFAR100_ZIPS}")
+        pytest.skip(f"real CIFAR-100 not found in {CIFAR100_ZIPS}")
     folder = tmp_path_factory.mktemp("cifar100")
     for archive in sorted(CIFAR100_ZIPS.glob("*.zip")):
         with zipfile.ZipFile(archive) as images:

@@ -1,8 +1,8 @@
-"""Processes that need not import torch: forked from one that has, which is kept for all tests of a worker.
+"""Fast process start for tests: commands run in processes forked from a server that has already imported torch.
 
-A process that starts anew spends four of its six seconds on imports, and a suite of these tests starts some hundreds.
-What runs in a forked one is the same script under the same name, from its first line; the launchers, and what happens
-before the imports are done, are tested with processes that start as users start them.
+A fresh process spends four of its six seconds on imports, and the test suite starts several hundred. A forked process
+runs the same script under the same name from its first line. Tests of the launchers, and of what happens during the
+imports, start fresh processes as a user would.
 """
 
 import atexit
@@ -23,42 +23,46 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["nursery", "warm"])
-# Below those that the kernel hands out to others, and apart for each of pytest's workers.
+# Below the kernel's ephemeral ports, and a separate range for each pytest-xdist worker.
 _PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
 
-
-MIXED_EXIT_CODES = -99  # some ranks ended with 0 and some with 75
+MIXED_EXIT_CODES = -99  # some ranks exited with 0 and some with 75
 
 
 @dataclass(frozen=True)
 class ForkedCommand:
-    """A script, or -m and a module, and its arguments, to be run by so many ranks; by a process alone if by none."""
+    """A script (or -m and a module) with its arguments, run by `ranks` processes; 0: one process outside a group."""
 
     arguments: list[str]
     ranks: int = 0
 
 
 class ForkedProcesses:
-    """The processes of a started `ForkedCommand`; has of subprocess.Popen's face what the tests use."""
+    """The processes of a started `ForkedCommand`, with the part of subprocess.Popen's interface that tests use."""
 
-    def __init__(self, what: ForkedCommand, environment: dict[str, str]) -> None:
+    def __init__(self, command: ForkedCommand, environment: dict[str, str]) -> None:
         self._output = tempfile.TemporaryDirectory(prefix="regnet-output-")
         self._killed = False
-        places = [{}]
-        if what.ranks:
-            meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(what.ranks)}
-            places = [{**meet, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(what.ranks)]
-        with _preparing():
+        rank_variables = [{}]
+        if command.ranks:
+            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(command.ranks)}
+            rank_variables = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(command.ranks)]
+        with _server_environment():
             self._processes = [
                 _CONTEXT.Process(
-                    target=_become,
-                    args=(what.arguments, {**environment, **place}, self._file("out", rank), self._file("err", rank)),
+                    target=_run_command,
+                    args=(
+                        command.arguments,
+                        {**environment, **variables},
+                        self._file("out", rank),
+                        self._file("err", rank),
+                    ),
                 )
-                for rank, place in enumerate(places)
+                for rank, variables in enumerate(rank_variables)
             ]
             for process in self._processes:
                 process.start()
-        atexit.register(self.kill)  # before multiprocessing would wait for them
+        atexit.register(self.kill)  # runs before multiprocessing's own exit handler, which would wait for them
 
     def _file(self, kind: str, rank: int) -> str:
         return f"{self._output.name}/{kind}-{rank}"
@@ -72,14 +76,12 @@ class ForkedProcesses:
         return self.pids[0]
 
     def poll(self) -> int | None:
-        """None while one is alive; else the status of all, or of one that failed: 0 and 75 are no failures."""
-        statuses = [process.exitcode for process in self._processes]
-        if None in statuses:
+        """None while a process is alive, then the common exit code or that of a failed rank (neither 0 nor 75)."""
+        exit_codes = [process.exitcode for process in self._processes]
+        if None in exit_codes:
             return None
-        alike = len(set(statuses)) == 1
-        return (
-            statuses[0] if alike else next((status for status in statuses if status not in (0, 75)), MIXED_EXIT_CODES)
-        )
+        equal = len(set(exit_codes)) == 1
+        return exit_codes[0] if equal else next((code for code in exit_codes if code not in (0, 75)), MIXED_EXIT_CODES)
 
     @property
     def returncode(self) -> int | None:
@@ -91,13 +93,13 @@ class ForkedProcesses:
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """And whatever they have started; one that has no group of its own yet as well."""
-        atexit.unregister(self.kill)  # their numbers may be others' by then
+        """Kills the processes and their children, including a process that has not yet created its process group."""
+        atexit.unregister(self.kill)  # at exit the process ids may have been reused
         if not self._killed:
             self._killed = True
-            for pid, end in itertools.product(self.pids, (os.kill, os.killpg)):
+            for pid, send in itertools.product(self.pids, (os.kill, os.killpg)):
                 with contextlib.suppress(ProcessLookupError):
-                    end(pid, signal.SIGKILL)
+                    send(pid, signal.SIGKILL)
 
     def wait(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
@@ -116,8 +118,8 @@ class ForkedProcesses:
 
 
 @contextlib.contextmanager
-def _preparing():
-    """What the first process, which all others are forked from, is started with."""
+def _server_environment():
+    """The environment in which the fork server starts."""
     before = dict(os.environ)
     os.environ.update(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
     try:
@@ -131,12 +133,12 @@ def _free_port() -> str:
     for port in _PORTS:
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return str(port)
-    raise AssertionError("count() has no end")
+    raise AssertionError("unreachable: the ports are unlimited")
 
 
-def _become(arguments: list[str], environment: dict[str, str], out: str, err: str) -> None:
+def _run_command(arguments: list[str], environment: dict[str, str], out: str, err: str) -> None:
     os.setsid()
-    multiprocessing.set_start_method(None, force=True)  # Python's own, not that by which this one came to be
+    multiprocessing.set_start_method(None, force=True)  # Python's default, not this process's forkserver
     os.chdir(ROOT)
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -148,7 +150,7 @@ def _become(arguments: list[str], environment: dict[str, str], out: str, err: st
     sys.path[:0] = [str(ROOT)]
     if arguments[0] == "-m":
         del arguments[0]
-        sys.modules.pop(arguments[0], None)  # as in a fresh process
+        sys.modules.pop(arguments[0], None)  # as in a fresh process, where it is not imported yet
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(arguments[0], run_name="__main__")

@@ -1,4 +1,4 @@
-"""Starts the project's commands as a user would, each with a time-out."""
+"""Runs the project's commands with time-outs, and reads what runs have written."""
 
 import contextlib
 import json
@@ -27,9 +27,9 @@ TORCHRUN = (str(Path(sys.executable).with_name("torchrun")), "--standalone")
 
 
 def environment(**extra: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SLURM_"))}
-    # One thread each: several processes on few cores would only wait for one another's threads.
-    return {**clean, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SLURM_"))}
+    # One thread per process: on few cores, the threads of several processes would only compete.
+    return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
 
 
 def trainer(
@@ -40,20 +40,20 @@ def trainer(
     launcher: tuple[str, ...] = (),
     script: tuple[str, ...] = ("train_ddp.py",),
 ) -> Command:
-    """A run named tiny in run_dir, of so many ranks: forked ones if no launcher (PYTHON, TORCHRUN) starts them."""
+    """The command that trains run `tiny` in run_dir. Without a launcher (PYTHON, TORCHRUN), its ranks are forked."""
     program = [*script, "--config", str(TINY), "--runs_dir", str(run_dir), "--data.shards", str(shards), *flags]
     if not launcher:
         return ForkedCommand(program, processes)
     return [*launcher, *([f"--nproc_per_node={processes}"] if processes else []), *program]
 
 
-def faulty_trainer(run_dir: Path, shards: Path, what: str, *flags: str, **how: Any) -> Command:
-    """`trainer`, with one rank or the disk made to differ: see tests/skewed.py."""
-    return trainer(run_dir, shards, *flags, script=("tests/skewed.py", what), **how)
+def faulty_trainer(run_dir: Path, shards: Path, fault: str, *flags: str, **options: Any) -> Command:
+    """`trainer` with an injected fault: see tests/skewed.py."""
+    return trainer(run_dir, shards, *flags, script=("tests/skewed.py", fault), **options)
 
 
 def run(command: Command, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs to the end; all of its processes are gone afterwards."""
+    """Runs a command to its end and kills any process that it leaves behind."""
     process = start(command, **env)
     try:
         out, err = process.communicate(timeout=timeout)
@@ -77,15 +77,15 @@ def start(command: Command, **env: str) -> Process:
 
 
 def ranks_of(process: Process) -> list[int]:
-    """The processes that train, by rank."""
+    """Process ids of the ranks, in rank order."""
     if isinstance(process, ForkedProcesses):
         return process.pids
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(pid) for pid in children.read_text().split()]
 
 
-def _condition(pid: int) -> str:
-    """The kernel's letter for what a process does; that of one that has ended, Z, also if it was reaped."""
+def _process_state(pid: int) -> str:
+    """The kernel's letter for a process's state; Z for a process that has exited, reaped or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -93,13 +93,13 @@ def _condition(pid: int) -> str:
 
 
 def has_exited(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    return _condition(pid) == "Z"
+    """Whether a process has exited, reaped or not."""
+    return _process_state(pid) == "Z"
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process has heard SIGSTOP."""
-    return _condition(pid) == "T"
+    """Whether SIGSTOP has stopped a process."""
+    return _process_state(pid) == "T"
 
 
 def kill_group(process: Process) -> None:
@@ -114,12 +114,12 @@ def kill_group(process: Process) -> None:
 def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "waited too long"
+        assert time.monotonic() < deadline, f"the condition did not hold within {timeout:g} s"
         time.sleep(0.02)
 
 
 def signal_pending(pid: int, number: int) -> bool:
-    """Whether a process has still to be given a signal that was sent to it."""
+    """Whether a signal sent to a process has not been delivered yet."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> (number - 1) & 1:
             return True
@@ -127,12 +127,12 @@ def signal_pending(pid: int, number: int) -> bool:
 
 
 def rows(run_dir: Path, kind: str) -> list[dict]:
-    """The lines of one kind in a run's metrics.jsonl, without what may differ; the last may still be being written."""
+    """Rows of one kind in a run's metrics.jsonl, without timings. An incomplete last line is ignored."""
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("\n")]
-    clock = ("seconds", "images_per_second")
-    return [{key: row[key] for key in row if key not in clock} for row in found if row["kind"] == kind]
+    parsed = [json.loads(line) for line in lines if line.endswith("\n")]
+    timings = ("seconds", "images_per_second")
+    return [{key: row[key] for key in row if key not in timings} for row in parsed if row["kind"] == kind]
 
 
 def result(run_dir: Path) -> dict:
@@ -144,15 +144,15 @@ def state(run_dir: Path) -> dict:
 
 
 def outcome(run_dir: Path) -> tuple[Any, ...]:
-    """Everything that must be equal to the bit when two runs are: what was reported, and what would go on."""
-    told = result(run_dir)
-    reported = rows(run_dir, "step"), rows(run_dir, "epoch"), told["weights_sha256"], told["class_accuracy"]
+    """Everything that must be bit-identical in equivalent runs: reported metrics and the newest checkpoint."""
+    final = result(run_dir)
+    reported = rows(run_dir, "step"), rows(run_dir, "epoch"), final["weights_sha256"], final["class_accuracy"]
     newest = CheckpointManager(run_dir / "checkpoints", 1).paths()[-1]
     return *reported, newest.name, comparable(load(newest))
 
 
 def comparable(value: Any) -> Any:
-    """A checkpoint's content, its tensors as lists, which compare as a whole; without what may differ."""
+    """A checkpoint's content with tensors as lists, so that == compares them; without timings and the configuration."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype), value.tolist()
     if isinstance(value, dict):
@@ -161,13 +161,13 @@ def comparable(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def mounted_tmpfs(place: Path, *options: str) -> Iterator[Path]:
-    """A file system of its own, in memory."""
-    place.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(place)]
+def mounted_tmpfs(path: Path, *options: str) -> Iterator[Path]:
+    """A separate in-memory file system at `path`."""
+    path.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(path)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, timeout=20).returncode != 0:
-        pytest.skip("mounting a small file system takes root, and a container that may")
+        pytest.skip("mounting a tmpfs needs root and the permission to mount")
     try:
-        yield place
+        yield path
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True, timeout=20)
+        subprocess.run(["umount", "-l", str(path)], check=True, timeout=20)

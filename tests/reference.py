@@ -1,18 +1,18 @@
-"""Figures of the reference system, for those who keep them beside the repository."""
+"""Tables measured on the original one-GPU program (the baseline), if they are present next to the repository."""
 
 import csv
 from pathlib import Path
 
 import pytest
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+BASELINE_DATA = Path(__file__).parents[2] / "shared" / "reference"
 
 needs_baseline_data = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason=f"the figures of the reference system are not in {REFERENCE}"
+    not BASELINE_DATA.is_dir(), reason=f"the baseline's tables are not in {BASELINE_DATA}"
 )
 
 
 def read_baseline_table(name):
-    """The rows of one of its tables."""
-    with open(REFERENCE / name, encoding="utf-8", newline="") as file:
+    """The rows of one table."""
+    with open(BASELINE_DATA / name, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -1,8 +1,9 @@
-"""The trainer with one rank, or the disk, made to differ from what it should be:
+"""Runs the trainer with an injected fault, on one rank or on all:
 
-    python tests/skewed.py WHAT[:RANK[:STEP]] --config F ...
+    python tests/skewed.py FAULT[:RANK[:STEP]] --config F ...
 
-Everything else is real: processes, collectives, files. STEP counts this process's training steps from 1.
+FAULT is a method of `Fault`. Everything else is real: processes, collectives, files. STEP counts this process's
+training steps from 1.
 """
 
 import errno
@@ -18,21 +19,21 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 
-class Skew:
-    """What is made to differ, and where."""
+class Fault:
+    """A fault, and the rank and step where it occurs."""
 
     def __init__(self, text: str) -> None:
-        what, rank, step = [*text.split(":"), "", ""][:3]
-        self.what, self.step = what, int(step or 1)  # 0 for every step
-        self.here = not rank or int(rank) == int(os.environ.get("RANK", "0"))
+        name, rank, step = [*text.split(":"), "", ""][:3]
+        self.name, self.step = name, int(step or 1)  # step 0: every step
+        self.on_this_rank = not rank or int(rank) == int(os.environ.get("RANK", "0"))
         self.steps = 0
 
     def apply(self) -> None:
-        if self.here:
-            getattr(self, self.what)()
+        if self.on_this_rank:
+            getattr(self, self.name)()
 
     def at_step(self, action) -> None:
-        """Calls `action` in each training step, told whether it is the one."""
+        """Replaces each training step by action(is_faulty_step, original_step)."""
         from regnet.training.trainer import Trainer
 
         original = Trainer.step
@@ -47,7 +48,7 @@ class Skew:
         self.at_step(lambda now, step: step() * float("nan") if now else step())
 
     def inf_weight(self) -> None:
-        """This rank's first weight is no number any more after that step."""
+        """Sets this rank's first weight to infinity after the given step."""
         import torch
 
         from regnet.training.trainer import Trainer
@@ -65,7 +66,7 @@ class Skew:
         Trainer.step = step
 
     def inf_gradient(self) -> None:
-        """An overflow in this rank's backward pass of that one step, as fp16 has them."""
+        """Makes this rank's backward pass overflow in the given step, as can happen in fp16."""
         import torch
         from torch.nn import functional as F
 
@@ -76,9 +77,6 @@ class Skew:
             return step()
 
         self.at_step(step)
-
-    def dies(self) -> None:
-        self.at_step(lambda now, step: os.kill(os.getpid(), signal.SIGKILL) if now else step())
 
     def raises(self) -> None:
         def step(now, step):
@@ -103,7 +101,7 @@ class Skew:
         EvaluationAccumulator.update = update
 
     def slow_shutdown(self) -> None:
-        """This rank parts from the others long after they would."""
+        """This rank closes its heartbeat connection long after the other ranks."""
         from regnet.distributed.heartbeat import Heartbeat
 
         original = Heartbeat.close
@@ -115,13 +113,13 @@ class Skew:
         Heartbeat.close = close
 
     def hanging_wandb(self) -> None:
-        """The last call of Weights & Biases never comes back."""
+        """The final call of Weights & Biases does not return."""
         import wandb
 
         wandb.Run.finish = lambda *_, **__: time.sleep(1000)
 
     def slow_disk(self) -> None:
-        """Every fsync takes a while."""
+        """Every fsync takes 0.4 s."""
         original = os.fsync
 
         def fsync(file) -> None:
@@ -131,7 +129,7 @@ class Skew:
         os.fsync = fsync
 
     def failing_disk(self) -> None:
-        """That fsync, counted from 1, fails as a disk does that is about to be replaced."""
+        """The given fsync, counted from 1, fails with an I/O error."""
         original = os.fsync
 
         def fsync(file) -> None:
@@ -143,7 +141,7 @@ class Skew:
         os.fsync = fsync
 
     def raises_while_disk_hangs(self) -> None:
-        """A defect in that step, while a checkpoint waits for a disk that has stopped to answer."""
+        """An exception in the given step, while a checkpoint is blocked in fsync."""
 
         def step(now, step):
             os.fsync = lambda file: time.sleep(300)
@@ -154,28 +152,28 @@ class Skew:
         self.at_step(step)
 
     def inflated_metrics(self) -> None:
-        """This rank believes that each evaluation was better than the one before."""
+        """On this rank, the metrics of each training epoch and evaluation are better than the previous ones."""
         from dataclasses import replace
 
         from regnet.metrics.evaluation import EvaluationAccumulator
         from regnet.metrics.training import TrainingAccumulator
 
-        seen = []
+        calls = []
 
-        def flattered(original):
+        def improving(original):
             def result(*args):
-                seen.append(1)
-                return replace(original(*args), top1=len(seen) / 1000, loss=1 / len(seen))
+                calls.append(1)
+                return replace(original(*args), top1=len(calls) / 1000, loss=1 / len(calls))
 
             return result
 
         TrainingAccumulator.result, EvaluationAccumulator.result = (
-            flattered(TrainingAccumulator.result),
-            flattered(EvaluationAccumulator.result),
+            improving(TrainingAccumulator.result),
+            improving(EvaluationAccumulator.result),
         )
 
     def declining_metrics(self) -> None:
-        """Each evaluation of the run is worse than the one before, whichever attempt makes it."""
+        """Each evaluation of the run is worse than the previous one, across restarts too."""
         from dataclasses import replace
 
         from regnet.training.trainer import Trainer
@@ -189,46 +187,46 @@ class Skew:
         Trainer.evaluate = evaluate
 
     def fast_clock(self) -> None:
-        """This rank's clock runs an hour ahead with every look at it."""
+        """This rank's clock gains an hour each time it is read."""
         import regnet.distributed.preemption
 
-        looks = []
-        ahead = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * (looks.append(1) or len(looks)))
-        regnet.preemption.time = ahead
+        reads = []
+        fast = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * (reads.append(1) or len(reads)))
+        regnet.distributed.preemption.time = fast
 
     def record_buffers(self) -> None:
-        """Writes what the BatchNorm statistics were: of this rank before each exchange, as evaluated, as saved."""
+        """Logs digests of the BatchNorm statistics: this rank's own before each sync, those evaluated, those saved."""
         import hashlib
 
         from regnet.training.state import TrainingState
 
         path = Path(os.environ["BUFFER_LOG"]) / f"rank-{os.environ.get('RANK', '0')}"
 
-        def note(kind, network) -> None:
-            digest = hashlib.sha256(b"".join(b.numpy().tobytes() for b in network.buffers())).hexdigest()
+        def log(kind, model) -> None:
+            digest = hashlib.sha256(b"".join(b.numpy().tobytes() for b in model.buffers())).hexdigest()
             with open(path, "a") as file:
                 file.write(f"{kind} {digest}\n")
 
         sync, state_dict, evaluated = TrainingState.sync_buffers, TrainingState.state_dict, TrainingState.evaluated
 
         def sync_buffers(state, world):
-            note("own", state.model)
+            log("own", state.model)
             sync(state, world)
 
         def saved(state, world):
-            note("saved", state.model)
+            log("saved", state.model)
             return state_dict(state, world)
 
         def used(state):
-            network = evaluated.fget(state)
-            note("evaluated", network)
-            return network
+            model = evaluated.fget(state)
+            log("evaluated", model)
+            return model
 
         TrainingState.sync_buffers, TrainingState.state_dict = sync_buffers, saved
         TrainingState.evaluated = property(used)
 
     def broken_loader(self) -> None:
-        """This rank's loader thread raises when it decodes that batch."""
+        """This rank's loader thread raises an exception at the given batch."""
         from data.reading.shard_reader import _Epoch
 
         original = _Epoch.run_pipeline
@@ -241,7 +239,7 @@ class Skew:
         _Epoch.run_pipeline = run_pipeline
 
     def stalled_loader(self) -> None:
-        """This rank's loader thread never delivers that batch."""
+        """This rank's loader thread hangs at the given batch."""
         from data.reading.shard_reader import _Epoch
 
         original = _Epoch.run_pipeline
@@ -253,7 +251,7 @@ class Skew:
         _Epoch.run_pipeline = run_pipeline
 
     def killed_while_writing(self) -> None:
-        """The kernel kills this process in the middle of the write that reaches byte STEP of any file."""
+        """The kernel kills this process in the middle of the first write past byte STEP of a file."""
         import resource
 
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -261,6 +259,6 @@ class Skew:
 
 
 if __name__ == "__main__":
-    skew = Skew(sys.argv.pop(1))
-    skew.apply()
+    fault = Fault(sys.argv.pop(1))
+    fault.apply()
     runpy.run_path(str(ROOT / "train_ddp.py"), run_name="__main__")

@@ -1,6 +1,6 @@
-"""Reads an offline W&B run back: a .wandb file is a LevelDB log of protocol buffers after a header of 7 bytes.
+"""Reads an offline W&B run. A .wandb file is a 7-byte header followed by a LevelDB log of protocol buffers.
 
-W&B has no public reader; the record types are its own, from wandb.proto.
+W&B has no public reader; the record types come from wandb.proto.
 """
 
 import json
@@ -12,25 +12,25 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK = 32 * 1024
 HEADER = struct.Struct("<IHB")  # checksum, length, type
-WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def records(path: Path) -> Iterator[Record]:
-    content, at, parts = path.read_bytes(), 7, b""
+    content, position, parts = path.read_bytes(), 7, b""
     assert content[:4] == b":W&B"
-    while at + HEADER.size <= len(content):
-        left = BLOCK - at % BLOCK
-        if left < HEADER.size:
-            at += left
+    while position + HEADER.size <= len(content):
+        remaining = BLOCK - position % BLOCK
+        if remaining < HEADER.size:
+            position += remaining
             continue
-        _, length, kind = HEADER.unpack_from(content, at)
+        _, length, kind = HEADER.unpack_from(content, position)
         if kind == 0:
-            at += left
+            position += remaining
             continue
-        at += HEADER.size
-        parts = (b"" if kind in (WHOLE, FIRST) else parts) + content[at : at + length]
-        at += length
-        if kind in (WHOLE, LAST):
+        position += HEADER.size
+        parts = (b"" if kind in (FULL, FIRST) else parts) + content[position : position + length]
+        position += length
+        if kind in (FULL, LAST):
             record = Record()
             record.ParseFromString(parts)
             yield record
@@ -41,10 +41,10 @@ def _items(items) -> dict:
 
 
 def read_run(path: Path) -> dict:
-    """What a run recorded.
+    """The content of a run.
 
-    id, config, rows (its history), summary, metrics (their axes and what stands for the run), artifacts, and how many
-    records of system metrics.
+    Keys: id, config, rows (the history), summary, metrics (step axis and summary of each), artifacts, and stats (the
+    number of system-metric records).
     """
     run: dict = {"rows": [], "summary": {}, "config": {}, "metrics": {}, "artifacts": [], "stats": 0}
     for record in records(path):

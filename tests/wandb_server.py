@@ -1,9 +1,10 @@
-"""A stand-in for the W&B server, on loopback: as much of its protocol as the client needs to stay online.
+"""A fake W&B server on loopback, with as much of the protocol as the client needs to stay online.
 
-    python tests/wandb_server.py BEHAVIOUR     prints its port, then a JSON line for all that it is sent
+    python tests/wandb_server.py BEHAVIOUR     prints its port, then one JSON line per request
 
-BEHAVIOUR: well; refusing (401 to all); failing (500 to all); silent (accepts, never answers); falling silent
-and dying (well for the run's start and its first rows, then silent, or closing every connection).
+BEHAVIOUR: well; refusing (401 to every request); failing (500 to every request); silent (accepts connections, never
+answers); falling silent and dying (well until the first rows of the run have arrived, then silent, or closing every
+connection).
 """
 
 import gzip
@@ -19,7 +20,7 @@ VIEWER = {"id": "viewer", "entity": "someone", "username": "someone", "email": "
 
 
 def answer(query: str, variables: dict, url: str) -> dict:
-    """The part of W&B's GraphQL that a run uses."""
+    """Answers the GraphQL queries that a run sends."""
     if "upsertBucket" in query:
         name = variables.get("name") or "run"
         bucket = {"id": "bucket", "name": name, "displayName": name, "description": "", "config": "{}"}
@@ -29,7 +30,7 @@ def answer(query: str, variables: dict, url: str) -> dict:
         files = [{"name": name, "uploadUrl": f"{url}/upload/{name}"} for name in variables.get("files", [])]
         return {"createRunFiles": {"runID": "bucket", "uploadHeaders": [], "files": files}}
     about = {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None, "features": []}
-    if "mutation CreateArtifact" in query:  # committed: what it holds is known, and need not be uploaded
+    if "mutation CreateArtifact" in query:  # committed: the client need not upload its content
         sequence = {"id": "sequence", "latestArtifact": None}
         return {"createArtifact": {"artifact": {"id": "artifact", "state": "COMMITTED", "artifactSequence": sequence}}}
     if "query ArtifactType" in query:
@@ -42,9 +43,9 @@ def answer(query: str, variables: dict, url: str) -> dict:
     }
 
 
-def tell(what: dict) -> None:
-    """A line, written at once: requests are answered by threads, whose lines must not run together."""
-    sys.stdout.write(json.dumps(what) + "\n")
+def print_line(entry: dict) -> None:
+    """Prints in a single write, so that lines from concurrent request threads do not mix."""
+    sys.stdout.write(json.dumps(entry) + "\n")
     sys.stdout.flush()
 
 
@@ -67,12 +68,12 @@ class Handler(BaseHTTPRequestHandler):
         reply: dict = {}
         if "file_stream" in self.path:
             record = json.loads(body)
-            tell({"stream": record, "authorization": "Authorization" in self.headers})
+            print_line({"stream": record, "authorization": "Authorization" in self.headers})
             if re.search(r'\\"loss\\"|"loss"', body.decode()):
                 self.rows_seen.set()
         elif self.path.startswith("/graphql"):
             request = json.loads(body)
-            tell({"query": re.sub(r"\s+", " ", request["query"])[:80], "variables": request.get("variables")})
+            print_line({"query": re.sub(r"\s+", " ", request["query"])[:80], "variables": request.get("variables")})
             url = f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
             reply = {"data": answer(request["query"], request.get("variables") or {}, url)}
         text = json.dumps(reply).encode()

@@ -1,4 +1,4 @@
-"""What a process that others are forked from has done for them: imports, and compilation of FFCV's pipeline."""
+"""Preloaded by the fork server (nursery.py): slow imports, and the compilation of FFCV's pipeline."""
 
 import contextlib
 import io
@@ -20,6 +20,6 @@ with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.Stri
     command = ["--source", "synthetic", "--per-class", "1", "--out", folder, "--shards", "1", "--workers", "1"]
     assert data.convert.main(command) == 0
     reader = ShardReader(Path(folder), read_manifest(Path(folder)), 10, workers=1, batches_ahead=1, timeout=60)
-    # numba compiles most of it when it is called.
+    # numba compiles most of the pipeline on its first call.
     assert len(list(reader.read("train", [torch.arange(10)]))) == 1
 __all__ = ["data", "regnet", "torch", "train_ddp"]
