@@ -1,12 +1,14 @@
-"""The network's operators, what they cost, and the weights in them.
+"""List a network's operators, parameters, multiply-adds, activations and memory, and the statistics of its weights.
 
-python -m regnet.summary --config configs/baseline.yaml                       fresh weights
-python -m regnet.summary --checkpoint runs/baseline/checkpoints/best.pt       those of a run
-    --format table|csv|json    --weights    --values body.0.layers.0.conv1_1x1.weight
+examples:
+  python -m regnet.summary --config configs/baseline.yaml
+  python -m regnet.summary --checkpoint runs/baseline/checkpoints/best.pt --weights
+  python -m regnet.summary --config configs/baseline.yaml --values body.0.layers.0.conv1_1x1.weight
 """
 
 import argparse
 import csv
+import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -22,42 +24,43 @@ from torch import Tensor
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model, untrained_model
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, USAGE
-from regnet.models.complexity import Operator, operators, sizes
+from regnet.models.complexity import Operator, estimate_memory, profile_operators
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = ("index", "operator", "output_shape", "parameters", "multiply_adds", "activations")
 
 
 def row(operator: Operator) -> tuple[Any, ...]:
+    """The operator's values of _COLUMNS."""
     costs = (operator.parameters, operator.multiply_adds, operator.activations)
     return operator.index, operator.kind, operator.output_shape, *costs
 
 
-def show(trained: TrainedModel, found: list[Operator], console: Console) -> None:
-    """The table that people read, with totals and sizes."""
+def print_summary(trained: TrainedModel, operators: list[Operator], console: Console) -> None:
+    """Prints the table of operators, the totals and the memory estimate."""
     table = Table(box=None)
     for column in _COLUMNS:
         table.add_column(column.replace("_", " "), justify="left" if column == "operator" else "right")
-    for operator in found:
+    for operator in operators:
         cells = [f"{cell:,}" if isinstance(cell, int) else cell for cell in row(operator)]
         table.add_row(*cells)
     console.print(table)
-    memory = sizes(found, trained.config.data.resolution)
-    side = trained.config.data.resolution
+    resolution = trained.config.data.resolution
+    memory = estimate_memory(operators, resolution)
     for line in (
-        f"for one image of 3x{side}x{side}:",
-        f"parameters        {sum(operator.parameters for operator in found):>13,}  {memory.parameters:9.2f} MB",
-        f"multiply-adds     {sum(operator.multiply_adds for operator in found):>13,}",
-        f"activations       {sum(operator.activations for operator in found):>13,}  of convolutions and classifier",
+        f"for one image of 3x{resolution}x{resolution}:",
+        f"parameters        {sum(operator.parameters for operator in operators):>13,}  {memory.parameters:9.2f} MB",
+        f"multiply-adds     {sum(operator.multiply_adds for operator in operators):>13,}",
+        f"activations       {sum(operator.activations for operator in operators):>13,}  of convolutions and classifier",
         f"input                            {memory.input:9.2f} MB",
-        f"forward, backward                {memory.forward_backward:9.2f} MB",
+        f"forward and backward             {memory.forward_backward:9.2f} MB",
         f"total                            {memory.total:9.2f} MB",
     ):
         console.print(line, highlight=False)
 
 
 def histogram(values: Tensor, bins: int = 24) -> str:
-    """How the values are spread between the smallest and the largest, one character a bin."""
+    """The distribution of the values between their minimum and maximum, one character per bin."""
     low, high = values.min().item(), values.max().item()
     if low == high:
         return _BARS[-1]
@@ -67,86 +70,119 @@ def histogram(values: Tensor, bins: int = 24) -> str:
 
 
 def statistics(weights: Tensor) -> dict[str, float]:
+    """Mean, standard deviation, minimum and maximum."""
     values = weights.double().flatten()
-    spread = values.std(correction=0)
-    return {"mean": values.mean().item(), "std": spread.item(), "min": values.min().item(), "max": values.max().item()}
+    std = values.std(correction=0)
+    return {"mean": values.mean().item(), "std": std.item(), "min": values.min().item(), "max": values.max().item()}
 
 
-def show_weights(trained: TrainedModel, console: Console) -> None:
-    """Every tensor of weights, with its numbers in one line."""
+def print_weights(trained: TrainedModel, console: Console) -> None:
+    """Prints the name, shape, statistics and histogram of every floating-point tensor."""
     for name, weights in trained.model.state_dict().items():
         if not weights.is_floating_point():
             continue
-        numbers = "  ".join(f"{what} {value: .4f}" for what, value in statistics(weights).items())
+        numbers = "  ".join(f"{name} {value: .4f}" for name, value in statistics(weights).items())
         shape = "x".join(map(str, weights.shape))
         console.print(f"{name}  {shape}", highlight=False, markup=False)
         console.print(f"    {numbers}  {histogram(weights)}", highlight=False, markup=False)
 
 
 def values_of(trained: TrainedModel, name: str) -> Tensor:
+    """The tensor of this name. Raises UsageError if there is none."""
     weights = trained.model.state_dict()
     if name not in weights:
-        raise UsageError(f"--values {name}: no such weights; --weights lists them")
+        nearest = difflib.get_close_matches(name, weights, n=1)
+        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+        raise UsageError(f"--values: no tensor is called {name}{hint}; --weights lists all names")
     return weights[name]
 
 
-def as_json(trained: TrainedModel, found: list[Operator], weights: bool) -> str:
-    told: dict[str, Any] = {
-        "operators": [{**asdict(operator), "output_shape": operator.output_shape} for operator in found],
-        "parameters": sum(operator.parameters for operator in found),
-        "multiply_adds": sum(operator.multiply_adds for operator in found),
-        "activations": sum(operator.activations for operator in found),
-        "megabytes": asdict(sizes(found, trained.config.data.resolution)),
+def as_json(trained: TrainedModel, operators: list[Operator], weights: bool) -> str:
+    summary: dict[str, Any] = {
+        "operators": [{**asdict(operator), "output_shape": operator.output_shape} for operator in operators],
+        "parameters": sum(operator.parameters for operator in operators),
+        "multiply_adds": sum(operator.multiply_adds for operator in operators),
+        "activations": sum(operator.activations for operator in operators),
+        "megabytes": asdict(estimate_memory(operators, trained.config.data.resolution)),
         "epochs": trained.epochs,
     }
     if weights:
-        told["weights"] = {
+        summary["weights"] = {
             name: {"shape": list(tensor.shape), **statistics(tensor)}
             for name, tensor in trained.model.state_dict().items()
             if tensor.is_floating_point()
         }
-    return json.dumps(told, indent=1)
+    return json.dumps(summary, indent=1)
 
 
-def open_trained(checkpoint: Path | None, arguments: Sequence[str], classes: int) -> TrainedModel:
+def open_model(checkpoint: Path | None, arguments: Sequence[str], classes: int) -> TrainedModel:
+    """The network of the checkpoint, or an untrained one for these trainer options. Raises UsageError."""
     if checkpoint is None:
         return untrained_model(arguments, classes)
     if arguments:
-        raise UsageError(f"--checkpoint brings its own configuration; {arguments[0]} has no place beside it")
+        raise UsageError(f"{arguments[0]} cannot be combined with --checkpoint, which contains its configuration")
     return load_trained_model(checkpoint)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m regnet.summary", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser() -> argparse.ArgumentParser:
+    """The command line of python -m regnet.summary; it leaves the trainer's options to parse_config."""
+    options = argparse.ArgumentParser(
+        prog="python -m regnet.summary",
+        usage="%(prog)s [--config FILE ...] [--section.option VALUE ...] [options]\n"
+        "       %(prog)s --checkpoint FILE [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--checkpoint", type=Path, help="a run's; without it, the trainer's options say which network")
-    parser.add_argument("--classes", type=int, default=100, help="of a fresh network (%(default)s)")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    parser.add_argument("--weights", action="store_true", help="mean, deviation, bounds and histogram of all weights")
-    parser.add_argument("--values", metavar="NAME", help="every number of these weights")
-    args, rest = parser.parse_known_args(argv)
+    options.add_argument_group(
+        "configuration of an untrained network",
+        "--config FILE            YAML configuration; may be repeated, later files take precedence\n"
+        "--section.option VALUE   any option of the trainer, such as --model.depth 13",
+    )
+    options.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="summarise a trained network (default: an untrained one)"
+    )
+    options.add_argument(
+        "--classes",
+        type=int,
+        default=100,
+        metavar="N",
+        help="number of classes of an untrained network (default: %(default)s)",
+    )
+    options.add_argument(
+        "--format", choices=("table", "csv", "json"), default="table", help="output format (default: %(default)s)"
+    )
+    options.add_argument(
+        "--weights",
+        action="store_true",
+        help="add the mean, standard deviation, range and histogram of every tensor (default: off)",
+    )
+    options.add_argument("--values", metavar="NAME", help="print all values of one tensor instead of the summary")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    args, trainer_arguments = parser().parse_known_args(argv)
     console = Console(soft_wrap=True)
     try:
-        trained = open_trained(args.checkpoint, rest, args.classes)
+        trained = open_model(args.checkpoint, trainer_arguments, args.classes)
         if args.values:
             torch.set_printoptions(threshold=sys.maxsize, linewidth=120)
             print(values_of(trained, args.values))
             return DONE
-        found = operators(trained.model, trained.config.data.resolution)
+        operators = profile_operators(trained.model, trained.config.data.resolution)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     if args.format == "json":
-        print(as_json(trained, found, args.weights))
+        print(as_json(trained, operators, args.weights))
     elif args.format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        writer.writerows(map(row, found))
+        writer.writerows(map(row, operators))
     else:
-        show(trained, found, console)
+        print_summary(trained, operators, console)
     if args.weights and args.format != "json":
-        show_weights(trained, console)
+        print_weights(trained, console)
     return DONE
 
 
