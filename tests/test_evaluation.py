@@ -1,4 +1,4 @@
-"""Every test sample counts once, however many processes share the work."""
+"""Every validation sample is counted exactly once, on any number of processes."""
 
 import shutil
 
@@ -14,7 +14,7 @@ CLASSES = tuple(f"class_{letter}" for letter in "abcdefghijk")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Shards of 66 training and 55 test images, a number that no size below divides, and a network of one epoch."""
+    """A one-epoch run with 55 validation images, which do not divide evenly among 2, 3, 4 or 7 processes."""
     folder = tmp_path_factory.mktemp("evaluation")
     source = class_folders(folder / "images", classes=CLASSES, train=6, val=5)
     options = ("--source", "folder", "--root", str(source), "--out", str(folder / "shards"), "--shards", "2")
@@ -28,8 +28,8 @@ FLAGS = ("--train.epochs", "1", "--train.batch_size", "22", "--schedule.name", "
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
-def test_counts_are_the_same_on_any_number_of_processes(trained, tmp_path, processes):
-    """The run lacks nothing but its last evaluation, which is all that is done here."""
+def test_counts_do_not_depend_on_the_number_of_processes(trained, tmp_path, processes):
+    """Only the final evaluation is missing from the run, so that it is all that is repeated here."""
     shutil.copytree(trained / "tiny", tmp_path / "tiny")
     (tmp_path / "tiny" / "state.json").unlink()
     (tmp_path / "tiny" / "result.json").unlink()
@@ -38,8 +38,8 @@ def test_counts_are_the_same_on_any_number_of_processes(trained, tmp_path, proce
     expected, found = result(trained / "tiny"), result(tmp_path / "tiny")
     assert found["weights_sha256"] == expected["weights_sha256"]
     assert (found["samples"], set(found["class_samples"].values())) == (55, {5})
-    seen = read_evaluation_file(trained / "tiny" / "evaluation.npz")
+    evaluation = read_evaluation_file(trained / "tiny" / "evaluation.npz")
     for counted in ("top1", "top5", "class_accuracy"):
         assert found[counted] == expected[counted]
-    assert (read_evaluation_file(tmp_path / "tiny" / "evaluation.npz").confusion == seen.confusion).all()
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6), "a mean of samples, not of batches or ranks"
+    assert (read_evaluation_file(tmp_path / "tiny" / "evaluation.npz").confusion == evaluation.confusion).all()
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6), "averaged over samples, not over batches or ranks"
