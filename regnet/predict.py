@@ -1,7 +1,8 @@
-"""What a trained network takes images for.
+"""Classify images with a trained model.
 
-python -m regnet.predict --checkpoint runs/baseline/checkpoints/best.pt images... [--shards DIR] [--json]
-python -m regnet.predict --onnx seed.onnx images...        a file of regnet.export --normalize, alone
+examples:
+  python -m regnet.predict --checkpoint runs/baseline/checkpoints/best.pt cat.jpg photos/
+  python -m regnet.predict --onnx baseline.onnx --top 3 --json photos/
 """
 
 import argparse
@@ -30,28 +31,28 @@ from regnet.errors import UsageError
 from regnet.exit_codes import DONE, USAGE
 
 FORMATS = (".png", ".jpg", ".jpeg")
-BATCH = 64
+BATCH_SIZE = 64
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network from wherever it comes.
+    """A network, loaded from a checkpoint or from an ONNX model.
 
     Attributes:
-        classes: their names, by label.
-        prepared: makes a picture in RGB what its test images were, uint8 (side, side, 3).
+        classes: class names, by label.
+        transform: turns an RGB image into what evaluation reads from the shards, uint8 (side, side, 3).
         logits: uint8 (N, side, side, 3) -> float32 (N, classes).
     """
 
     classes: tuple[str, ...]
-    prepared: InferenceTransform
+    transform: InferenceTransform
     logits: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """An image and what it is most probably: names and probabilities, most probable first."""
+    """The most probable classes of an image and their probabilities, in decreasing order."""
 
     image: str
     classes: list[str]
@@ -59,92 +60,114 @@ class Prediction:
 
 
 def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
+    """The network of a checkpoint; the manifest of the shards describes how to prepare images."""
     trained = load_trained_model(path)
-    manifest, prepared = manifest_and_transform(trained, shards)
-    prepare = as_in_evaluation(manifest.mean, manifest.std, trained.config.data.resolution)
+    manifest, transform = manifest_and_transform(trained, shards)
+    normalize = evaluation_transform(manifest.mean, manifest.std, trained.config.data.resolution)
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return trained.model(prepare(images))
+            return trained.model(normalize(images))
 
-    return Classifier(trained.classes, prepared, logits)
+    return Classifier(trained.classes, transform, logits)
 
 
 def from_onnx(path: Path) -> Classifier:
+    """The network of an ONNX model with normalisation. Raises UsageError if the file is anything else."""
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds, which it exports no names for
-        raise UsageError(f"{path}: cannot be opened ({str(error).splitlines()[0][:200]})") from error
-    told = session.get_modelmeta().custom_metadata_map
-    if "preparation" not in told or "classes" not in told:
-        raise UsageError(f"{path}: not made by python -m regnet.export --normalize")
-    prepare = as_in_evaluation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), int(told["resolution"]))
+    except Exception as error:  # onnxruntime does not export the names of its exceptions
+        raise UsageError(f"{path}: not a readable ONNX model ({str(error).splitlines()[0][:200]})") from error
+    properties = session.get_modelmeta().custom_metadata_map
+    if "inference_transform" not in properties or "classes" not in properties:
+        raise UsageError(f"{path}: does not include its normalisation; use python -m regnet.export --onnx --normalize")
+    scale = evaluation_transform((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), int(properties["resolution"]))
 
     def logits(images: Tensor) -> Tensor:
-        (found,) = session.run(["logits"], {"images": prepare(images).contiguous().numpy()})
-        return torch.from_numpy(found)
+        (outputs,) = session.run(["logits"], {"images": scale(images).contiguous().numpy()})
+        return torch.from_numpy(outputs)
 
-    return Classifier(tuple(json.loads(told["classes"])), InferenceTransform(**json.loads(told["preparation"])), logits)
+    transform = InferenceTransform(**json.loads(properties["inference_transform"]))
+    return Classifier(tuple(json.loads(properties["classes"])), transform, logits)
 
 
-def as_in_evaluation(mean: Sequence[float], std: Sequence[float], resolution: int) -> Callable[[Tensor], Tensor]:
-    """uint8 (N, side, side, 3) -> float32 (N, 3, resolution, resolution), as the test images are prepared."""
+def evaluation_transform(mean: Sequence[float], std: Sequence[float], resolution: int) -> Callable[[Tensor], Tensor]:
+    """uint8 (N, side, side, 3) -> float32 (N, 3, resolution, resolution), as in evaluation."""
     return Augment(mean, std, resolution, CPU).evaluation
 
 
-def find_images(places: Sequence[Path]) -> list[Path]:
-    """The named files, and all images below the named folders. Raises UsageError for a place that is neither."""
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The named files, and all images in the named folders. Raises UsageError if a path does not exist."""
     found: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            found += sorted(path for path in place.rglob("*") if path.suffix.lower() in FORMATS)
-        elif place.is_file():
-            found.append(place)
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS)
+        elif path.is_file():
+            found.append(path)
         else:
-            raise UsageError(f"{place}: no such file or directory")
+            raise UsageError(f"{path}: no such file or directory")
     if not found:
-        raise UsageError(f"no images ({', '.join(FORMATS)}) in {', '.join(map(str, places))}")
+        raise UsageError(f"no images ({', '.join(FORMATS)}) in {', '.join(map(str, paths))}")
     return found
 
 
-def read_image(path: Path, prepared: InferenceTransform) -> np.ndarray:
-    """uint8 (side, side, 3). Raises DataError for what cannot be decoded."""
+def read_image(path: Path, transform: InferenceTransform) -> np.ndarray:
+    """uint8 (side, side, 3). Raises DataError if the file cannot be decoded."""
     try:
         with Image.open(path) as image:
             image.load()
-            return prepared(image.convert("RGB"))
+            return transform(image.convert("RGB"))
     except DECODE_ERRORS as error:
         raise DataError(f"{path}: cannot be decoded ({error})") from error
 
 
 def predict(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Prediction]:
-    for first in range(0, len(paths), BATCH):
-        part = paths[first : first + BATCH]
-        images = torch.from_numpy(np.stack([read_image(path, classifier.prepared) for path in part]))
+    """The `top` most probable classes of each image, in order. Raises DataError if an image cannot be decoded."""
+    for start in range(0, len(paths), BATCH_SIZE):
+        batch = paths[start : start + BATCH_SIZE]
+        images = torch.from_numpy(np.stack([read_image(path, classifier.transform) for path in batch]))
         best = classifier.logits(images).softmax(1).topk(min(top, len(classifier.classes)))
-        for path, labels, probabilities in zip(part, best.indices.tolist(), best.values.tolist(), strict=True):
+        for path, labels, probabilities in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True):
             yield Prediction(str(path), [classifier.classes[label] for label in labels], probabilities)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line of python -m regnet.predict."""
+    options = argparse.ArgumentParser(
         prog="python -m regnet.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path)
-    source.add_argument("--onnx", type=Path)
-    parser.add_argument("--shards", type=Path, help="whose manifest, if not those that the run was trained on")
-    parser.add_argument("--top", type=int, default=5, help="how many classes (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("images", type=Path, nargs="+", help="PNG and JPEG files, and folders of them")
-    args = parser.parse_args(argv)
+    model = options.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="checkpoint of a run, or weights-only checkpoint"
+    )
+    model.add_argument(
+        "--onnx", type=Path, metavar="FILE", help="ONNX model from python -m regnet.export --onnx --normalize"
+    )
+    options.add_argument(
+        "--shards",
+        type=Path,
+        metavar="DIR",
+        help="shards whose manifest describes the images of a checkpoint (default: those that it was trained on)",
+    )
+    options.add_argument(
+        "--top", type=int, default=5, metavar="N", help="number of classes per image (default: %(default)s)"
+    )
+    options.add_argument("--json", action="store_true", help="print JSON (default: text)")
+    options.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG file, or folder to search for them"
+    )
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
     console = Console(highlight=False, markup=False, emoji=False)
     try:
         if args.top < 1:
-            raise UsageError(f"--top is {args.top}: at least one class")
+            raise UsageError(f"--top must be at least 1, got {args.top}")
         paths = find_images(args.images)
-        opened = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
-        predictions = list(predict(opened, paths, args.top))
+        classifier = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
+        predictions = list(predict(classifier, paths, args.top))
     except (UsageError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
@@ -153,9 +176,9 @@ def main(argv: list[str] | None = None) -> int:
         return DONE
     for prediction in predictions:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-        told = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
+        classes = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
         console.print(prediction.image, soft_wrap=True)
-        console.print(Padding(Text(told), (0, 0, 0, 4)))
+        console.print(Padding(Text(classes), (0, 0, 0, 4)))
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""python -m regnet.predict: from a checkpoint and from the exported file alone."""
+"""python -m regnet.predict, from a checkpoint and from an exported ONNX model."""
 
 import json
 
@@ -12,7 +12,7 @@ from data.sources.registry import Kind, open_source
 
 @pytest.fixture(scope="module")
 def trained(shards, tmp_path_factory):
-    """A run that has learnt something, its network as ONNX, and the images that it was tested on, as files."""
+    """The checkpoint of a short run, its ONNX model, and 40 of the run's validation images as files."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ("--train.epochs", "6", "--optim.lr", "0.01")
     assert run(trainer(folder, shards, *flags)).returncode == 0
@@ -31,32 +31,34 @@ def predict(*arguments):
     return run(ForkedCommand(["-m", "regnet.predict", *map(str, arguments)]))
 
 
-def told(*arguments):
+def predictions(*arguments):
     done = predict(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_checkpoint_and_exported_file_say_the_same_and_what_the_evaluation_counted(trained, tmp_path):
+def test_checkpoint_and_onnx_model_agree_with_each_other_and_with_evaluation(trained, tmp_path):
     checkpoint, exported, images = trained
-    ours, theirs = told("--checkpoint", checkpoint, images), told("--onnx", exported, images)
-    assert [entry["image"] for entry in ours] == sorted(str(path) for path in images.iterdir())
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine["classes"][0] == other["classes"][0]
-        assert mine["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
-        assert mine["probabilities"] == sorted(mine["probabilities"], reverse=True)
-        assert len(set(mine["classes"])) == 5
+    from_checkpoint = predictions("--checkpoint", checkpoint, images)
+    from_onnx = predictions("--onnx", exported, images)
+    assert [entry["image"] for entry in from_checkpoint] == sorted(str(path) for path in images.iterdir())
+    for one, other in zip(from_checkpoint, from_onnx, strict=True):
+        assert one["classes"][0] == other["classes"][0]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+        assert one["probabilities"] == sorted(one["probabilities"], reverse=True)
+        assert len(set(one["classes"])) == 5
     source = open_source(Kind.synthetic, None, per_class=10)
-    right = sum(entry["classes"][0] == source.classes[source.val[index][1]] for index, entry in enumerate(ours))
-    file = tmp_path / "told.json"
+    names = [entry["classes"][0] for entry in from_checkpoint]
+    correct = sum(name == source.classes[source.val[index][1]] for index, name in enumerate(names))
+    file = tmp_path / "evaluation.json"
     evaluated = ["-m", "regnet.evaluate", "--checkpoint", str(checkpoint), "--device", "cpu", "--json", str(file)]
     assert run(ForkedCommand(evaluated)).returncode == 0
     confusion = json.loads(file.read_text())["confusion"]
-    counted = sum(confusion[source.val[index][1]][source.val[index][1]] for index in {0, *range(100)})
-    assert counted >= right, "of all 200, what is right of the first 40"
+    all_correct = sum(confusion[source.val[index][1]][source.val[index][1]] for index in {0, *range(100)})
+    assert all_correct >= correct, "the 40 images are among the 200 evaluated ones"
 
 
-def test_images_of_other_sizes_and_kinds_are_taken_and_told_for_people(trained, tmp_path):
+def test_greyscale_images_of_other_sizes_are_classified_and_printed_as_text(trained, tmp_path):
     checkpoint, _, images = trained
     with Image.open(images / "003.png") as image:
         image.resize((96, 64)).convert("L").save(tmp_path / "grey.jpeg")
@@ -67,16 +69,16 @@ def test_images_of_other_sizes_and_kinds_are_taken_and_told_for_people(trained, 
     assert cells.count("%") == 2
 
 
-def test_what_is_no_image_or_no_network_is_told_in_one_line(trained, tmp_path):
+def test_unusable_images_and_models_are_one_line_errors(trained, tmp_path):
     checkpoint, _, images = trained
-    (tmp_path / "cut.png").write_bytes((images / "000.png").read_bytes()[:90])
+    (tmp_path / "truncated.png").write_bytes((images / "000.png").read_bytes()[:90])
     (tmp_path / "empty").mkdir()
     for arguments, words in (
-        (("--checkpoint", checkpoint, "--top", "0", images), "at least one class"),
-        (("--checkpoint", checkpoint, tmp_path / "cut.png"), "cut.png: cannot be decoded"),
+        (("--checkpoint", checkpoint, "--top", "0", images), "--top must be at least 1, got 0"),
+        (("--checkpoint", checkpoint, tmp_path / "truncated.png"), "truncated.png: cannot be decoded"),
         (("--checkpoint", checkpoint, tmp_path / "none.png"), "none.png: no such file"),
         (("--checkpoint", checkpoint, tmp_path / "empty"), "no images"),
-        (("--onnx", checkpoint, images), "cannot be opened"),
+        (("--onnx", checkpoint, images), "not a readable ONNX model"),
     ):
         done = predict(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
