@@ -10,7 +10,7 @@ from regnet.distributed.preemption import PreemptionNotice
 
 NOTICE = PreemptionNotice()
 if __name__ == "__main__":
-    NOTICE.listen()  # before torch is imported: that takes seconds, in which a signal may come
+    NOTICE.install()  # before torch is imported: that takes seconds, in which a signal may come
 
 from data.errors import DataError, LoaderError
 from data.loader import Place, open_loaders
@@ -18,14 +18,14 @@ from regnet.cli import exit_code_of
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
 from regnet.data_adapter import loader_options, open_shards
-from regnet.distributed.world import World, join
+from regnet.distributed.world import World, join_world
 from regnet.exit_codes import DONE, exit_process, preempted_exit_code
 from regnet.models.regnet import Model, count_parameters
 from regnet.report import report_on
 from regnet.runs.directory import run_path
 from regnet.training.cuda_graphs import recorder
 from regnet.training.run_manager import Record
-from regnet.training.torch_setup import prepare_torch
+from regnet.training.torch_setup import configure_torch
 from regnet.training.trainer import Trainer
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 
     def run() -> int:
         config = parse_config(argv)
-        with join(config.train.device, config.distributed, NOTICE) as world:
+        with join_world(config.train.device, config.distributed, NOTICE) as world:
             return train(config, world)
 
     return exit_code_of(run, usage_errors=DataError, failures=LoaderError)
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 def train(config: Config, world: World) -> int:
     """Builds the parts, continues where the run stood, trains."""
-    prepare_torch(config.seed, config.train, world.device)
+    configure_torch(config.seed, config.train, world.device)
     shards, manifest = open_shards(config, world)
     with Record(config, world, manifest) as record:
         if record.was_finished():
@@ -53,7 +53,7 @@ def train(config: Config, world: World) -> int:
         model = Model(config.model.design(), len(manifest.classes))
         trainer = Trainer(config, world, model, train_batches, val_batches, record, NOTICE)
         record.begin(trainer.state)
-        trained = f" ({count_parameters(model, trained=True):,} trained)" if config.train.freeze_backbone else ""
+        trained = f" ({count_parameters(model, trainable_only=True):,} trained)" if config.train.freeze_backbone else ""
         record.say(
             f"{config.name}: {count_parameters(model):,} parameters{trained}, {world.size} x {world.device.type}, "
             f"{train_batches.samples:,} images in {trainer.steps} steps an epoch"
@@ -61,7 +61,7 @@ def train(config: Config, world: World) -> int:
         )
         result = trainer.fit()
         if result is None:
-            record.preempted(f"asked to leave by {NOTICE.given or 'another rank'}")
+            record.preempted(f"asked to leave by {NOTICE.reason or 'another rank'}")
             return preempted_exit_code()
         record.finished(result, trainer.state, trainer.why_done())
     if config.tracking.report and world.is_main:

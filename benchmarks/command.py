@@ -16,7 +16,7 @@ from data.errors import DataError, LoaderError
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
 from regnet.distributed.preemption import PreemptionNotice
-from regnet.distributed.world import World, join
+from regnet.distributed.world import World, join_world
 from regnet.errors import UsageError
 
 if TYPE_CHECKING:  # which draws, and not every benchmark does
@@ -132,7 +132,7 @@ def run(
 
     def joined() -> Report | None:
         config = configure(args)
-        with join(config.train.device, config.distributed, PreemptionNotice()) as world:
+        with join_world(config.train.device, config.distributed, PreemptionNotice()) as world:
             report = measure(args, config, world)
             return report if world.is_main else None
 

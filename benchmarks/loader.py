@@ -46,7 +46,7 @@ from regnet.distributed.world import World
 from regnet.models.regnet import Model
 from regnet.optim.optimizers import build_optimizer
 from regnet.training.amp import Precision
-from regnet.training.torch_setup import prepare_torch
+from regnet.training.torch_setup import configure_torch
 
 POOL = 20_000  # images that the first comparison reads: 61 MB of 32x32 in memory
 STEPS = 4  # at least as many in each turn
@@ -169,7 +169,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str,
     directory = Path(config.data.shards)
     manifest = read_manifest(directory)
     verify(directory, manifest, Verify.once)
-    prepare_torch(config.seed, config.train, device)
+    configure_torch(config.seed, config.train, device)
     # A loader's streams belong to the rank's place; there is one rank here.
     full, _ = open_loaders(directory, manifest, loader_options(config), Place(0, 1, device))
     pool = with_batch_size(full, min(full.samples, max(POOL, args.batch_size)), config.train.batch_size)

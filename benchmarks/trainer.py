@@ -15,7 +15,7 @@ from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World
 from regnet.models.regnet import Model
 from regnet.training.run_manager import Record
-from regnet.training.torch_setup import prepare_torch
+from regnet.training.torch_setup import configure_torch
 from regnet.training.trainer import Trainer
 
 
@@ -28,7 +28,7 @@ def built(config: Config, world: World) -> Iterator[tuple[Trainer, TrainingLoade
     """
     shards = Path(config.data.shards)
     manifest = read_manifest(shards)
-    prepare_torch(config.seed, config.train, world.device)
+    configure_torch(config.seed, config.train, world.device)
     place = Place(world.rank, world.size, world.device)
     train, val = open_loaders(shards, manifest, loader_options(config), place)
     with Record(config, world, manifest) as record:

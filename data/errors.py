@@ -4,7 +4,7 @@
 class DataError(Exception):
     """Missing, damaged or foreign input: told in one line, exit status 2."""
 
-    exit_status = 2
+    exit_code = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))  # libraries quoted in it may use several

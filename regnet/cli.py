@@ -27,7 +27,7 @@ def exit_code_of(command: Callable[[], int], usage_errors: type[Exception], fail
         print(f"error{rank}: {error}", file=sys.stderr)
         return USAGE
     except OtherRankFailed as other:
-        return other.exit_status
+        return other.exit_code
     except Preempted as preempted:
         print(f"{preempted}{rank}", flush=True)
         return preempted_exit_code()

@@ -4,7 +4,7 @@
 class UsageError(Exception):
     """Wrong usage or input: reported in one line, exit code 2."""
 
-    exit_status = 2
+    exit_code = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))  # quoted messages of libraries may span several lines

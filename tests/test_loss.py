@@ -9,7 +9,7 @@ from regnet.checkpoint.load_model import untrained_model
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistributedConfig
 from regnet.distributed.preemption import PreemptionNotice
-from regnet.distributed.world import join
+from regnet.distributed.world import join_world
 from regnet.models.regnet import XBlock, fingerprint
 
 
@@ -19,7 +19,7 @@ def trainer_of(shards, tmp_path):
         config = parse_config(
             ["--config", "tests/tiny.yaml", "--runs_dir", str(tmp_path), "--data.shards", str(shards), *flags]
         )
-        with join("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (trainer, _):
+        with join_world("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (trainer, _):
             return trainer
 
     return trainer_of
@@ -33,7 +33,7 @@ def test_targets_are_smoothed_and_may_be_of_several_classes(trainer_of, smoothin
     shares = torch.linspace(0, 1, 20).unsqueeze(1) if mixed else torch.ones(20, 1)
     one_hot = torch.nn.functional.one_hot
     targets = shares * one_hot(labels, 100) + (1 - shares) * one_hot(others, 100)
-    logits, loss = trainer.forward_pass(torch.randn(20, 3, 32, 32), targets if mixed else labels)
+    logits, loss = trainer.learner.forward_pass(torch.randn(20, 3, 32, 32), targets if mixed else labels)
     smooth = (1 - smoothing) * targets + smoothing / 100
     torch.testing.assert_close(loss, -(smooth * logits.log_softmax(1)).sum())
 
@@ -43,11 +43,11 @@ def test_a_step_takes_the_targets_loss_and_the_labels_accuracy(trainer_of):
     images, targets = torch.randn(30, 3, 32, 32), torch.zeros(30, 100)
     targets[:, 99] = 1
     with torch.no_grad():
-        logits = torch.cat([trainer.forward(part) for part in images.tensor_split(2)])
+        logits = torch.cat([trainer.learner.network(part) for part in images.tensor_split(2)])
     labels = logits.argmax(1)
-    loss = trainer.step(Batch(images, labels, targets, 30), 0.0)
+    loss = trainer.learner.step(Batch(images, labels, targets, 30), 0.0)
     torch.testing.assert_close(loss, -logits.log_softmax(1)[:, 99].mean())
-    counted = trainer.state.counters
+    counted = trainer.state.metrics
     assert torch.equal(counted.class_samples, labels.bincount(minlength=100))
     assert torch.equal(counted.class_correct, counted.class_samples)
 
@@ -63,4 +63,4 @@ def test_blocks_begin_silent_if_asked_and_skip_samples_if_asked(trainer_of, sile
     flags = ("--train.zero_init_residual", "true", "--train.drop_path", "0.3") if silent else ()
     blocks = [module for module in trainer_of(*flags).state.model.modules() if isinstance(module, XBlock)]
     assert all(bool(block.bn3.weight.any()) != silent for block in blocks)
-    assert [block.drop_path for block in blocks] == pytest.approx([0.1, 0.2, 0.3] if silent else [0, 0, 0])
+    assert [block.drop_path_rate for block in blocks] == pytest.approx([0.1, 0.2, 0.3] if silent else [0, 0, 0])

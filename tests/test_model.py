@@ -295,7 +295,7 @@ def blocks(model):
 def test_first_weights_have_the_deviation_that_is_asked_for_and_no_biases(std):
     torch.manual_seed(0)
     model = Model(generate_design(**SEED | {"se_ratio": 0.25}), classes=100)
-    initialize_weights(model, std, silent=False)
+    initialize_weights(model, std, zero_init_residual=False)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             drawn = module.weight.flatten()
@@ -310,13 +310,13 @@ def test_first_weights_have_the_deviation_that_is_asked_for_and_no_biases(std):
 def test_first_weights_are_pytorchs_own_if_nothing_is_asked_for():
     model = seed_model()
     before = fingerprint(model)
-    initialize_weights(model, 0.0, silent=False)
+    initialize_weights(model, 0.0, zero_init_residual=False)
     assert fingerprint(model) == before
 
 
 def test_silent_blocks_pass_on_their_shortcut():
     model = seed_model()
-    initialize_weights(model, 0.0, silent=True)
+    initialize_weights(model, 0.0, zero_init_residual=True)
     for block in blocks(model):
         images = torch.randn(4, block.conv1_1x1.in_channels, 8, 8)
         shortcut = images if block.downsample is None else block.downsample(images)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from regnet.config.schema import OptimConfig
 from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model
-from regnet.optim.muon import Muon, orthogonal
+from regnet.optim.muon import Muon, orthogonalize
 from regnet.optim.optimizers import build_optimizer, parameter_groups, set_learning_rate
 
 FP32 = torch.float32
@@ -90,7 +90,7 @@ def test_steps_along_a_matrix_are_those_of_torchs_muon(shape):
     generator = torch.Generator().manual_seed(2)
     mine = nn.Parameter(torch.randn((*shape, 1, 1), generator=generator))
     theirs = nn.Parameter(mine.detach().clone().view(shape))
-    group = {"params": [mine], "weight_decay": 0.5, "matrices": 1}
+    group = {"params": [mine], "weight_decay": 0.5, "num_matrices": 1}
     muon = Muon([group], lr=0.02, momentum=0.9, dtype=torch.bfloat16)
     oracle = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.5, momentum=0.9, adjust_lr_fn="original")
     begun = theirs.detach().clone()
@@ -110,7 +110,7 @@ def test_an_orthogonal_step_keeps_the_directions_and_has_singular_values_near_on
     rank = min(rows, columns)
     u, v = (torch.linalg.qr(torch.randn((count, side, rank), generator=generator))[0] for side in (rows, columns))
     values = 0.2 + torch.rand((count, rank), generator=generator)
-    turned = orthogonal(scale * (u * values.unsqueeze(1)) @ v.mT, FP32)
+    turned = orthogonalize(scale * (u * values.unsqueeze(1)) @ v.mT, FP32)
     seen = u.mT @ turned @ v
     assert seen.diagonal(dim1=1, dim2=2).min() > 0.6
     assert torch.linalg.svdvals(turned).max() < 1.25
@@ -120,7 +120,7 @@ def test_an_orthogonal_step_keeps_the_directions_and_has_singular_values_near_on
 def test_a_grouped_convolution_is_cut_into_its_groups():
     model = Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 4, 8), classes=3)
     groups = parameter_groups(model, OptimConfig(name="muon"))
-    matrices = {id(parameter): group["matrices"] for group in groups for parameter in group["params"]}
+    matrices = {id(parameter): group["num_matrices"] for group in groups for parameter in group["params"]}
     grouped = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.groups == 2]
     assert grouped
     assert all(matrices[id(module.weight)] == 2 for module in grouped)
@@ -131,7 +131,7 @@ def test_biases_of_squeeze_and_excitation_take_no_orthogonal_step():
     groups = parameter_groups(model, OptimConfig(name="muon", weight_decay=0.1, muon_weight_decay=0.1))
     decays = names_by_decay(groups, model)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    turned = {names[parameter] for group in groups if group["matrices"] for parameter in group["params"]}
+    turned = {names[parameter] for group in groups if group["num_matrices"] for parameter in group["params"]}
     inside = {name for name in decays if ".se." in name}
     assert turned & inside == {name for name in inside if name.endswith("weight")} != set()
     assert all(decays[name] == 0 for name in inside - turned)
@@ -142,7 +142,7 @@ def test_biases_of_squeeze_and_excitation_take_no_orthogonal_step():
 def test_a_step_has_the_same_length_for_gradients_of_any_size(exponent, dtype):
     """fp16 knows nothing below 6e-8 or above 65,504."""
     matrices = torch.randn((2, 16, 24), generator=torch.Generator().manual_seed(5))
-    exact, turned = orthogonal(matrices, FP32), orthogonal(10.0**exponent * matrices, dtype).float()
+    exact, turned = orthogonalize(matrices, FP32), orthogonalize(10.0**exponent * matrices, dtype).float()
     assert (turned - exact).norm() < 0.05 * exact.norm()
 
 
@@ -164,7 +164,7 @@ def test_each_group_of_a_convolution_is_stepped_as_if_it_were_alone():
     for part, its in zip(parts, grad.chunk(2), strict=True):
         part.grad = its.clone()
     for parameters, matrices in (([whole], 2), (parts, 1)):
-        Muon([{"params": parameters, "weight_decay": 0.0, "matrices": matrices}], 0.1, 0.9, FP32).step()
+        Muon([{"params": parameters, "weight_decay": 0.0, "num_matrices": matrices}], 0.1, 0.9, FP32).step()
     assert not torch.equal(whole, weight)
     torch.testing.assert_close(whole.detach(), torch.cat([part.detach() for part in parts]))
 

@@ -5,8 +5,8 @@ from programs import PYTHON, run
 FAULTS_OF_LARGE_TENSORS = """
 import resource, sys, torch
 from regnet.config.schema import TrainConfig
-from regnet.training.torch_setup import prepare_torch
-prepare_torch(0, TrainConfig(), torch.device(sys.argv[1]))
+from regnet.training.torch_setup import configure_torch
+configure_torch(0, TrainConfig(), torch.device(sys.argv[1]))
 def use():
     for size in (1 << 20, 1 << 24, 1 << 25):  # 4, 64 and 128 MB
         torch.ones(size)

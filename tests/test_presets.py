@@ -8,7 +8,7 @@ from programs import ROOT
 
 from data.sources.torchvision_datasets import torchvision
 from regnet.config.parser import parse_config
-from regnet.models.complexity import operators
+from regnet.models.complexity import profile_operators
 from regnet.models.regnet import Model, count_parameters
 
 SIZES = ("200mf", "400mf", "600mf", "800mf", "1.6gf", "3.2gf", "4.0gf", "6.4gf", "8.0gf", "12gf", "16gf", "32gf")
@@ -77,7 +77,7 @@ def test_there_is_a_file_for_each_and_no_other():
 def test_a_preset_is_as_large_as_published(name):
     model = preset(name)
     with torch.device("meta"):
-        multiply_adds = sum(operator.multiply_adds for operator in operators(model, 224))
+        multiply_adds = sum(operator.multiply_adds for operator in profile_operators(model, 224))
     assert (round(count_parameters(model) / 1e6, 1), round(multiply_adds / 1e9, 1)) == PUBLISHED[name]
 
 

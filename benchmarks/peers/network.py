@@ -4,7 +4,7 @@ from torch import nn
 
 from benchmarks.peers.protocol import Settings
 from regnet.config.schema import ModelConfig
-from regnet.models.complexity import operators
+from regnet.models.complexity import profile_operators
 from regnet.models.regnet import Model, count_parameters
 
 # Its published design parameters; timm's network of this name has tensors of the very same shapes.
@@ -50,7 +50,7 @@ def _checked(network: nn.Module, settings: Settings) -> nn.Module:
 
 def measures(network: nn.Module, resolution: int) -> dict[str, int]:
     """What tells another network: how large it is, and what it costs for one image. It is left in training mode."""
-    found = sum(operator.multiply_adds for operator in operators(network.eval(), resolution))
+    found = sum(operator.multiply_adds for operator in profile_operators(network.eval(), resolution))
     network.train()
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     return {"parameters": count_parameters(network), "norms": norms, "multiply_adds": found}

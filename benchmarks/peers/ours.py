@@ -51,7 +51,7 @@ def recorded(metrics: Path, batch_size: int) -> list[Epoch]:
 
 
 def main(settings: Settings) -> None:
-    train_ddp.NOTICE.listen()
+    train_ddp.NOTICE.install()
     train_ddp.Trainer = Watched  # type: ignore[misc]
     runs = Path(settings.reports)
     flags = ["--config", settings.config, "--runs_dir", str(runs), "--name", NAME]

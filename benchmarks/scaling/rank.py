@@ -16,7 +16,7 @@ from data.loader import Batch
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
 from regnet.distributed.preemption import PreemptionNotice
-from regnet.distributed.world import World, join
+from regnet.distributed.world import World, join_world
 from regnet.training.trainer import Trainer
 
 Action = Callable[[], object]
@@ -98,7 +98,7 @@ def measure(config: Config, order: Order, world: World) -> Seen:
 def main(path: Path) -> None:
     order = Order(**json.loads(path.read_text(encoding="utf-8")))
     config = parse_config(order.flags)
-    with join(config.train.device, config.distributed, PreemptionNotice()) as world:
+    with join_world(config.train.device, config.distributed, PreemptionNotice()) as world:
         measure(config, order, world).write(Path(order.reports) / f"{world.rank}.json")
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.timing import rate
 from regnet.config.schema import ModelConfig
-from regnet.models.complexity import operators
+from regnet.models.complexity import profile_operators
 from regnet.models.regnet import Model
 from regnet.training.amp import Precision
 
@@ -67,7 +67,7 @@ class Work:
 def work_of(model: ModelConfig, classes: int, images: Tensor, labels: Tensor, precision: Precision) -> Work:
     """What a step of a network on these images asks for, without its optimiser."""
     network = Model(model.design(), classes)
-    multiply_adds = sum(operator.multiply_adds for operator in operators(network.eval(), images.shape[-1]))
+    multiply_adds = sum(operator.multiply_adds for operator in profile_operators(network.eval(), images.shape[-1]))
     network.to(images.device).train()
     with Traffic() as traffic:
         with precision.autocast():

@@ -46,7 +46,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         waits = steps.host_waits() if countable else None
         if args.trace:
             steps.trace(args.trace)
-        trainer.agreement.settle()
+        trainer.agreement.wait()
         record.settle()
     batch = steps.resident
     work = work_of(config.model, trainer.classes, batch.images, batch.labels, trainer.precision)

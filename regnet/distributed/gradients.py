@@ -1,4 +1,4 @@
-"""Gradients averaged over ranks: one set of rules for the trainer and for whatever measures it."""
+"""Gradient averaging over ranks, for the trainer and for benchmarks that measure it."""
 
 import torch
 import torch.distributed as dist
@@ -9,10 +9,10 @@ from regnet.distributed.world import World
 
 
 def wrap_ddp(forward: nn.Module, world: World, deterministic: bool) -> nn.Module:
-    """The network, on the device, with gradients that backward averages over ranks; itself in a world of one."""
+    """Wraps a network that is on its device in DistributedDataParallel; returns it as it is for a single process."""
     if world.size == 1:
         return forward
-    # Rank zero's BatchNorm statistics are given to all ranks where they are read, not in every step.
+    # BatchNorm statistics are broadcast from rank zero only where they are read, not in every step.
     wrapped = DistributedDataParallel(
         forward,
         device_ids=[world.device] if world.device.type == "cuda" else None,
@@ -25,14 +25,14 @@ def wrap_ddp(forward: nn.Module, world: World, deterministic: bool) -> nn.Module
 
 
 def reduces_in_rank_order(ranks: int, device_type: str, deterministic: bool) -> bool:
-    """Whether every rank gathers all gradients and adds them itself, in place of the backend's all-reduce."""
-    # After its first step DDP packs gradients anew, in the order in which they came, and a ring then adds
-    # those of three ranks or more in another order: a resumed run would part from one never killed.
+    """Whether every rank gathers all gradients and adds them in rank order, instead of the backend's all-reduce."""
+    # After its first step DDP rebuilds its buckets in the order in which gradients became ready. A ring all-reduce of
+    # three or more ranks then adds them in a different order, so a resumed run would not be bit-exact.
     return ranks > 2 and (deterministic or device_type == "cpu")
 
 
 def rank_order_hook(world: World, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP's gradient exchange with one order of summation, wherever in a bucket a gradient lies."""
+    """DDP communication hook: averages a bucket in a fixed order of summation, independent of the bucket layout."""
     own = bucket.buffer()
     parts = [torch.empty_like(own) for _ in range(world.size)]
     work = dist.all_gather(parts, own, async_op=True)

@@ -1,7 +1,7 @@
-"""Signs of life: no rank waits for ever for another that is gone.
+"""Heartbeats: detect dead or hung ranks instead of waiting for them forever.
 
-Each rank beats in the store that they share, and watches the next rank's beat, round a ring, so that
-the cost of it is the same for any number of ranks. Whoever sees an end tells it to all.
+Each rank writes heartbeats to the shared store and monitors those of the next rank in a ring, so the cost per rank
+does not depend on the number of ranks. The rank that detects a failure publishes it in the store for all others.
 """
 
 import contextlib
@@ -15,134 +15,141 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-BEAT = 0.5  # seconds
-_DECISIVE = 6  # beats that a rank which lives does not miss
-_GRACE = 5.0  # seconds in which the main thread, if nothing blocks it, ends by itself
-_DONE = "done"
-_TOLD = "told"
+INTERVAL = 0.5  # seconds between heartbeats
+_DEAD_AFTER = 6  # intervals; a live rank writes a heartbeat in that time
+_GRACE = 5.0  # seconds for the main thread to exit with its own error; after that it is considered blocked
+_FAILURE = "failure"  # key of the published failure
+_DONE = "done"  # last heartbeat of a rank that does not need to be monitored any more
 
 
 class PeerLost(RuntimeError):
-    """Another rank is gone, or has failed; the message names it."""
+    """Another rank has died, hung or failed; the message names it."""
 
 
 class Heartbeat:
-    """One rank's beat, and its ear for those of others.
+    """Writes this rank's heartbeats and monitors those of the next rank, in a thread.
 
-    Time is counted in own beats, so that a machine that was suspended accuses nobody when it wakes.
+    Timeouts are counted in own heartbeats, so a node that was suspended does not report other ranks when it resumes.
 
     Args:
-        store: that all ranks share.
-        timeout: seconds of silence after which a rank counts as gone.
+        store: shared by all ranks.
+        timeout: seconds without a heartbeat after which a rank counts as dead.
 
     Attributes:
-        last_words: told why, before the process is ended over a main thread that is blocked.
+        before_exit: called with the reason before the process exits while its main thread is blocked.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: float) -> None:
         self.rank, self.size, self.timeout = rank, size, timeout
-        self.last_words: Callable[[str], None] = lambda why: None
-        # A connection of its own: on a shared one it would wait for the main thread's turn to end.
-        self._store = dist.PrefixStore("lifeline", store.clone())  # type: ignore[attr-defined]  # missing in its stub
+        self.before_exit: Callable[[str], None] = lambda reason: None
+        # A separate connection: a shared one would block while the main thread waits for the store.
+        self._store = dist.PrefixStore("heartbeat", store.clone())  # type: ignore[attr-defined]  # missing in its stub
         self._store.set_timeout(timedelta(seconds=timeout))
         self._closed = threading.Event()
-        self._explained: Exception | None = None
-        self._heard = ""  # what all were told, once this rank knows it
-        self._silent: list[int] = []  # ranks that were found to be gone
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._cause: Exception | None = None  # result of report_failure
+        self._failure = ""  # the published failure, once this rank has read it
+        self._dead_ranks: list[int] = []
+        self._thread = threading.Thread(target=self._monitor, daemon=True)
         self._store.set(self._key(rank), "0")
         self._thread.start()
 
     def close(self) -> None:
-        """This rank is done; nobody need miss it."""
+        """Ends heartbeats and monitoring at the regular end of the run."""
         self._closed.set()
         self._thread.join()
-        self._leave(self.timeout)
+        self._sign_off(self.timeout)
 
-    def _leave(self, patience: float) -> None:
-        """Rank zero, which may keep the store, leaves last: when the others are done, or after so many seconds."""
+    def _sign_off(self, timeout: float) -> None:
+        """Rank zero, which may host the store, then waits for the other ranks, at most `timeout` seconds."""
         self._store.set(self._key(self.rank), _DONE)
-        deadline = time.monotonic() + patience
-        keys = [self._key(rank) for rank in range(self.size) if rank not in self._silent]
+        deadline = time.monotonic() + timeout
+        keys = [self._key(rank) for rank in range(self.size) if rank not in self._dead_ranks]
         while self.rank == 0 and set(self._store.multi_get(keys)) != {_DONE.encode()} and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def explain(self, error: Exception) -> Exception:
-        """What really ended this rank: `error`, or PeerLost if another rank ended first. Tells it to all.
+    def report_failure(self, error: Exception) -> Exception:
+        """Publishes the failure of this rank and returns its root cause.
 
-        From here on the process ends by itself, at the latest after `timeout` seconds or ten.
+        That is `error`, or PeerLost if another rank failed first. The process is going to exit: at the latest after
+        `timeout` seconds or 10, it is forced to.
         """
-        if self._explained is None:
+        if self._cause is None:
             faulthandler.dump_traceback_later(max(self.timeout, 2 * _GRACE), exit=True)
             self._closed.set()
-            self._explained = self._find_cause(error)
-            with contextlib.suppress(dist.DistError):  # without a store there is nobody to tell
-                self._leave(_DECISIVE * BEAT)
-        return self._explained
+            self._cause = self._root_cause(error)
+            with contextlib.suppress(dist.DistError):  # the store may be gone
+                self._sign_off(_DEAD_AFTER * INTERVAL)
+        return self._cause
 
-    def _find_cause(self, error: Exception) -> Exception:
-        may_be_anothers = type(error) in EXCHANGE_FAILED
+    def _root_cause(self, error: Exception) -> Exception:
+        may_be_consequence = type(error) in COLLECTIVE_ERRORS
         own = f"rank {self.rank} failed: {' '.join(str(error).split()) or type(error).__name__}"
         try:
-            if may_be_anothers and not self._heard:
-                self._look_for_silent_ranks()
-            told = self._heard or self._tell(own)
+            if may_be_consequence and not self._failure:
+                self._find_dead_ranks()
+            failure = self._failure or self._publish(own)
         except dist.DistError:
-            told = self._heard or _STORE_GONE
-        return PeerLost(told) if may_be_anothers and told != own else error
+            failure = self._failure or _STORE_LOST
+        return PeerLost(failure) if may_be_consequence and failure != own else error
 
-    def _look_for_silent_ranks(self) -> None:
+    def _find_dead_ranks(self) -> None:
         keys = [self._key(rank) for rank in range(self.size)]
         before = self._store.multi_get(keys)
-        for beat in range(_DECISIVE):
-            time.sleep(BEAT)
-            self._store.set(self._key(self.rank), f"ending {beat}")
-            if self._store.check([_TOLD]):
+        for beat in range(_DEAD_AFTER):
+            time.sleep(INTERVAL)
+            self._store.set(self._key(self.rank), f"failing {beat}")
+            if self._store.check([_FAILURE]):
                 return
         after = self._store.multi_get(keys)
-        self._silent = [rank for rank in range(self.size) if before[rank] == after[rank] != _DONE.encode()]
-        if self._silent:
-            self._tell(f"rank {', '.join(map(str, self._silent))} is gone")
+        self._dead_ranks = [rank for rank in range(self.size) if before[rank] == after[rank] != _DONE.encode()]
+        if self._dead_ranks:
+            self._publish(f"rank {', '.join(map(str, self._dead_ranks))} stopped responding")
 
-    def _tell(self, why: str) -> str:
-        """What all are told: the first that was said."""
-        return self._store.compare_set(_TOLD, "", why).decode()
+    def _publish(self, failure: str) -> str:
+        """Publishes a failure unless another one was published first; returns the one that counts."""
+        return self._store.compare_set(_FAILURE, "", failure).decode()
 
-    def _watch(self) -> None:
-        following = (self.rank + 1) % self.size
-        seen, silence, beats = b"", 0, 0
-        why = None
-        while why is None:
-            if self._closed.wait(BEAT):
+    def _monitor(self) -> None:
+        next_rank = (self.rank + 1) % self.size
+        last, unchanged, beats = b"", 0, 0
+        failure = None
+        while failure is None:
+            if self._closed.wait(INTERVAL):
                 return
             beats += 1
             try:
                 self._store.set(self._key(self.rank), str(beats))
-                theirs = self._store.get(self._key(following))
-                silence = silence + 1 if theirs == seen != _DONE.encode() else 0
-                seen = theirs
-                if silence * BEAT > self.timeout:
-                    self._tell(f"rank {following} is gone: no sign of life for {self.timeout:g} s")
-                if self._store.check([_TOLD]):
-                    why = self._heard = self._store.get(_TOLD).decode()
+                current = self._store.get(self._key(next_rank))
+                unchanged = unchanged + 1 if current == last != _DONE.encode() else 0
+                last = current
+                if unchanged * INTERVAL > self.timeout:
+                    self._publish(f"rank {next_rank} stopped responding: no heartbeat for {self.timeout:g} s")
+                if self._store.check([_FAILURE]):
+                    failure = self._failure = self._store.get(_FAILURE).decode()
                     self._store.set(self._key(self.rank), _DONE)
             except dist.DistError:
-                why = self._heard or _STORE_GONE
+                failure = self._failure or _STORE_LOST
         if not self._closed.wait(_GRACE):
-            self._end(why)
+            self._exit(failure)
 
-    def _end(self, why: str) -> None:
-        print(f"failed (rank {self.rank}): {why}", file=sys.stderr, flush=True)
+    def _exit(self, failure: str) -> None:
+        print(f"failed (rank {self.rank}): {failure}", file=sys.stderr, flush=True)
         try:
-            self.last_words(why)
+            self.before_exit(failure)
         finally:
             os._exit(1)
 
     @staticmethod
     def _key(rank: int) -> str:
-        return f"beat/{rank}"
+        return f"rank/{rank}"
 
 
-_STORE_GONE = "the store that holds the ranks together is gone, the launcher's or rank zero's"
-# What a collective raises that lacks a rank; exactly these, for an out-of-memory error is a RuntimeError too.
-EXCHANGE_FAILED = (RuntimeError, dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError, dist.DistError)
+_STORE_LOST = "lost the connection to the rendezvous store, hosted by the launcher or by rank 0"
+# What a collective raises if a rank is missing. Exact types, because an out-of-memory error is a RuntimeError too.
+COLLECTIVE_ERRORS = (
+    RuntimeError,
+    dist.DistBackendError,
+    dist.DistNetworkError,
+    dist.DistStoreError,
+    dist.DistError,
+)

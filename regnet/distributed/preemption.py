@@ -1,6 +1,6 @@
-"""What asks the run to leave becomes a flag, read at the next step boundary.
+"""Preemption: signals and the time limit set a flag, which the run reads at the next step.
 
-Imports nothing slow: signals are to be heard before torch is imported.
+No slow imports: the handlers must be installed before torch is imported, which takes seconds.
 """
 
 import math
@@ -13,39 +13,42 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class PreemptionNotice:
-    """Once it listens, SIGTERM, SIGUSR1 and Ctrl-C set a flag and do nothing else; a second Ctrl-C ends the process."""
+    """Why the run should save a checkpoint and exit, if it should.
+
+    Once the handlers are installed, SIGTERM, SIGUSR1 and Ctrl-C only set the reason; a second Ctrl-C ends the process.
+    """
 
     def __init__(self) -> None:
         self._signal: str | None = None
         self._interrupted = False
-        self._heard = math.inf  # when, on the clock that only runs forward
+        self._received = math.inf  # time of the first signal, on the monotonic clock
         self._deadline = math.inf
 
-    def listen(self) -> None:
-        """From here on, and in the main thread alone."""
+    def install(self) -> None:
+        """Installs the signal handlers; before torch is imported, and in the main thread."""
         for number in _SIGNALS:
-            signal.signal(number, self._take)
+            signal.signal(number, self._handle)
 
     @property
-    def given(self) -> str | None:
-        """What has asked the run to leave, in words, or None."""
+    def reason(self) -> str | None:
+        """Name of the signal, or the time limit; None if the run should go on."""
         if self._signal is None and time.monotonic() > self._deadline:
             return "the time limit (train.max_minutes)"
         return self._signal
 
     @property
-    def age(self) -> float:
+    def seconds_since_signal(self) -> float:
         """Seconds since the first signal; negative if there was none."""
-        return time.monotonic() - self._heard
+        return time.monotonic() - self._received
 
-    def start_clock(self, minutes: float) -> None:
-        """Asks the run to leave after so many minutes from now; 0 for never."""
+    def set_time_limit(self, minutes: float) -> None:
+        """Starts the time limit now; 0 for none."""
         self._deadline = time.monotonic() + 60 * minutes if minutes else math.inf
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         self._interrupted = self._interrupted or number == signal.SIGINT
         if self._signal is None:
-            self._signal, self._heard = signal.Signals(number).name, time.monotonic()
+            self._signal, self._received = signal.Signals(number).name, time.monotonic()

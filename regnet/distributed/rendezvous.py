@@ -1,7 +1,7 @@
-"""How the ranks of one attempt find one another: the store that they share, and a name of their own in it.
+"""Rendezvous: the ranks of one attempt connect to a shared store and agree on an id for the attempt.
 
-torchrun keeps one store for all attempts of a job, with what dead processes wrote in it; and its count of
-restarts differs between machines. Ranks that went by either would talk to the dead.
+torchrun keeps one store for all attempts of a job, including the keys of dead processes, and its restart count differs
+between nodes. Relying on either would mix in stale keys of earlier attempts.
 """
 
 import os
@@ -14,90 +14,93 @@ import torch.distributed as dist
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.errors import UsageError
 
-_LOOK = 0.05  # seconds
-_HURRY = 3.0  # seconds
-_LAUNCHER = 10.0  # seconds
+_POLL_INTERVAL = 0.05  # seconds
+_PREEMPTION_GRACE = 3.0  # seconds that a preempted rank still waits for the others
+_LAUNCHER_TIMEOUT = 10.0  # seconds
 
 
 class Preempted(Exception):
-    """A signal came before the ranks had found one another; there is nothing to save."""
+    """A signal arrived before the rendezvous was complete; there is nothing to save."""
 
 
-class Patience:
-    """For ranks that have not come yet: so many seconds, and few once this one is asked to leave.
+class RendezvousDeadline:
+    """Time limit for waiting for other ranks; a few seconds once this rank is preempted.
 
-    A wait inside the store would hear no signal, so all waits are made of short ones, with a look at this between.
+    Waiting inside the store would block signal handlers, so ranks poll the store and check the deadline in between.
     """
 
     def __init__(self, seconds: float, notice: PreemptionNotice) -> None:
-        self._until, self._seconds, self._notice = time.monotonic() + seconds, seconds, notice
+        self._deadline, self._seconds, self._notice = time.monotonic() + seconds, seconds, notice
 
-    def at_most(self, seconds: float) -> "Patience":
-        return Patience(min(seconds, self._seconds), self._notice)
+    def at_most(self, seconds: float) -> "RendezvousDeadline":
+        """A deadline from now, of `seconds` or those of this one, whichever is shorter."""
+        return RendezvousDeadline(min(seconds, self._seconds), self._notice)
 
-    def check(self, missing: str) -> None:
-        """Raises TimeoutError, which says what is missing, or Preempted when it is used up."""
-        if self._notice.age > _HURRY:
-            raise Preempted(f"asked to leave by {self._notice.given} while {missing}")
-        if time.monotonic() > self._until:
-            raise TimeoutError(f"{missing} for {self._seconds:g} s")
+    def check(self, waiting_for: str) -> None:
+        """Raises TimeoutError or Preempted, with what the rank is waiting for, if the time is up."""
+        if self._notice.seconds_since_signal > _PREEMPTION_GRACE:
+            raise Preempted(f"interrupted by {self._notice.reason} while waiting for {waiting_for}")
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"waited {self._seconds:g} s for {waiting_for}")
 
 
-def open_store(rank: int, patience: Patience) -> dist.Store:
-    """The launcher's store; where it keeps none, as srun does, rank zero's."""
+def open_store(rank: int, deadline: RendezvousDeadline) -> dist.Store:
+    """Connects to the launcher's store, or to rank zero's if the launcher has none (srun)."""
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except (KeyError, ValueError) as error:
         raise UsageError(
-            "WORLD_SIZE asks for several processes, but MASTER_ADDR and MASTER_PORT do not say where"
+            "WORLD_SIZE is greater than 1, but MASTER_ADDR and MASTER_PORT are missing or invalid: set both, or start "
+            "with torchrun"
         ) from error
-    launcher_keeps = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    keeps = rank == 0 and not launcher_keeps
-    if launcher_keeps:  # it was there when this rank was started, so it is there or gone
-        patience = patience.at_most(_LAUNCHER)
-    while not keeps and not _answers(host, port):  # a store that is not there yet costs pages of C++ stacks
-        patience.check(f"there was no store at {host}:{port}")
-    return dist.TCPStore(host, port, is_master=keeps, wait_for_workers=False)
+    launcher_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    hosts = rank == 0 and not launcher_hosts
+    if launcher_hosts:  # its store was up before this rank was started, so if it is not reachable, it is gone
+        deadline = deadline.at_most(_LAUNCHER_TIMEOUT)
+    while not hosts and not _is_reachable(host, port):  # TCPStore itself would log long C++ stack traces
+        deadline.check(f"the rendezvous store at {host}:{port}")
+    return dist.TCPStore(host, port, is_master=hosts, wait_for_workers=False)
 
 
-def _answers(host: str, port: int) -> bool:
+def _is_reachable(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=1).close()
         return True
     except OSError:
-        time.sleep(_LOOK)
+        time.sleep(_POLL_INTERVAL)
         return False
 
 
-def agree_on_session(store: dist.Store, rank: int, size: int, patience: Patience) -> str:
-    """Returns when all ranks of this attempt have come.
+def agree_on_attempt_id(store: dist.Store, rank: int, size: int, deadline: RendezvousDeadline) -> str:
+    """Waits until all ranks of this attempt have joined and returns an id that only they know.
 
-    Rank zero makes the name up, answers whoever asks for it, also the dead, and waits for those who heard it.
+    Rank zero creates the id, sends it to every rank that asks, dead ones of earlier attempts included, and waits for
+    the confirmations.
 
     Raises:
-        TimeoutError: names who did not come.
-        Preempted: before all had come.
+        TimeoutError: the message names the ranks that did not join.
+        Preempted: this rank was preempted before all had joined.
     """
     me = uuid.uuid4().hex
     if rank == 0:
-        _gather(store, me, set(range(1, size)), patience)
+        _send_to_all(store, me, set(range(1, size)), deadline)
         return me
     store.set(f"join/{rank}", me)
-    while not store.check([f"session/{me}"]):
-        patience.check("rank 0 did not come")
-        time.sleep(_LOOK)
-    session = store.get(f"session/{me}").decode()
-    store.set(f"heard/{session}/{rank}", "")
-    return session
+    while not store.check([f"attempt/{me}"]):
+        deadline.check("rank 0")
+        time.sleep(_POLL_INTERVAL)
+    attempt = store.get(f"attempt/{me}").decode()
+    store.set(f"confirmed/{attempt}/{rank}", "")
+    return attempt
 
 
-def _gather(store: dist.Store, session: str, missing: set[int], patience: Patience) -> None:
+def _send_to_all(store: dist.Store, attempt: str, missing: set[int], deadline: RendezvousDeadline) -> None:
     while missing:
         for rank in sorted(missing):
-            if store.check([f"heard/{session}/{rank}"]):
+            if store.check([f"confirmed/{attempt}/{rank}"]):
                 missing.discard(rank)
             elif store.check([f"join/{rank}"]):
-                store.set(f"session/{store.get(f'join/{rank}').decode()}", session)
+                store.set(f"attempt/{store.get(f'join/{rank}').decode()}", attempt)
         if missing:
-            patience.check(f"rank {', '.join(map(str, sorted(missing)))} did not come")
-            time.sleep(_LOOK)
+            deadline.check(f"rank {', '.join(map(str, sorted(missing)))}")
+            time.sleep(_POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""The processes of a run. A world of one needs no process group, and none of this then does anything."""
+"""The processes of a run: device selection, process group and collectives. A single process needs none of them."""
 
 import os
 import socket
@@ -15,30 +15,31 @@ from torch import Tensor
 from regnet.config.schema import DistributedConfig
 from regnet.distributed.heartbeat import Heartbeat, PeerLost
 from regnet.distributed.preemption import PreemptionNotice
-from regnet.distributed.rendezvous import Patience, agree_on_session, open_store
+from regnet.distributed.rendezvous import RendezvousDeadline, agree_on_attempt_id, open_store
 from regnet.errors import UsageError
 
 T = TypeVar("T")
 
 
 class OtherRankFailed(Exception):
-    """Another rank could not go on, and tells why; its exit status is this rank's too."""
+    """Another rank failed and reports why; this rank exits with the same exit code."""
 
-    def __init__(self, rank: int, exit_status: int) -> None:
-        super().__init__(f"rank {rank} could not go on")
-        self.exit_status = exit_status
+    def __init__(self, rank: int, exit_code: int) -> None:
+        super().__init__(f"rank {rank} failed")
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run.
+    """This process and the process group of the run. Methods other than properties are collective calls.
 
     Attributes:
-        rank, size: of this process, of all.
-        local_rank: of this process on its machine.
-        device: that this process computes on.
-        control: processes talk about decisions through this group, on the host, beside the device's traffic.
-        lifeline: by which each knows that the others live.
+        rank: rank of this process.
+        size: number of processes.
+        local_rank: rank among the processes on this node.
+        device: device of this process.
+        control: gloo group for decisions and Python objects, on the host, concurrent with traffic of the device.
+        heartbeat: detects ranks that are dead or hung.
     """
 
     rank: int
@@ -53,19 +54,19 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Adds a tensor (on the device) over all ranks, in place."""
+        """Sums a tensor on the device over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Gives every rank rank zero's values, in place."""
+        """Copies rank zero's values to all ranks, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def broadcast_object(self, value: T) -> T:
-        """Rank zero's value, on every rank."""
+        """Returns rank zero's value on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -73,25 +74,25 @@ class World:
         return box[0]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, on every rank."""
+        """Returns the values of all ranks, in rank order, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def together(self, action: Callable[[], T] | None) -> T | None:
-        """Runs `action` on the ranks that have one; what it raises on any rank ends the run on all.
+    def run_on_all(self, action: Callable[[], T] | None) -> T | None:
+        """Runs `action` on the ranks that pass one; if it fails on any rank, the call fails on all.
 
         Raises:
-            Elsewhere: another rank's action failed; that rank raises, and tells, the error itself.
+            OtherRankFailed: the action failed on another rank, where the error itself is raised.
         """
         result, error = None, None
         try:
             result = action() if action is not None else None
-        except Exception as raised:  # noqa: BLE001  # raised again as soon as the other ranks know
+        except Exception as raised:  # noqa: BLE001  # raised again below, once the other ranks know
             error = raised
-        failures = self.gather(None if error is None else getattr(error, "exit_status", 1))
+        failures = self.gather(None if error is None else getattr(error, "exit_code", 1))
         if error is not None:
             raise error
         for rank, status in enumerate(failures):
@@ -100,93 +101,93 @@ class World:
         return result
 
     def with_timeout(self, limit: timedelta) -> "World":
-        """The same world, whose exchanges on the host may take so long. A rank that dies meanwhile is noticed anyway.
-
-        All ranks call it together.
-        """
+        """The same world with another timeout for collectives on the host. Heartbeats still detect dead ranks."""
         return self if self.size == 1 else replace(self, control=dist.new_group(backend="gloo", timeout=limit))
 
-    def explain(self, error: Exception) -> Exception:
-        """What ended this process: `error`, or PeerLost, which names the rank that is gone. All ranks are told."""
-        return error if self.heartbeat is None else self.heartbeat.explain(error)
+    def report_failure(self, error: Exception) -> Exception:
+        """Reports a failure of this rank to all ranks; returns its cause: `error`, or PeerLost with the lost rank.
+
+        Not collective.
+        """
+        return error if self.heartbeat is None else self.heartbeat.report_failure(error)
 
     def on_main(self, action: Callable[[], T]) -> T | None:
-        """`together`, on rank zero alone."""
-        return self.together(action if self.is_main else None)
+        """`run_on_all`, with the action on rank zero only."""
+        return self.run_on_all(action if self.is_main else None)
 
     def on_each_node(self, action: Callable[[], T]) -> T | None:
-        """`together`, on one rank of each machine, however long it takes."""
-        return self.with_timeout(timedelta(days=7)).together(action if self.local_rank == 0 else None)
+        """`run_on_all`, with the action on one rank of each node, and practically without a timeout."""
+        return self.with_timeout(timedelta(days=7)).run_on_all(action if self.local_rank == 0 else None)
 
 
 class SharedFlags:
-    """Flags that any rank may raise and that all ranks see at the same step, without waiting for one another.
+    """Flags that any rank may set and that all ranks see at the same step, without blocking.
 
-    `exchange` starts the exchange of this step's flags and returns the outcome of the last step's, which has
-    arrived by then: a decision is one step late, and costs nothing. A world of one is not late.
+    `exchange` starts an asynchronous all-reduce of this step's flags and returns the result of the previous step's,
+    which is complete by then: decisions are one step late and cost no time. A single process decides immediately.
     """
 
     def __init__(self, world: World, flags: int) -> None:
         self.world = world
-        self._sent = torch.zeros(flags, dtype=torch.int32)
+        self._flags = torch.zeros(flags, dtype=torch.int32)
         self._work: dist.Work | None = None
 
-    def exchange(self, *raised: bool) -> list[bool]:
-        """This rank's flags in; for each flag, whether any rank raised it."""
+    def exchange(self, *flags: bool) -> list[bool]:
+        """Takes the flags of this rank; returns for each flag whether any rank set it."""
         if self.world.size == 1:
-            return list(raised)
-        agreed = self.settle()
-        self._sent = torch.tensor(raised, dtype=torch.int32)
-        self._work = dist.all_reduce(self._sent, op=dist.ReduceOp.MAX, group=self.world.control, async_op=True)
-        return agreed
+            return list(flags)
+        result = self.wait()
+        self._flags = torch.tensor(flags, dtype=torch.int32)
+        self._work = dist.all_reduce(self._flags, op=dist.ReduceOp.MAX, group=self.world.control, async_op=True)
+        return result
 
-    def settle(self) -> list[bool]:
-        """Waits for the last exchange, which nothing may be left of when the processes part."""
+    def wait(self) -> list[bool]:
+        """Waits for the last exchange; required before the process group is destroyed."""
         if self._work is not None:
             self._work.wait()
-        return [bool(flag) for flag in self._sent.tolist()]
+        return [bool(flag) for flag in self._flags.tolist()]
 
 
 @contextmanager
-def join(device: str, options: DistributedConfig, notice: PreemptionNotice) -> Iterator[World]:
-    """Joins the processes that torchrun started, if it did.
+def join_world(device: str, options: DistributedConfig, notice: PreemptionNotice) -> Iterator[World]:
+    """Joins the process group if a launcher started several processes.
 
     Args:
         device: "auto", "cpu" or "cuda".
-        notice: what asks this process to leave, also before all have come.
+        notice: ends the rendezvous early if this process is preempted.
 
     Raises:
-        UsageError: CUDA was asked for and there is no GPU for this process.
-        Preempted: before all had come.
-        PeerLost: another rank is gone; raised in place of what its absence made fail.
+        UsageError: there is no GPU for this process.
+        Preempted: this process was preempted during the rendezvous.
+        PeerLost: another rank failed; raised instead of the errors that this causes.
     """
-    size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
-    place = choose_device(device, local_rank)
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _LAUNCHER_VARIABLES)
+    chosen = choose_device(device, local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     if size == 1:
-        yield World(0, 1, 0, place, None, None)
+        yield World(0, 1, 0, chosen, None, None)
         return
-    wait = timedelta(seconds=options.timeout)
+    timeout = timedelta(seconds=options.timeout)
     try:
-        patience = Patience(options.timeout, notice)
-        store = open_store(rank, patience)
-        store.set_timeout(wait)
-        store = dist.PrefixStore(agree_on_session(store, rank, size, patience), store)
+        deadline = RendezvousDeadline(options.timeout, notice)
+        store = open_store(rank, deadline)
+        store.set_timeout(timeout)
+        store = dist.PrefixStore(agree_on_attempt_id(store, rank, size, deadline), store)
         heartbeat = Heartbeat(store, rank, size, options.heartbeat_timeout)
     except (dist.DistError, TimeoutError) as error:
-        raise _not_joined(error) from error
+        raise _rendezvous_failed(error) from error
     try:
         try:
-            backend = "nccl" if place.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
-            control = dist.new_group(backend="gloo", timeout=wait)
+            backend = "nccl" if chosen.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+            control = dist.new_group(backend="gloo", timeout=timeout)
         except RuntimeError as error:
-            raise _not_joined(error) from error
-        yield World(rank, size, local_rank, place, control, heartbeat)
+            raise _rendezvous_failed(error) from error
+        yield World(rank, size, local_rank, chosen, control, heartbeat)
     except Exception as error:
-        # The groups are left as they are: taking one down waits for ranks that may be waiting for this one.
-        cause = heartbeat.explain(error)
+        # The process group is not destroyed: that would wait for ranks that may be waiting for this one.
+        cause = heartbeat.report_failure(error)
         if cause is error:
             raise
         raise cause from error
@@ -194,18 +195,31 @@ def join(device: str, options: DistributedConfig, notice: PreemptionNotice) -> I
     dist.destroy_process_group()
 
 
-def _not_joined(error: Exception) -> PeerLost:
-    return PeerLost(f"the ranks could not be joined: {' '.join(str(error).split())[:500]}")
+def _rendezvous_failed(error: Exception) -> PeerLost:
+    return PeerLost(f"rendezvous failed: {' '.join(str(error).split())[:500]}")
 
 
-_TORCHRUN = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+_LAUNCHER_VARIABLES = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:
-    """What a process computes on. Raises UsageError: CUDA is asked for, or there, and no GPU left for this process."""
+    """The device of a process.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        UsageError: CUDA is requested or available, but there is no GPU for this process.
+    """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count()
+    host = socket.gethostname()
+    if count == 0:
+        raise UsageError(f"No GPU found on {host} (local rank {local_rank}): use --train.device cpu")
     if local_rank >= count:
-        raise UsageError(f"{socket.gethostname()} has {count} GPUs, too few for its process number {local_rank}")
+        raise UsageError(
+            f"{host} has {count} GPU{'' if count == 1 else 's'}, but local rank {local_rank} needs one: start at most "
+            f"{count} process{'' if count == 1 else 'es'} per node (--nproc_per_node) or use --train.device cpu"
+        )
     return torch.device("cuda", local_rank)

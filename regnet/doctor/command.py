@@ -11,9 +11,9 @@ import torch
 
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
-from regnet.distributed.heartbeat import EXCHANGE_FAILED, PeerLost
+from regnet.distributed.heartbeat import COLLECTIVE_ERRORS, PeerLost
 from regnet.distributed.preemption import PreemptionNotice
-from regnet.distributed.world import join
+from regnet.distributed.world import join_world
 from regnet.doctor.communication import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
 from regnet.doctor.environment import check_device, check_machine
 from regnet.doctor.findings import Finding, any_stops, merge, stops
@@ -26,7 +26,7 @@ from regnet.models.regnet import count_parameters
 
 FINE, STOPS = 0, 1
 PATIENCE = 60.0  # seconds for a rank to come, or to answer; less if distributed.timeout is
-_EXPECTED = {PeerLost, *EXCHANGE_FAILED, torch.OutOfMemoryError, torch.AcceleratorError}
+_EXPECTED = {PeerLost, *COLLECTIVE_ERRORS, torch.OutOfMemoryError, torch.AcceleratorError}
 _HELP = """usage: python -m regnet.doctor [--config FILE ...] [--section.option value ...] [--json]
 
 Says what this machine is and what would stop the run that these options describe; --json says it to machines. Also
@@ -92,11 +92,11 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
     """
     options = replace(config.distributed, timeout=min(PATIENCE, config.distributed.timeout))
     # Over gloo, which needs no GPU: a machine that lacks its GPU is named then, and nobody waits for it.
-    with join("cpu", options, PreemptionNotice()) as world:
+    with join_world("cpu", options, PreemptionNotice()) as world:
         # As a run would be: digests may take as long.
         patient = world.with_timeout(timedelta(seconds=config.distributed.timeout))
         if world.is_main and world.heartbeat is not None:  # which ends this process if another keeps it waiting
-            world.heartbeat.last_words = lambda why: tell(findings + apart(why), time.perf_counter() - began, as_json)
+            world.heartbeat.before_exit = lambda why: tell(findings + apart(why), time.perf_counter() - began, as_json)
         seats = world.gather(own_seat(config, world.rank))
         own = seats[world.rank]
         here = [seat for seat in seats if seat.host == own.host]
@@ -122,4 +122,4 @@ def look_together(config: Config, findings: list[Finding], began: float, as_json
 
 def _parameters(config: Config) -> int:
     with torch.device("meta"):
-        return count_parameters(network(config, count_classes(config)), trained=True)
+        return count_parameters(network(config, count_classes(config)), trainable_only=True)

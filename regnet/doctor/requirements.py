@@ -20,7 +20,7 @@ from regnet.doctor.environment import cgroups
 from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, plural, stops
 from regnet.errors import UsageError
 from regnet.models.regnet import Model, count_parameters, freeze_backbone
-from regnet.optim.optimizers import averages
+from regnet.optim.optimizers import state_tensors_per_parameter
 
 CLASSES = 100  # assumed where no manifest tells
 _FLOAT = 4  # bytes
@@ -130,7 +130,7 @@ def step_bytes(config: Config, classes: int, size: int) -> int:
     pixels = 3 * config.data.resolution**2
     model = network(config, classes)
     numbers = count_parameters(model) * (1 + (config.optim.ema_decay > 0))
-    numbers += count_parameters(model, trained=True) * (1 + averages(config.optim))  # beside gradients
+    numbers += count_parameters(model, trainable_only=True) * (1 + state_tensors_per_parameter(config.optim))  # beside gradients
     kept = math.ceil(part / config.train.grad_accum_steps) * _kept_for_an_image(model, config.data.resolution)
     if config.train.precision != "fp32":
         kept //= 2

@@ -1,4 +1,4 @@
-"""The samples that a network got wrong while it was most certain, kept to be looked at."""
+"""The most confident errors: misclassified samples with the highest predicted probability, kept for inspection."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from regnet.distributed.world import World
 
-KEPT = 24
+MAX_ERRORS = 24
 
 
 @dataclass(frozen=True)
 class ConfidentErrors:
-    """Samples, the most confident first.
+    """Misclassified samples in order of decreasing confidence.
 
     Attributes:
-        confidence: float32 (n,), of the class that they were predicted as, 0 to 1.
+        confidence: float32 (n,), probability of the predicted class, 0 to 1.
         labels, predicted: int64 (n,).
-        images: float32 (n, 3, H, W), as the network saw them.
+        images: float32 (n, 3, H, W), the input of the network.
     """
 
     confidence: Tensor
@@ -27,41 +27,45 @@ class ConfidentErrors:
     images: Tensor
 
     @classmethod
-    def of(cls, images: Tensor, logits: Tensor, labels: Tensor) -> "ConfidentErrors":
-        """The worst of a batch; those that were right come last, with a confidence of -1."""
+    def from_batch(cls, images: Tensor, logits: Tensor, labels: Tensor) -> "ConfidentErrors":
+        """The most confident errors of a batch; correctly classified samples come last, with a confidence of -1."""
         confidence, predicted = logits.softmax(1).max(1)
         wrong = (predicted != labels) & confidence.isfinite()
-        return cls(confidence.where(wrong, -1.0), labels, predicted, images).worst()
+        return cls(confidence.where(wrong, -1.0), labels, predicted, images).top()
 
-    def worst(self) -> "ConfidentErrors":
-        return self[self.confidence.topk(min(KEPT, len(self.confidence))).indices]
+    def top(self) -> "ConfidentErrors":
+        """At most MAX_ERRORS samples, sorted."""
+        return self[self.confidence.topk(min(MAX_ERRORS, len(self.confidence))).indices]
 
-    def __getitem__(self, which: Tensor) -> "ConfidentErrors":
-        return ConfidentErrors(*(part[which] for part in vars(self).values()))
+    def cpu(self) -> "ConfidentErrors":
+        return ConfidentErrors(*(tensor.cpu() for tensor in vars(self).values()))
+
+    def __getitem__(self, index: Tensor) -> "ConfidentErrors":
+        return ConfidentErrors(*(tensor[index] for tensor in vars(self).values()))
 
     def __add__(self, other: "ConfidentErrors") -> "ConfidentErrors":
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return ConfidentErrors(*(torch.cat(pair) for pair in pairs))
 
 
-class ConfidentErrorCollector:
-    """Those of all batches so far; asks the device nothing until they are gathered."""
+class ConfidentErrorAccumulator:
+    """The most confident errors of all batches so far, kept on the device without synchronising until `result`."""
 
     def __init__(self) -> None:
-        self._kept: ConfidentErrors | None = None
+        self._errors: ConfidentErrors | None = None
 
     def update(self, images: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: images (n, 3, H, W), logits (n, classes), labels int64 (n,)."""
-        found = ConfidentErrors.of(images.float(), logits, labels)
-        self._kept = found if self._kept is None else (self._kept + found).worst()
+        errors = ConfidentErrors.from_batch(images.float(), logits, labels)
+        self._errors = errors if self._errors is None else (self._errors + errors).top()
 
-    def gathered(self, world: World) -> ConfidentErrors:
-        """Those of all ranks, one of which has seen a sample, on the CPU. All ranks call it together."""
-        own = None if self._kept is None else ConfidentErrors(*(part.cpu() for part in vars(self._kept).values()))
-        # Only the worst of all are sent: images of all ranks would be too much for each of many.
-        of_ranks = world.gather([] if own is None else own.confidence.tolist())
-        bar = sorted(chain.from_iterable(of_ranks), reverse=True)[:KEPT][-1]
-        sent = None if own is None else own[own.confidence >= bar]
-        found = [part for part in world.gather(sent) if part is not None]
-        together = sum(found[1:], found[0]).worst()
-        return together[together.confidence >= 0]
+    def result(self, world: World) -> ConfidentErrors:
+        """The most confident errors of all ranks, on the CPU. Collective call; some rank must have seen a sample."""
+        own = None if self._errors is None else self._errors.cpu()
+        # Confidences first, so that no rank sends images that are not among the top of all ranks.
+        confidences = world.gather([] if own is None else own.confidence.tolist())
+        threshold = sorted(chain.from_iterable(confidences), reverse=True)[:MAX_ERRORS][-1]
+        candidates = None if own is None else own[own.confidence >= threshold]
+        gathered = [errors for errors in world.gather(candidates) if errors is not None]
+        top = sum(gathered[1:], gathered[0]).top()
+        return top[top.confidence >= 0]

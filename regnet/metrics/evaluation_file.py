@@ -1,4 +1,4 @@
-"""evaluation.npz, what a finished run's last evaluation saw: the confusion matrix, and mistakes with their images."""
+"""evaluation.npz of a finished run: confusion matrix and most confident errors of the last evaluation."""
 
 import io
 import zipfile
@@ -10,14 +10,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class EvaluationFile:
-    """Of all test samples.
+    """Arrays of evaluation.npz, over all validation samples.
 
     Attributes:
-        classes: str (classes,), their names by label.
-        confusion: int64 (classes, classes): how often label r was predicted as c.
-        confidence: float32 (n,), of the most confident mistakes, falling, 0 to 1.
-        labels, predicted: int64 (n,), of the same.
-        images: uint8 (n, H, W, 3), the same as the network saw them.
+        classes: str (classes,), class names by label.
+        confusion: int64 (classes, classes): number of samples with label r that were predicted as c.
+        confidence: float32 (n,), confidence of the n most confident errors, in decreasing order, 0 to 1.
+        labels, predicted: int64 (n,), their labels and predictions.
+        images: uint8 (n, H, W, 3), the input of the network for them.
     """
 
     classes: np.ndarray
@@ -27,28 +27,40 @@ class EvaluationFile:
     predicted: np.ndarray
     images: np.ndarray
 
-    def pack(self) -> bytes:
+    def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **vars(self))
         return buffer.getvalue()
 
 
 def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """Pairs of different labels and how often the first was predicted as the second, most often first."""
-    wrong = confusion - np.diag(confusion.diagonal())
-    places = [divmod(int(place), len(wrong)) for place in np.argsort(-wrong, axis=None, kind="stable")[:count]]
-    return [(label, predicted, int(wrong[label, predicted])) for label, predicted in places if wrong[label, predicted]]
+    """The most frequent confusions, at most `count`: (label, predicted, number of samples), most frequent first."""
+    errors = confusion - np.diag(confusion.diagonal())
+    order = np.argsort(-errors, axis=None, kind="stable")[:count]
+    pairs = [divmod(int(index), len(errors)) for index in order]
+    return [(label, predicted, int(errors[label, predicted])) for label, predicted in pairs if errors[label, predicted]]
 
 
 def read_evaluation_file(path: Path) -> EvaluationFile:
-    """Raises OSError if it cannot be read, ValueError if it is something else."""
+    """Reads evaluation.npz.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not the evaluation of a run.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = EvaluationFile(**arrays)
+            evaluation = EvaluationFile(**arrays)
     except (zipfile.BadZipFile, TypeError, EOFError) as error:
-        raise ValueError(f"{path}: not what a run leaves ({error})") from error
-    classes, mistakes = len(found.classes) if found.classes.ndim else 0, found.confidence.size
-    shapes = (found.confusion.shape, found.images.shape[:1], found.labels.shape, found.predicted.shape)
-    if shapes != ((classes, classes), (mistakes,), (mistakes,), (mistakes,)):
-        raise ValueError(f"{path}: not what a run leaves (shapes {shapes})")
-    return found
+        raise ValueError(f"{path}: not a valid evaluation file ({error})") from error
+    classes = len(evaluation.classes) if evaluation.classes.ndim else 0
+    errors = evaluation.confidence.size
+    shapes = (
+        evaluation.confusion.shape,
+        evaluation.images.shape[:1],
+        evaluation.labels.shape,
+        evaluation.predicted.shape,
+    )
+    if shapes != ((classes, classes), (errors,), (errors,), (errors,)):
+        raise ValueError(f"{path}: not a valid evaluation file (shapes {shapes})")
+    return evaluation

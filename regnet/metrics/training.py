@@ -1,4 +1,4 @@
-"""Counters that stay on the device and are summed over the ranks once."""
+"""Training metrics: loss and accuracies of an epoch, accumulated on the device and summed over ranks once."""
 
 import math
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from regnet.distributed.world import World
 
 
 @dataclass(frozen=True)
-class Result:
-    """What was counted over all ranks, each sample once.
+class TrainingResult:
+    """Metrics over the training samples of an epoch.
 
     Attributes:
-        samples: how many.
-        loss: mean of the samples.
-        top1, top5: share of samples whose label was the first, or among the first five, 0 to 1.
-        class_correct, class_samples: of each class.
+        samples: number of samples.
+        loss: mean loss over the samples.
+        top1, top5: accuracies, 0 to 1.
+        class_correct, class_samples: numbers of correct predictions and of samples of each class.
     """
 
     samples: int
@@ -29,15 +29,15 @@ class Result:
 
     @property
     def class_accuracy(self) -> tuple[float, ...]:
-        """0 to 1; not a number for a class without samples."""
+        """Accuracy of each class, 0 to 1; NaN for classes without samples."""
         pairs = zip(self.class_correct, self.class_samples, strict=True)
         return tuple(correct / samples if samples else float("nan") for correct, samples in pairs)
 
 
 class TrainingAccumulator:
-    """Sums over samples: losses in float64, all else in int64.
+    """Sums over samples: losses in float64, everything else in int64.
 
-    Counts are exact, so they are the same however samples are spread over ranks.
+    Counts are exact, so they do not depend on how samples are distributed over ranks.
     """
 
     def __init__(self, classes: int, device: torch.device) -> None:
@@ -47,18 +47,22 @@ class TrainingAccumulator:
         self.class_samples = torch.zeros(classes, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, labels: Tensor, loss_sum: Tensor, counted: Tensor | None = None) -> None:
-        """Adds a batch: logits (n, classes), labels int64 (n,), the sum of the n losses.
+        """Adds a batch.
 
-        `counted`, a bool () on the device, tells whether to do so at all; None for always.
+        Args:
+            logits: (n, classes).
+            labels: int64 (n,).
+            loss_sum: sum of the n losses.
+            counted: bool () on the device; the batch is ignored if it is false. None for always true.
         """
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
-        once = torch.ones_like(labels)
+        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
+        ones = torch.ones_like(labels)
         if counted is not None:
-            best, once, loss_sum = best & counted, once * counted, loss_sum.where(counted, 0)
+            hits, ones, loss_sum = hits & counted, ones * counted, loss_sum.where(counted, 0)
         self.loss += loss_sum
-        self.top5 += best.sum()
-        self.class_correct.index_add_(0, labels, best[:, 0].long())
-        self.class_samples.index_add_(0, labels, once)
+        self.top5 += hits.sum()
+        self.class_correct.index_add_(0, labels, hits[:, 0].long())
+        self.class_samples.index_add_(0, labels, ones)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(vars(self))
@@ -68,23 +72,23 @@ class TrainingAccumulator:
             counter.copy_(state[name])
 
     def summed(self, world: World) -> "TrainingAccumulator":
-        """A copy that holds the sum over all ranks."""
+        """A new accumulator with the sums over all ranks. Collective call."""
         total = TrainingAccumulator(len(self.class_samples), self.loss.device)
-        whole = world.sum_(torch.cat([self.top5.view(1), self.class_correct, self.class_samples]))
+        counts = world.sum_(torch.cat([self.top5.view(1), self.class_correct, self.class_samples]))
         total.loss.copy_(world.sum_(self.loss.clone()))
-        for counter, part in zip(
+        for counter, count in zip(
             (total.top5, total.class_correct, total.class_samples),
-            whole.split([1, *[len(self.class_samples)] * 2]),
+            counts.split([1, *[len(self.class_samples)] * 2]),
             strict=True,
         ):
-            counter.copy_(part.view_as(counter))
+            counter.copy_(count.view_as(counter))
         return total
 
-    def result(self) -> Result:
-        """The numbers, on the host: the one place that waits for the device."""
+    def result(self) -> TrainingResult:
+        """The metrics, on the host; this synchronises with the device."""
         samples = int(self.class_samples.sum())
         divisor = samples or math.nan
-        return Result(
+        return TrainingResult(
             samples=samples,
             loss=float(self.loss) / divisor,
             top1=int(self.class_correct.sum()) / divisor,

@@ -1,7 +1,7 @@
-"""What a network consists of: its operators in forward order, with what each costs for one image.
+"""Model complexity: parameters, multiply-adds, activations and memory of each operator, for one image.
 
-Multiply-adds are those of convolutions and of the linear layer, as Radosavovic et al. (2020), section 3.1, count them;
-activations are the numbers that these put out. Nothing else multiplies weights with more than one number each.
+Multiply-adds are counted as in Radosavovic et al. (2020), section 3.1: those of convolutions and linear layers.
+Activations are the sizes of the outputs of these layers.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Operator:
-    """One module's call.
+    """One call of a module in the forward pass.
 
     Attributes:
-        index: in forward order, from 1.
-        name: of the module in the network; `kind` is its class.
-        output: its shape for one image, without the batch: (C, H, W), or (classes,).
-        parameters: its own, not those of modules inside it.
+        index: position in forward order, from 1.
+        name: qualified name of the module in the network.
+        kind: class name of the module.
+        output: output shape without the batch dimension: (C, H, W) or (classes,).
+        parameters: number of the module's own parameters, without those of its children.
         multiply_adds, activations: for one image.
     """
 
@@ -38,15 +39,15 @@ class Operator:
 
     @property
     def output_size(self) -> int:
-        """Numbers in its output, for one image."""
+        """Number of output elements for one image."""
         return torch.Size(self.output).numel()
 
 
-def operators(model: nn.Module, resolution: int, channels: int = 3) -> list[Operator]:
-    """Every operator, as their forward calls finish, for an image of this side (pixels)."""
-    found: list[Operator] = []
+def profile_operators(model: nn.Module, resolution: int, channels: int = 3) -> list[Operator]:
+    """Runs one image of resolution x resolution pixels; the operators are in the order in which their calls finish."""
+    operators: list[Operator] = []
 
-    def finished(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def on_forward(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         shape, macs = tuple(output.shape[1:]), 0
         size = torch.Size(shape).numel()
         if isinstance(module, nn.Conv2d):
@@ -55,10 +56,10 @@ def operators(model: nn.Module, resolution: int, channels: int = 3) -> list[Oper
             macs = module.weight.numel()
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         kind = type(module).__name__
-        found.append(Operator(len(found) + 1, name, kind, shape, own, macs, size if macs else 0))
+        operators.append(Operator(len(operators) + 1, name, kind, shape, own, macs, size if macs else 0))
 
     hooks = [
-        module.register_forward_hook(lambda *call, name=name: finished(name, *call))
+        module.register_forward_hook(lambda *call, name=name: on_forward(name, *call))
         for name, module in model.named_modules()
         if not isinstance(module, nn.Sequential)
     ]
@@ -68,16 +69,16 @@ def operators(model: nn.Module, resolution: int, channels: int = 3) -> list[Oper
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return operators
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Memory of one image in fp32, in MB of 2^20 bytes.
+class MemoryEstimate:
+    """Estimated fp32 memory for one image, in MB (2^20 bytes).
 
     Attributes:
         input: the image.
-        forward_backward: every operator's output, and its gradient.
+        forward_backward: every operator's output and its gradient.
         parameters: the weights.
     """
 
@@ -90,10 +91,10 @@ class Sizes:
         return self.input + self.forward_backward + self.parameters
 
 
-def sizes(found: list[Operator], resolution: int, channels: int = 3) -> Sizes:
-    numbers = (
+def estimate_memory(operators: list[Operator], resolution: int, channels: int = 3) -> MemoryEstimate:
+    counts = (
         channels * resolution**2,
-        2 * sum(operator.output_size for operator in found),
-        sum(operator.parameters for operator in found),
+        2 * sum(operator.output_size for operator in operators),
+        sum(operator.parameters for operator in operators),
     )
-    return Sizes(*(4 * count / MB for count in numbers))
+    return MemoryEstimate(*(4 * count / MB for count in counts))

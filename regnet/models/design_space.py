@@ -1,8 +1,8 @@
-"""The RegNet rule: a handful of numbers become the widths and depths of a network.
+"""The RegNet design space: a few parameters determine the widths and depths of a network.
 
-Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3.3, equations 2 to 4; the
-rounding to multiples of 8 and the width/group adjustment are those of its published code (pycls).
-Pure integers and floats: no torch here.
+Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3.3, equations 2 to 4. Widths are rounded
+to multiples of 8 and made compatible with group widths as in the authors' code (pycls).
+Pure integer and float arithmetic, without torch.
 """
 
 import math
@@ -13,33 +13,33 @@ from typing import Literal
 from regnet.errors import UsageError
 
 QUANTUM = 8  # widths are multiples of this
-# Far beyond any network that was ever trained; they keep a slip of the finger from filling the memory.
+# Far larger than any trained network; a mistyped number is rejected before it exhausts memory.
 MAX_DEPTH = 1000
 MAX_WIDTH = 65536
 
 
 class Variant(StrEnum):
-    """The two published ways to read the same design parameters."""
+    """Two ways to build a network from the same design parameters."""
 
-    baseline = "baseline"  # 3x3 as wide as the block's input; stem and first stage keep the resolution
-    paper = "paper"  # 3x3 as wide as the block's output; stem and every stage halve the resolution
+    baseline = "baseline"  # the 3x3 has the block's input width; stem and first stage keep the resolution
+    paper = "paper"  # the 3x3 has the block's output width; the stem and every stage halve the resolution
 
 
-# How a width becomes a multiple of the group width. The published code and timm take the nearest, of two as near the
-# even one; torchvision takes the larger of these, and the next one where the nearest is below nine tenths of the width.
+# How a width is rounded to a multiple of the group width. nearest (pycls, timm): ties go to the even multiple.
+# torchvision: ties go up, and so does a width whose nearest multiple is less than 0.9 times the width.
 Rounding = Literal["nearest", "torchvision"]
-_LEAST_KEPT = 0.9
+_MIN_WIDTH_RATIO = 0.9
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of equal blocks.
+    """A sequence of blocks with the same output width.
 
     Attributes:
         depth: number of blocks.
         width: output channels of every block.
-        stride: of the first block; the others have stride 1.
-        group_width: channels of one group of the 3x3 convolution.
+        stride: stride of the first block; the others have stride 1.
+        group_width: channels per group of the 3x3 convolution.
     """
 
     depth: int
@@ -50,7 +50,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Design:
-    """A network's skeleton: what `regnet.model.Model` is built from."""
+    """The dimensions from which `regnet.models.regnet.Model` is built."""
 
     variant: Variant
     stem_width: int
@@ -60,40 +60,42 @@ class Design:
     stages: tuple[Stage, ...]
 
     def inner_width(self, in_width: int, out_width: int) -> int:
-        """Channels of a block's 3x3 convolution, for a block of these outer widths."""
+        """Channels of the 3x3 convolution of a block with these input and output widths."""
         outer = in_width if self.variant is Variant.baseline else out_width
         return round(outer * self.bottleneck_ratio)
 
     def se_width(self, in_width: int) -> int:
-        """Inner channels of the squeeze-and-excitation of a block of this input; 0 for none."""
+        """Inner channels of squeeze-and-excitation in a block with this input width; 0 if disabled."""
         return round(in_width * self.se_ratio)
 
     @property
     def reduction(self) -> int:
-        """Factor by which the network shrinks the image's side."""
+        """Total stride: the factor by which the network reduces the side of an image."""
         return self.stem_stride * math.prod(stage.stride for stage in self.stages)
 
 
 def generate_widths(depth: int, w_0: int, w_a: float, w_m: float) -> list[tuple[int, int]]:
-    """Equations 2 to 4: (width, depth) of each stage, widths rising.
+    """Equations 2 to 4: (width, depth) of each stage, in order of increasing width.
 
     Raises:
-        UsageError: a parameter outside the rule's domain, named as the option it comes from.
+        UsageError: a parameter is out of range; the message names the option.
     """
-    _check("depth", depth, 1, MAX_DEPTH)
-    _check("w_0", w_0, QUANTUM, MAX_WIDTH)
-    _check("w_a", w_a, 0, MAX_WIDTH)
-    _check("w_m", w_m, 1 + 1e-6, MAX_WIDTH)
+    _check_range("depth", depth, 1, MAX_DEPTH)
+    _check_range("w_0", w_0, QUANTUM, MAX_WIDTH)
+    _check_range("w_a", w_a, 0, MAX_WIDTH)
+    _check_range("w_m", w_m, 1 + 1e-6, MAX_WIDTH)
     if w_0 % QUANTUM:
-        raise UsageError(f"model.w_0 is {w_0}: it must be a multiple of {QUANTUM}")
+        raise UsageError(f"model.w_0 must be a multiple of {QUANTUM}, got {w_0}")
     stages: list[tuple[int, int]] = []
     for block in range(depth):
         continuous = w_0 + w_a * block
         step = round(math.log(continuous / w_0) / math.log(w_m))
-        # round() takes ties to the even side, as the published code does: 60 / 8 = 7.5 becomes 8.
+        # round() rounds ties to even, as pycls does: 60 / 8 = 7.5 becomes 8.
         width = round(w_0 * w_m**step / QUANTUM) * QUANTUM
         if width > MAX_WIDTH:
-            raise UsageError(f"model.w_a is {w_a}: block {block + 1} would be {width} wide, above {MAX_WIDTH}")
+            raise UsageError(
+                f"model.w_a {w_a} is too large: block {block + 1} would have {width} channels (maximum {MAX_WIDTH})"
+            )
         if stages and stages[-1][0] == width:
             stages[-1] = (width, stages[-1][1] + 1)
         else:
@@ -101,37 +103,37 @@ def generate_widths(depth: int, w_0: int, w_a: float, w_m: float) -> list[tuple[
     return stages
 
 
-def _check(option: str, value: float, lowest: float, highest: float) -> None:
+def _check_range(option: str, value: float, lowest: float, highest: float) -> None:
     if not lowest <= value <= highest:
-        raise UsageError(f"model.{option} is {value!s:.20}: it must be {lowest:.6g} to {highest:.6g}")
+        raise UsageError(f"model.{option} must be between {lowest:.6g} and {highest:.6g}, got {value!s:.20}")
 
 
 def adjust_widths(
     width: int, bottleneck_ratio: float, group_width: int, rounding: Rounding = "nearest"
 ) -> tuple[int, int]:
-    """(width, group width) made compatible: the inner width becomes a multiple of the group width.
+    """(width, group width) of a stage, adjusted so that the inner width is a multiple of the group width.
 
     Raises:
-        UsageError: no such width exists near this one.
+        UsageError: no width near this one is compatible.
     """
     inner = max(1, round(width * bottleneck_ratio))
     group = min(group_width, inner)
     multiple = math.lcm(group, round(bottleneck_ratio)) if bottleneck_ratio > 1 else group
-    inner = max(multiple, _rounded(inner, multiple, rounding))
+    inner = max(multiple, _round_to_multiple(inner, multiple, rounding))
     adjusted = round(inner / bottleneck_ratio)
     if round(adjusted * bottleneck_ratio) % group:
         raise UsageError(
-            f"model.group_width is {group_width}: a stage {width} wide with model.bottleneck_ratio "
-            f"{bottleneck_ratio} cannot be divided into groups of it"
+            f"model.group_width {group_width} is incompatible with model.bottleneck_ratio {bottleneck_ratio}: "
+            f"a stage of {width} channels cannot be split into such groups"
         )
     return adjusted, group
 
 
-def _rounded(width: int, divisor: int, rounding: Rounding) -> int:
+def _round_to_multiple(width: int, divisor: int, rounding: Rounding) -> int:
     if rounding == "nearest":
         return round(width / divisor) * divisor
     nearest = (2 * width + divisor) // (2 * divisor) * divisor
-    return nearest if nearest >= _LEAST_KEPT * width else nearest + divisor
+    return nearest if nearest >= _MIN_WIDTH_RATIO * width else nearest + divisor
 
 
 def generate_design(
@@ -146,16 +148,16 @@ def generate_design(
     se_ratio: float = 0.0,
     rounding: Rounding = "nearest",
 ) -> Design:
-    """The skeleton for these design parameters, in one of the two published forms.
+    """The dimensions of the network with these design parameters.
 
     Raises:
-        UsageError: impossible parameters; the message names the option.
+        UsageError: the parameters are out of range or incompatible; the message names the option.
     """
-    _check("bottleneck_ratio", bottleneck_ratio, 0.001, 1000)
-    _check("group_width", group_width, 1, MAX_WIDTH)
-    _check("stem_width", stem_width, 1, MAX_WIDTH)
-    _check("se_ratio", se_ratio, 0, 1)
-    variant = Variant(variant)  # its bare value, from a file, is equal to it but not the same
+    _check_range("bottleneck_ratio", bottleneck_ratio, 0.001, 1000)
+    _check_range("group_width", group_width, 1, MAX_WIDTH)
+    _check_range("stem_width", stem_width, 1, MAX_WIDTH)
+    _check_range("se_ratio", se_ratio, 0, 1)
+    variant = Variant(variant)  # a plain string from a file is equal to the member, but not identical
     first_stride = 1 if variant is Variant.baseline else 2
     stages = []
     for index, (width, blocks) in enumerate(generate_widths(depth, w_0, w_a, w_m)):
@@ -172,20 +174,19 @@ def _check_blocks(design: Design) -> None:
         inner = design.inner_width(in_width, stage.width)
         if inner < 1 or inner % stage.group_width:
             raise UsageError(
-                f"model.group_width is {stage.group_width}: the 3x3 of the block {in_width} -> {stage.width} "
-                f"is {inner} wide, which it does not divide"
+                f"model.group_width {stage.group_width} does not divide the {inner} channels of the 3x3 convolution "
+                f"in the block {in_width} -> {stage.width}"
             )
         if design.se_ratio and not design.se_width(in_width):
             raise UsageError(
-                f"model.se_ratio is {design.se_ratio}: it leaves nothing of the {in_width} channels of a block's input"
+                f"model.se_ratio {design.se_ratio} is too small: {in_width} input channels would be reduced to 0"
             )
         in_width = stage.width
 
 
 def check_resolution(design: Design, resolution: int, option: str = "data.resolution") -> None:
-    """Raises UsageError if an image of this side (pixels) shrinks to nothing on its way through."""
+    """Raises UsageError if images of `resolution` pixels are smaller than the network's total stride."""
     if resolution < design.reduction:
         raise UsageError(
-            f"{option} is {resolution}: this network shrinks the image {design.reduction} times, "
-            f"so it needs at least {design.reduction} pixels"
+            f"{option} must be at least {design.reduction}, the total stride of this network, got {resolution}"
         )

@@ -1,7 +1,7 @@
-"""The RegNetX and RegNetY networks, with the module names of the reference: Model(stem, body, head).
+"""RegNetX and RegNetY: Model(stem, body, head), with the module names of the original one-GPU program.
 
-Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3 and figure 4 (X block), section 5 (Y);
-`Form` in regnet.design tells the two published variants apart.
+Source: Radosavovic et al., Designing Network Design Spaces (2020), section 3 and figure 4 (X block), section 5 (Y).
+`Variant` in regnet.models.design_space describes the two supported variants.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class Stem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """The shortcut where the shape changes: 1x1 convolution and BatchNorm."""
+    """Projection shortcut of blocks that change the shape: 1x1 convolution, BatchNorm."""
 
     def __init__(self, in_width: int, out_width: int, stride: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Downsample(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel times a share of 0 to 1 that the means of all channels decide: (N, C, H, W) -> the same.
+    """Channel attention: scales each channel by a gate computed from the means of all channels; keeps the shape.
 
     Source: Hu et al., Squeeze-and-Excitation Networks (2018), section 3.
     """
@@ -57,18 +57,19 @@ class SqueezeExcitation(nn.Module):
 
 
 class XBlock(nn.Module):
-    """1x1, grouped 3x3, 1x1 with a residual: (N, in, H, W) -> (N, out, H / stride, W / stride).
+    """Residual bottleneck block, 1x1, grouped 3x3, 1x1: (N, in, H, W) -> (N, out, H / stride, W / stride).
 
-    With squeeze-and-excitation after the 3x3 it is RegNetY's block.
+    With squeeze-and-excitation after the 3x3 it is the Y block of RegNetY.
 
     Args:
         se_width: inner channels of squeeze-and-excitation; 0 for none.
 
     Attributes:
-        drop_path: share of samples that skip everything but the shortcut while training; see `drop_paths`.
+        drop_path_rate: probability that a sample skips the residual branch in training (stochastic depth); see
+            `set_drop_path_rates`.
     """
 
-    drop_path = 0.0
+    drop_path_rate = 0.0
 
     def __init__(
         self, in_width: int, inner_width: int, out_width: int, stride: int, group_width: int, se_width: int = 0
@@ -86,20 +87,20 @@ class XBlock(nn.Module):
         self.downsample = Downsample(in_width, out_width, stride) if changes_shape else None
 
     def forward(self, x: Tensor) -> Tensor:
-        main = F.relu(self.bn1(self.conv1_1x1(x)), inplace=True)
-        main = F.relu(self.bn2(self.conv2_3x3(main)), inplace=True)
+        residual = F.relu(self.bn1(self.conv1_1x1(x)), inplace=True)
+        residual = F.relu(self.bn2(self.conv2_3x3(residual)), inplace=True)
         if self.se is not None:
-            main = self.se(main)
-        main = self.bn3(self.conv3_1x1(main))
-        if self.training and self.drop_path:
-            takes_it = torch.rand((len(x), 1, 1, 1), device=x.device) >= self.drop_path
-            main = main * (takes_it / (1 - self.drop_path)).to(main.dtype)
+            residual = self.se(residual)
+        residual = self.bn3(self.conv3_1x1(residual))
+        if self.training and self.drop_path_rate:
+            keep = torch.rand((len(x), 1, 1, 1), device=x.device) >= self.drop_path_rate
+            residual = residual * (keep / (1 - self.drop_path_rate)).to(residual.dtype)
         shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(main + shortcut, inplace=True)
+        return F.relu(residual + shortcut, inplace=True)
 
 
 class Layer(nn.Module):
-    """One stage: blocks of equal width, the first of which may halve the resolution."""
+    """One stage: blocks of the same width, the first of which may halve the resolution."""
 
     def __init__(self, blocks: list[XBlock]) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class Layer(nn.Module):
 
 
 class Head(nn.Module):
-    """Global mean and a linear classifier: (N, C, H, W) -> logits (N, classes)."""
+    """Global average pooling and a linear classifier: (N, C, H, W) -> logits (N, classes)."""
 
     def __init__(self, in_width: int, classes: int) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class Head(nn.Module):
 
 
 class Model(nn.Sequential):
-    """RegNetX or RegNetY: images (N, 3, H, W), float, normalised -> logits (N, classes)."""
+    """RegNetX or RegNetY: normalised float images (N, 3, H, W) -> logits (N, classes)."""
 
     stem: Stem
     body: nn.Sequential
@@ -149,26 +150,26 @@ class Model(nn.Sequential):
 
     @property
     def blocks(self) -> list[XBlock]:
-        """From the stem to the head."""
+        """All blocks, in order from the stem to the head."""
         return cast(list[XBlock], [block for layer in self.body for block in cast(Layer, layer).layers])
 
 
 def set_drop_path_rates(model: Model, rate: float) -> None:
-    """Sets the shares of samples that skip blocks, rising to `rate` in the last one.
+    """Sets the drop-path rate of every block, increasing linearly with depth to `rate` in the last one.
 
-    Source: Huang et al., Deep Networks with Stochastic Depth (2016), section 3, for each sample by itself.
+    Source: Huang et al., Deep Networks with Stochastic Depth (2016), section 3, but applied per sample.
     """
     for index, block in enumerate(model.blocks, start=1):
-        block.drop_path = rate * index / len(model.blocks)
+        block.drop_path_rate = rate * index / len(model.blocks)
 
 
-def initialize_weights(model: Model, std: float, silent: bool) -> None:
-    """Makes the first weights of a network that has PyTorch's own.
+def initialize_weights(model: Model, std: float, zero_init_residual: bool) -> None:
+    """Initialises a network that still has PyTorch's default initialisation.
 
     Args:
-        std: standard deviation of the weights of convolutions and classifier, whose biases become 0; 0 for PyTorch's.
-        silent: every block begins as its shortcut: its last norm's weight is 0. Source: Goyal et al., Accurate, Large
-            Minibatch SGD (2017), section 5.1.
+        std: standard deviation of convolution and classifier weights, with zero biases; 0 keeps PyTorch's defaults.
+        zero_init_residual: zero the weight of the last BatchNorm in each block, so that the block starts as its
+            shortcut. Source: Goyal et al., Accurate, Large Minibatch SGD (2017), section 5.1.
     """
     if std:
         for module in model.modules():
@@ -176,30 +177,30 @@ def initialize_weights(model: Model, std: float, silent: bool) -> None:
                 nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-    if silent:
+    if zero_init_residual:
         for block in model.blocks:
             nn.init.zeros_(block.bn3.weight)
 
 
 def freeze_backbone(model: Model) -> None:
-    """Keeps the weights of stem and body from training. What they compute while the head trains: `train_head`."""
-    for part in (model.stem, model.body):
-        part.requires_grad_(False)
+    """Excludes the weights of stem and body from training. Use `set_head_train_mode` for their mode in training."""
+    for module in (model.stem, model.body):
+        module.requires_grad_(False)
 
 
-def train_head(model: Model) -> None:
-    """Puts the head into training mode alone: BatchNorm normalises by its statistics, and leaves them as they are."""
+def set_head_train_mode(model: Model) -> None:
+    """Puts only the head into training mode: BatchNorm uses its running statistics and does not update them."""
     model.eval()
     model.head.train()
 
 
-def count_parameters(model: nn.Module, trained: bool = False) -> int:
-    """Numbers that training may set; of these, if `trained`, only those that are not frozen."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trained)
+def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
+    """Number of parameters, optionally without frozen ones."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trainable_only)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over every parameter and buffer: equal if and only if two models are equal to the bit."""
+    """SHA-256 over all parameters and buffers: equal if and only if two models are bit-identical."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

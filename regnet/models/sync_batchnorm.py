@@ -1,7 +1,7 @@
-"""BatchNorm over the whole batch instead of each process's share, on any device.
+"""Synchronised BatchNorm: statistics over the global batch instead of each rank's part, on any device.
 
-PyTorch's SyncBatchNorm refuses CPU tensors; this one computes the same from differentiable all-reduces, so
-that what is tested without GPUs is what runs with them.
+torch.nn.SyncBatchNorm does not support CPU tensors. This implementation uses differentiable all-reduces, so the code
+that runs on GPUs can be tested without them.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose training statistics are those of all processes' samples, however they are spread."""
+    """nn.BatchNorm2d with training statistics over the samples of all ranks, however many each rank has."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -19,12 +19,12 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.momentum is not None  # None would ask for a cumulative mean
+        assert self.momentum is not None  # None would mean a cumulative average
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         count = torch.full((1,), x.numel() // x.shape[1], dtype=values.dtype, device=x.device)
         sums = _all_reduce(torch.cat([values.sum((0, 2, 3)), count]))
         mean, total = sums[:-1] / sums[-1], sums[-1].detach()
-        # In two passes: E[x^2] - E[x]^2 loses every digit where a channel's mean is far above its spread.
+        # Two passes: E[x^2] - E[x]^2 cancels catastrophically if a channel's mean is much larger than its deviation.
         centred = values - mean.view(1, -1, 1, 1)
         variance = _all_reduce(centred.square().sum((0, 2, 3))) / total
         with torch.no_grad():
@@ -36,7 +36,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 class _AllReduce(torch.autograd.Function):
-    """A sum over ranks; each rank's input takes part in every rank's output, so gradients are summed as well."""
+    """Differentiable sum over ranks. Every output depends on every input, so gradients are summed as well."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
@@ -55,13 +55,13 @@ def _all_reduce(x: Tensor) -> Tensor:
     return _AllReduce.apply(x)
 
 
-def convert(model: nn.Module) -> nn.Module:
-    """Replaces every BatchNorm2d inside `model`, in place, keeping its parameters and buffers."""
+def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
+    """Replaces every BatchNorm2d inside `model` in place, keeping parameters and buffers."""
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d):
             synced = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
             synced.load_state_dict(child.state_dict())
             setattr(model, name, synced)
         else:
-            convert(child)
+            convert_sync_batchnorm(child)
     return model

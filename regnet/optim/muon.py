@@ -1,6 +1,6 @@
-"""Muon: momentum whose step along each convolution is made orthogonal.
+"""Muon: SGD with momentum whose updates of convolution weights are orthogonalised.
 
-Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks (2024), with its coefficients.
+Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks (2024), including the coefficients.
 """
 
 import math
@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-Turn = Callable[..., tuple[Tensor, ...]]
-
-_COEFFICIENTS = (3.4445, -4.775, 2.0315)
-_ITERATIONS = 5
-_SMALLEST = 1e-30  # norm that is divided by: nothing is left of nought
+_NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.775, 2.0315)
+_NEWTON_SCHULZ_ITERATIONS = 5
+_MIN_NORM = 1e-30  # avoids division by zero
 
 
 class Muon(SGD):
-    """SGD with Nesterov momentum, and Muon in groups that have `matrices`: into so many each weight is cut along dim 0.
+    """Muon for parameter groups with `num_matrices`, SGD with Nesterov momentum for the others.
 
-    A grouped convolution is as many maps as it has groups, so each is made orthogonal by itself. Weight decay of
-    these is decoupled.
+    A weight of a Muon group is split along dim 0 into `num_matrices` matrices, one for each group of a grouped
+    convolution, and each is orthogonalised separately. Weight decay of these weights is decoupled.
 
     Args:
-        groups: SGD's, each with `matrices` (0 for plain SGD).
-        dtype: of the matrix products.
-        record: what may make a function of tensors a recorded one.
+        groups: parameter groups of SGD with `num_matrices` in addition (0 for SGD).
+        dtype: dtype of the matrix products.
+
+    Attributes:
+        orthogonalize: momentum updates -> orthogonalised updates; replaced for CUDA graph capture.
     """
 
     def __init__(
@@ -37,63 +37,65 @@ class Muon(SGD):
         lr: float,
         momentum: float,
         dtype: torch.dtype,
-        record: Callable[[Turn], Turn] = lambda turn: turn,
     ) -> None:
-        # SGD takes the step; where it is to take an orthogonal one, it finds that in the gradient's place.
-        plain, turned = {"momentum": momentum, "nesterov": momentum > 0}, {"momentum": 0.0}
-        super().__init__([group | (turned if group["matrices"] else plain) for group in groups], lr, fused=True)
-        self._step_supports_amp_scaling = False  # momentum gathers gradients as they are
+        # In Muon groups the gradient is replaced by the orthogonalised update; plain SGD then applies it.
+        sgd, muon = {"momentum": momentum, "nesterov": momentum > 0}, {"momentum": 0.0}
+        super().__init__([group | (muon if group["num_matrices"] else sgd) for group in groups], lr, fused=True)
+        self._step_supports_amp_scaling = False  # momentum accumulates gradients, so they must be unscaled
         self._momentum, self._dtype = momentum, dtype
-        self._turned = record(self._turn)
+        self.orthogonalize: Callable[..., tuple[Tensor, ...]] = self._orthogonalize_updates
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        weights = [weight for group in self._groups_of_matrices() for weight in group["params"]]
+        weights = [weight for group in self._muon_groups() for weight in group["params"]]
         if weights:
             grads = [weight.grad for weight in weights]
-            torch._foreach_copy_(grads, self._turned(*self._momentum_steps(weights, grads)))
+            torch._foreach_copy_(grads, self.orthogonalize(*self._momentum_updates(weights, grads)))
         return super().step(closure)
 
-    def _groups_of_matrices(self) -> list[dict[str, Any]]:
-        return [group for group in self.param_groups if group["matrices"]]
+    def _muon_groups(self) -> list[dict[str, Any]]:
+        return [group for group in self.param_groups if group["num_matrices"]]
 
-    def _momentum_steps(self, weights: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, ...]:
+    def _momentum_updates(self, weights: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, ...]:
         for weight in weights:
-            if "average" not in self.state[weight]:
-                self.state[weight]["average"] = torch.zeros_like(weight)
-        averages = [self.state[weight]["average"] for weight in weights]
-        torch._foreach_lerp_(averages, grads, 1 - self._momentum)
-        return torch._foreach_lerp(grads, averages, self._momentum)
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_lerp_(buffers, grads, 1 - self._momentum)
+        return torch._foreach_lerp(grads, buffers, self._momentum)
 
-    def _turn(self, *steps: Tensor) -> tuple[Tensor, ...]:
-        """The steps to take instead, in the order of the groups; all matrices of one shape at once."""
-        matrices = [group["matrices"] for group in self._groups_of_matrices() for _ in group["params"]]
-        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for place, (step, count) in enumerate(zip(steps, matrices, strict=True)):
-            alike[step.shape[0] // count, math.prod(step.shape[1:])].append(place)
-        turned = [torch.empty_like(step) for step in steps]
-        for shape, places in alike.items():
-            stack = torch.cat([steps[place].reshape(-1, *shape) for place in places])
-            parts = _along(stack, self._dtype).split([matrices[place] for place in places])
-            for place, part in zip(places, parts, strict=True):
-                turned[place].copy_(part.reshape(turned[place].shape))
-        return tuple(turned)
+    def _orthogonalize_updates(self, *updates: Tensor) -> tuple[Tensor, ...]:
+        """The orthogonalised updates, in the order of the groups. Matrices of the same shape are processed together."""
+        counts = [group["num_matrices"] for group in self._muon_groups() for _ in group["params"]]
+        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, (update, count) in enumerate(zip(updates, counts, strict=True)):
+            by_shape[update.shape[0] // count, math.prod(update.shape[1:])].append(index)
+        results = [torch.empty_like(update) for update in updates]
+        for shape, indices in by_shape.items():
+            stack = torch.cat([updates[index].reshape(-1, *shape) for index in indices])
+            parts = _orthogonalize_and_scale(stack, self._dtype).split([counts[index] for index in indices])
+            for index, part in zip(indices, parts, strict=True):
+                results[index].copy_(part.reshape(results[index].shape))
+        return tuple(results)
 
 
-def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """(n, rows, columns) -> the same, with singular values near one: five Newton-Schulz steps towards U V^T."""
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Approximates U V^T of each matrix by five Newton-Schulz iterations: (n, rows, columns) -> the same shape.
+
+    All singular values of the result are near 1.
+    """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
-    # Before it loses digits or range: gradients may be far smaller, or larger, than fp16 can tell.
-    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST)).to(dtype)
-    a, b, c = _COEFFICIENTS
-    for _ in range(_ITERATIONS):
+    # Normalised before the cast: gradients may be outside the range of fp16.
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_MIN_NORM)).to(dtype)
+    a, b, c = _NEWTON_SCHULZ_COEFFICIENTS
+    for _ in range(_NEWTON_SCHULZ_ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT
 
 
-def _along(steps: Tensor, dtype: torch.dtype) -> Tensor:
-    """(n, rows, columns) -> the steps to take instead, longer along tall matrices."""
-    rows, columns = steps.shape[1:]
-    return (orthogonal(steps, dtype) * max(1.0, rows / columns) ** 0.5).to(steps.dtype)
+def _orthogonalize_and_scale(updates: Tensor, dtype: torch.dtype) -> Tensor:
+    """(n, rows, columns) -> orthogonalised updates of the same shape; those of tall matrices are scaled up."""
+    rows, columns = updates.shape[1:]
+    return (orthogonalize(updates, dtype) * max(1.0, rows / columns) ** 0.5).to(updates.dtype)

@@ -1,7 +1,6 @@
-"""The optimiser and its parameter groups."""
+"""Optimisers and their parameter groups."""
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,94 +9,94 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from regnet.config.schema import OptimConfig
 from regnet.models.regnet import Model
-from regnet.optim.muon import Muon, Turn
+from regnet.optim.muon import Muon
 
 
-class Kind(NamedTuple):
-    """What the parameters of one group have in common.
+class GroupKey(NamedTuple):
+    """Properties that all parameters of a group share.
 
     Attributes:
-        decays: whether weight decay is theirs.
-        matrices: into so many a weight is cut to be stepped by Muon; 0 for no step by Muon.
-        share: of the learning rate.
+        decays: whether weight decay applies.
+        num_matrices: number of matrices into which Muon splits a weight; 0 if Muon does not update it.
+        layer_scale: learning-rate factor of layer-wise decay.
     """
 
     decays: bool
-    matrices: int
-    share: float
+    num_matrices: int
+    layer_scale: float
 
 
 def parameter_groups(model: Model, config: OptimConfig) -> list[dict[str, Any]]:
-    """Weights of convolutions and linear layers, which decay, and all else, which may be kept from it.
+    """Groups parameters by weight decay, optimiser and learning-rate factor; frozen parameters are in no group.
 
-    Norms and biases are told by their single dimension. Muon has the convolutions between stem and head, those of as
-    many groups together. What is not to be trained is in no group.
+    Weights of convolutions and linear layers always decay. Norms and biases, recognised by their single dimension,
+    decay only with `decay_norm_and_bias`. Muon updates the convolutions between stem and head.
 
     Returns:
-        groups with `params`, `weight_decay`, `matrices` and `scale`: their learning rate over the head's.
+        groups with `params`, `weight_decay`, `num_matrices` (see Muon) and `lr_scale`, the factor by which their
+        learning rate differs from the head's.
     """
     distance = distances_to_head(model)
-    alike: dict[Kind, list[nn.Parameter]] = defaultdict(list)
+    groups: dict[GroupKey, list[nn.Parameter]] = defaultdict(list)
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             decays = parameter.ndim > 1 or config.decay_norm_and_bias
-            is_matrix = isinstance(module, nn.Conv2d) and parameter.ndim > 1
-            turned = config.name == "muon" and is_matrix and name.startswith("body.")
-            share = config.layer_decay ** distance[parameter]
-            alike[Kind(decays, module.groups if turned else 0, share)].append(parameter)
+            is_conv_weight = isinstance(module, nn.Conv2d) and parameter.ndim > 1
+            uses_muon = config.name == "muon" and is_conv_weight and name.startswith("body.")
+            layer_scale = config.layer_decay ** distance[parameter]
+            groups[GroupKey(decays, module.groups if uses_muon else 0, layer_scale)].append(parameter)
 
-    def decay(kind: Kind) -> float:
-        if not kind.decays:
+    def weight_decay(key: GroupKey) -> float:
+        if not key.decays:
             return 0.0
-        return config.muon_weight_decay if kind.matrices else config.weight_decay
+        return config.muon_weight_decay if key.num_matrices else config.weight_decay
 
     return [
         {
             "params": parameters,
-            "weight_decay": decay(kind),
-            "matrices": kind.matrices,
-            "scale": kind.share * (config.muon_lr / config.lr if kind.matrices else 1.0),
+            "weight_decay": weight_decay(key),
+            "num_matrices": key.num_matrices,
+            "lr_scale": key.layer_scale * (config.muon_lr / config.lr if key.num_matrices else 1.0),
         }
-        for kind, parameters in alike.items()
+        for key, parameters in groups.items()
     ]
 
 
 def distances_to_head(model: Model) -> dict[nn.Parameter, int]:
-    """Blocks from each parameter to the head, which is at 0 itself; the last block is at 1, the stem behind the first.
+    """Distance of each parameter from the head, in blocks: 0 in the head, 1 in the last block, most in the stem.
 
-    Source: layer-wise rates as in the fine-tuning of Clark et al., ELECTRA (2020), with a block for a layer.
+    Source: layer-wise learning rates as for fine-tuning in Clark et al., ELECTRA (2020), with blocks as layers.
     """
-    parts = [model.head, *reversed(model.blocks), model.stem]
-    return {parameter: distance for distance, part in enumerate(parts) for parameter in part.parameters()}
+    modules = [model.head, *reversed(model.blocks), model.stem]
+    return {parameter: distance for distance, module in enumerate(modules) for parameter in module.parameters()}
 
 
-def build_optimizer(
-    model: Model, config: OptimConfig, dtype: torch.dtype, record: Callable[[Turn], Turn] = lambda turn: turn
-) -> Optimizer:
-    """Fused, in which no step waits for the device: neither for Adam's count of steps nor for the gradient scaler.
+def build_optimizer(model: Model, config: OptimConfig, dtype: torch.dtype) -> Optimizer:
+    """The configured optimiser.
 
-    Muon alone waits for the scaler.
+    Implementations are fused, so a step does not synchronise with the device, neither for Adam's step count nor for the
+    gradient scaler. Only Muon synchronises with the scaler.
 
     Args:
-        dtype: of Muon's matrix products.
-        record: what may make a function of tensors a recorded one.
+        dtype: dtype of Muon's matrix products.
     """
     groups = parameter_groups(model, config)
     if config.name == "muon":
-        return Muon(groups, config.lr, config.momentum, dtype, record)
+        return Muon(groups, config.lr, config.momentum, dtype)
     if config.name == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
-    kind = {"adam": Adam, "adamw": AdamW}[config.name]
-    return kind(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
+    adam = {"adam": Adam, "adamw": AdamW}[config.name]
+    return adam(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
 
 
-def averages(config: OptimConfig) -> int:
-    """Numbers that the optimiser keeps for each that it trains."""
+def state_tensors_per_parameter(config: OptimConfig) -> int:
+    """Number of tensors of a parameter's shape that the optimiser keeps for each trained parameter."""
     return {"adam": 2, "adamw": 2, "sgd": int(config.momentum > 0), "muon": 1}[config.name]
 
 
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Sets the learning rate of the head; the other groups follow by their `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+        group["lr"] = lr * group["lr_scale"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from regnet.metrics.evaluation import Evaluation
 from regnet.metrics.evaluation_file import EvaluationFile
-from regnet.metrics.training import Result
+from regnet.metrics.training import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class EpochReport:
     epoch: int
     step: int
     lr: float
-    train: Result
+    train: TrainingResult
     val: Evaluation
     seconds: float
     images_per_second: float

@@ -1,16 +1,16 @@
-"""Which arithmetic is used: how exact, how repeatable, and how gradients keep from vanishing in it."""
+"""Automatic mixed precision (AMP): autocast and the gradient scaler."""
 
 from contextlib import AbstractContextManager
 
 import torch
 
-# After 30 halvings in a row; fairseq gives up here too.
-_SMALLEST_SCALE = 1e-4
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Reached after 30 consecutive overflows; fairseq aborts at this loss scale as well.
+_MIN_LOSS_SCALE = 1e-4
+_AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """Weights stay fp32; under bf16 and fp16 the forward pass runs in autocast, under fp16 with a gradient scaler.
+    """Weights stay in fp32; bf16 and fp16 run the forward pass in autocast, fp16 with a gradient scaler in addition.
 
     Args:
         name: fp32, bf16 or fp16.
@@ -18,23 +18,23 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._device = device.type
-        self._dtype = _AUTOCAST[name]
+        self._dtype = _AUTOCAST_DTYPES[name]
         self.scaler = torch.amp.GradScaler(self._device, enabled=name == "fp16")
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of convolutions and matrix products in the forward pass."""
+        """The dtype of convolutions and matrix products in the forward pass."""
         return self._dtype or torch.float32
 
     @property
     def skips_overflow(self) -> bool:
-        """Whether a step with gradients that are not finite is left out instead of taken."""
+        """Whether steps with non-finite gradients are skipped."""
         return self.scaler.is_enabled()
 
     def overflows(self) -> bool:
-        """Whether so many steps were left out that it is not the scale's fault. Waits for the device."""
-        return self.skips_overflow and self.scaler.get_scale() < _SMALLEST_SCALE
+        """Whether gradients overflow at any loss scale, so training has diverged. Synchronises with the device."""
+        return self.skips_overflow and self.scaler.get_scale() < _MIN_LOSS_SCALE
 
     def autocast(self) -> AbstractContextManager:
-        # Each weight is used once, and what is recorded must not hold a weight that was cast before.
+        # No cache: each weight is used once, and a captured CUDA graph must not refer to a weight cast before it.
         return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None, cache_enabled=False)

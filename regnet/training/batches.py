@@ -1,18 +1,21 @@
-"""What the training loop needs of its data: batches of images and labels, whoever makes them."""
+"""The interface between training and data loading: batches of images and labels."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 
 class Batch(Protocol):
-    """This rank's part of a batch.
+    """This rank's part of a global batch, on its device.
 
-    Images (n, 3, H, W), labels int64 (n,), what the loss compares with (labels, or float32 (n, classes)), and samples
-    over all ranks.
+    Attributes:
+        images: (n, 3, H, W).
+        labels: int64 (n,).
+        targets: targets of the loss: the labels, or probabilities float32 (n, classes).
+        global_size: number of samples over all ranks.
     """
 
     @property
@@ -29,15 +32,25 @@ class Batch(Protocol):
 
 
 class TrainingBatches(Protocol):
-    """The training samples: `steps` batches an epoch."""
+    """Batches of the training split.
+
+    Attributes:
+        steps: batches per epoch.
+        capture: wraps the function of tensors that augments a batch in CUDA graph capture; None if disabled.
+    """
 
     steps: int
+    capture: Callable[..., Any] | None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]: ...
 
 
 class EvaluationBatches(Protocol):
-    """This rank's share of the test samples, in at most `steps` batches, a number that all ranks agree on."""
+    """Batches of this rank's part of the validation split.
+
+    Attributes:
+        steps: maximum number of batches, the same on all ranks.
+    """
 
     steps: int
 
@@ -45,6 +58,6 @@ class EvaluationBatches(Protocol):
 
 
 def take(batches: Generator[Batch], count: int) -> Iterator[Batch]:
-    """The first `count` batches; the source is closed at once after them."""
+    """The first `count` batches; closes the generator immediately after them."""
     with closing(batches):
         yield from islice(batches, count)

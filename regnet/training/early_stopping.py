@@ -1,4 +1,4 @@
-"""Patience: pure bookkeeping, no torch."""
+"""Early stopping, in plain Python."""
 
 import math
 from dataclasses import dataclass
@@ -7,11 +7,15 @@ from typing import Literal
 
 @dataclass
 class EarlyStopping:
-    """Counts epochs in a row that bring no improvement.
+    """Counts consecutive epochs without improvement of the monitored metric.
 
     Args:
-        patience: so many of them mean stop; 0 for never.
+        patience: number of such epochs after which training stops; 0 to disable early stopping.
         mode: whether lower ("min") or higher ("max") values are better.
+
+    Attributes:
+        best: best value so far; None before the first.
+        stale: consecutive epochs without improvement.
     """
 
     patience: int
@@ -20,7 +24,7 @@ class EarlyStopping:
     stale: int = 0
 
     def update(self, value: float) -> bool:
-        """Takes the value of one more epoch; True if it is the best so far. A value that is no number never is."""
+        """Records the value of an epoch; returns True if it is the best so far, which NaN never is."""
         improved = not math.isnan(value) and (
             self.best is None or (value < self.best if self.mode == "min" else value > self.best)
         )

@@ -1,4 +1,4 @@
-"""The moving average of the weights."""
+"""Exponential moving average (EMA) of the weights."""
 
 from copy import deepcopy
 from itertools import chain
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 class ModelEma(nn.Module):
-    """An exponential moving average of weights and BatchNorm statistics, which begins with those of `model`.
+    """EMA of weights and BatchNorm statistics, initialised with those of `model`.
 
-    torch.optim.swa_utils.AveragedModel would do, but that each of its updates sends a number to the device and waits.
+    torch.optim.swa_utils.AveragedModel is not used because each of its updates synchronises with the device.
 
     Args:
         decay: per update, 0 to 1.
 
     Attributes:
-        module: the network with the averages.
+        module: the network with the EMA weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,16 +26,16 @@ class ModelEma(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Takes in the weights of a model of the same kind; its counters, which have no mean, are copied."""
-        averages: list[Tensor] = []
-        values: list[Tensor] = []
-        for average, value in zip(_tensors(self.module), _tensors(model), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value)
+        """Updates the EMA with the weights of `model`; integer buffers (num_batches_tracked) are copied."""
+        ema_tensors: list[Tensor] = []
+        tensors: list[Tensor] = []
+        for ema_tensor, tensor in zip(_tensors(self.module), _tensors(model), strict=True):
+            if ema_tensor.is_floating_point():
+                ema_tensors.append(ema_tensor)
+                tensors.append(tensor)
             else:
-                average.copy_(value)
-        torch._foreach_lerp_(averages, values, 1 - self.decay)
+                ema_tensor.copy_(tensor)
+        torch._foreach_lerp_(ema_tensors, tensors, 1 - self.decay)
 
 
 def _tensors(model: nn.Module) -> chain[Tensor]:

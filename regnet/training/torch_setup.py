@@ -1,4 +1,4 @@
-"""Process-wide PyTorch settings: seeds, determinism, cuDNN benchmarking and the allocator."""
+"""Process-wide PyTorch settings: seed, determinism, cuDNN benchmarking and the CPU allocator."""
 
 import ctypes
 import hashlib
@@ -11,8 +11,8 @@ from regnet.config.schema import TrainConfig
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
-def prepare_torch(seed: int, train: TrainConfig, device: torch.device) -> None:
-    """Sets what PyTorch keeps for the whole process."""
+def configure_torch(seed: int, train: TrainConfig, device: torch.device) -> None:
+    """Applies the settings to this process."""
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(seed)
@@ -23,16 +23,16 @@ def prepare_torch(seed: int, train: TrainConfig, device: torch.device) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def seed_of_rank(seed: int, rank: int) -> int:
-    """For torch's generators; no other rank's, and no other run's."""
+def rank_seed(seed: int, rank: int) -> int:
+    """Seed of torch's generators, different for each rank and for each seed of a run."""
     return int.from_bytes(hashlib.sha256(f"{seed} {rank}".encode()).digest()[:8], "little")
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc reuse freed memory of any size, as on GPUs torch does itself; the process never shrinks.
+    """Makes glibc keep freed memory instead of returning it to the OS, like PyTorch's caching allocator on GPUs.
 
-    Otherwise every large tensor is mapped anew, and the kernel clears its pages in each step (mallopt(3)).
+    Otherwise every large tensor is newly mapped, and the kernel clears its pages in every step; see mallopt(3).
     """
     mallopt = ctypes.CDLL(None).mallopt
     if not (mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1)):
-        raise OSError("mallopt refused to keep freed memory")
+        raise OSError("mallopt failed to set M_MMAP_MAX and M_TRIM_THRESHOLD")

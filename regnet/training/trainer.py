@@ -15,10 +15,10 @@ from regnet.distributed.gradients import wrap_ddp
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import SharedFlags, World
 from regnet.errors import Diverged
-from regnet.metrics.confident_errors import ConfidentErrorCollector
+from regnet.metrics.confident_errors import ConfidentErrorAccumulator
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
-from regnet.metrics.training import Result, TrainingAccumulator
-from regnet.models.regnet import Model, freeze_backbone, initialize_weights, set_drop_path_rates, train_head
+from regnet.metrics.training import TrainingResult, TrainingAccumulator
+from regnet.models.regnet import Model, freeze_backbone, initialize_weights, set_drop_path_rates, set_head_train_mode
 from regnet.models.sync_batchnorm import convert
 from regnet.optim.optimizers import build_optimizer, set_learning_rate
 from regnet.optim.schedules import learning_rate
@@ -68,7 +68,7 @@ class Trainer:
         self.steps = min(train.steps, config.train.max_steps_per_epoch or train.steps)
         self.precision = Precision(config.train.precision, world.device)
         self.agreement = SharedFlags(world, flags=2)
-        self.mistakes = ConfidentErrorCollector()
+        self.mistakes = ConfidentErrorAccumulator()
         set_drop_path_rates(model, config.train.drop_path)
         initialize_weights(model, config.train.init_std, config.train.zero_init_residual)
         if config.train.sync_batchnorm and world.size > 1:
@@ -106,21 +106,21 @@ class Trainer:
         data, train = self.config.data, self.config.train
         network.train()
         if train.freeze_backbone:
-            train_head(model)
+            set_head_train_mode(model)
         images = torch.zeros((train.batch_size, 3, data.resolution, data.resolution), device=self.world.device)
         return CapturedNetwork(network, images.contiguous(memory_format=self.memory_format), self.precision)
 
     def fit(self) -> Evaluation | None:
         """Trains until the last epoch or early stopping; the last evaluation, or None if asked to leave before."""
         result = self._fit()
-        self.agreement.settle()
+        self.agreement.wait()
         self.record.settle()
-        return None if result is None else replace(result, mistaken=self.mistakes.gathered(self.world))
+        return None if result is None else replace(result, confident_errors=self.mistakes.result(self.world))
 
     def _fit(self) -> Evaluation | None:
-        if any(self.world.gather(self.notice.given is not None)):
+        if any(self.world.gather(self.notice.reason is not None)):
             return None
-        self.notice.start_clock(self.config.train.max_minutes)
+        self.notice.set_time_limit(self.config.train.max_minutes)
         result = None
         progress = self.state.progress
         while progress.epoch < self.config.train.epochs and not self.state.stopping.should_stop:
@@ -151,7 +151,7 @@ class Trainer:
         config, progress = self.config, self.state.progress
         self.forward.train()
         if config.train.freeze_backbone:
-            train_head(self.state.model)
+            set_head_train_mode(self.state.model)
         self.record.begin_epoch(progress.epoch + 1, self.steps, progress.step)
         pending: list[StepLoss] = []
         saved_at = time.monotonic()
@@ -168,7 +168,7 @@ class Trainer:
             overdue = self.world.is_main and 0 < config.checkpoint.every_minutes <= minutes
             if overdue:
                 saved_at = time.monotonic()  # asked for once, though it is heard a step later
-            leave, save = self.agreement.exchange(self.notice.given is not None, overdue)
+            leave, save = self.agreement.exchange(self.notice.reason is not None, overdue)
             every = config.checkpoint.every_steps
             due = save or (every and progress.global_step % every == 0)
             if leave or (due and progress.step < self.steps):  # the end of the epoch saves anyway
@@ -275,7 +275,7 @@ class Trainer:
         """Counts every test sample once over all ranks; None if asked to leave before the end."""
         self.state.sync_buffers(self.world)
         self.state.evaluated.eval()
-        tally, self.mistakes = EvaluationAccumulator(self.classes, self.world.device), ConfidentErrorCollector()
+        tally, self.mistakes = EvaluationAccumulator(self.classes, self.world.device), ConfidentErrorAccumulator()
         with closing(iter(self.val_batches)) as batches:
             for _ in range(self.val_batches.steps):
                 batch = next(batches, None)  # shares differ by a sample, so one rank's may end earlier
@@ -283,7 +283,7 @@ class Trainer:
                     logits = self.logits(batch.images)
                     tally.update(logits, batch.labels)
                     self.mistakes.update(batch.images, logits, batch.labels)
-                leave, _ = self.agreement.exchange(self.notice.given is not None, False)
+                leave, _ = self.agreement.exchange(self.notice.reason is not None, False)
                 if leave:
                     return None
         return tally.result(self.world)
@@ -294,7 +294,7 @@ class Trainer:
         with self.precision.autocast():
             return self.state.evaluated(images).float()
 
-    def end_epoch(self, train: Result, val: Evaluation, trained: float, seconds: float) -> None:
+    def end_epoch(self, train: TrainingResult, val: Evaluation, trained: float, seconds: float) -> None:
         """Counts the epoch as done, reports it and saves."""
         state, progress = self.state, self.state.progress
         watched = train.loss if self.config.early_stopping.monitor == "train_loss" else val.top1
