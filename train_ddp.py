@@ -5,68 +5,85 @@ torchrun --nproc_per_node=N train_ddp.py --config configs/baseline.yaml [--secti
 """
 
 import sys
+from collections.abc import Sequence
 
 from regnet.distributed.preemption import PreemptionNotice
 
 NOTICE = PreemptionNotice()
 if __name__ == "__main__":
-    NOTICE.install()  # before torch is imported: that takes seconds, in which a signal may come
+    NOTICE.install()  # before torch is imported: that takes seconds, in which a signal may arrive
 
 from data.errors import DataError, LoaderError
-from data.loader import Place, open_loaders
+from data.loader import RankInfo, TrainingLoader, open_loaders
 from regnet.cli import exit_code_of
-from regnet.config.parser import parse_config
+from regnet.config.parser import parse_config_with_notes
 from regnet.config.schema import Config
-from regnet.data_adapter import loader_options, open_shards
+from regnet.data_adapter import adapt_to_data, loader_options, open_shards
 from regnet.distributed.world import World, join_world
 from regnet.exit_codes import DONE, exit_process, preempted_exit_code
-from regnet.models.regnet import Model, count_parameters
-from regnet.report import report_on
+from regnet.models.regnet import count_parameters
+from regnet.report import write_run_report
 from regnet.runs.directory import run_path
-from regnet.training.cuda_graphs import recorder
-from regnet.training.run_manager import Record
+from regnet.training.builder import build_learner
+from regnet.training.cuda_graphs import capture_step, captures_step
+from regnet.training.run import Run
 from regnet.training.torch_setup import configure_torch
 from regnet.training.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:
-    """Runs one process of a training; returns its exit status."""
+    """Runs one process of a training; returns its exit code."""
 
     def run() -> int:
-        config = parse_config(argv)
+        config, notes = parse_config_with_notes(argv)
         with join_world(config.train.device, config.distributed, NOTICE) as world:
-            return train(config, world)
+            return train(config, notes, world)
 
     return exit_code_of(run, usage_errors=DataError, failures=LoaderError)
 
 
-def train(config: Config, world: World) -> int:
-    """Builds the parts, continues where the run stood, trains."""
+def train(config: Config, notes: Sequence[str], world: World) -> int:
+    """Opens the data and the run, builds the parts, resumes and trains.
+
+    Args:
+        notes: what was adapted in the configuration, for the console.
+    """
     configure_torch(config.seed, config.train, world.device)
     shards, manifest = open_shards(config, world)
-    with Record(config, world, manifest) as record:
-        if record.was_finished():
+    config, data_notes = adapt_to_data(config, manifest)
+    with Run(config, world, manifest) as run:
+        if run.already_finished():
             return DONE
-        place, options = Place(world.rank, world.size, world.device), loader_options(config)
-        record_kernels = recorder(config.train, world)
-        train_batches, val_batches = open_loaders(shards, manifest, options, place, record_kernels)
-        model = Model(config.model.design(), len(manifest.classes))
-        trainer = Trainer(config, world, model, train_batches, val_batches, record, NOTICE)
-        record.begin(trainer.state)
-        trained = f" ({count_parameters(model, trainable_only=True):,} trained)" if config.train.freeze_backbone else ""
-        record.say(
-            f"{config.name}: {count_parameters(model):,} parameters{trained}, {world.size} x {world.device.type}, "
-            f"{train_batches.samples:,} images in {trainer.steps} steps an epoch"
-            + (f" ({train_batches.dropped} images dropped in each)" if train_batches.dropped else "")
-        )
+        rank = RankInfo(world.rank, world.size, world.device)
+        train_batches, val_batches = open_loaders(shards, manifest, loader_options(config), rank)
+        learner = build_learner(config, world, manifest)
+        if captures_step(config.train, world):
+            capture_step(learner, train_batches)
+        run.begin(learner.state)
+        trainer = Trainer(config, world, learner, train_batches, val_batches, run, NOTICE)
+        for line in (*notes, *data_notes, describe(trainer, train_batches)):
+            run.say(line)
         result = trainer.fit()
         if result is None:
-            record.preempted(f"asked to leave by {NOTICE.reason or 'another rank'}")
+            run.preempted(f"interrupted by {NOTICE.reason or 'a signal to another rank'}")
             return preempted_exit_code()
-        record.finished(result, trainer.state, trainer.why_done())
+        run.finished(result, learner.state)
     if config.tracking.report and world.is_main:
-        report_on(run_path(config))
+        write_run_report(run_path(config))
     return DONE
+
+
+def describe(trainer: Trainer, batches: TrainingLoader) -> str:
+    """A line about the network, the processes and the data."""
+    config, world, model = trainer.config, trainer.world, trainer.state.model
+    parameters = f"{count_parameters(model):,} parameters"
+    if config.train.freeze_backbone:
+        parameters += f" ({count_parameters(model, trainable_only=True):,} trained)"
+    processes = f"{world.size} process{'es' if world.size > 1 else ''} ({world.device.type})"
+    data = f"{batches.samples:,} training images, {trainer.steps} steps/epoch"
+    if batches.dropped:
+        data += f" ({batches.dropped} images dropped per epoch)"
+    return f"{config.name}: {parameters}, {processes}, {data}"
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> command.R
     directory = Path(config.data.shards)
     verify(directory, read_manifest(directory), Verify.once)
     with built(config, world) as (trainer, _):
-        trainer.record.begin(trainer.state)
+        trainer.run.begin(trainer.state)
         rates = alternate(sides(trainer, args.every), args.rounds, args.seconds, world.device)
-        trainer.record.settle()
+        trainer.run.wait()
         (size,) = {path.stat().st_size for path in Path(config.runs_dir).rglob("step-*.pt")}
     results = {
         **spreads(rates),
@@ -49,7 +49,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> command.R
     }
     return {
         **where,
-        "config": command.described(args),
+        "config": command.config_description(args),
         "resolution": config.data.resolution,
         "batch_size": config.train.batch_size,
         "every": args.every,
@@ -67,12 +67,12 @@ def sides(trainer: Trainer, every: int) -> dict[str, Side]:
 
     def steps(save: bool, wait: bool) -> Generator[int]:
         for step in range(1, sys.maxsize):
-            trainer.step(batch, trainer.config.optim.lr)
+            trainer.learner.step(batch, trainer.config.optim.lr)
             progress.global_step += 1
             if save and step % every == 0:
                 trainer.save()
                 if wait:
-                    trainer.record.settle()
+                    trainer.run.wait()
             yield len(batch.labels)
 
     return {
@@ -83,7 +83,7 @@ def sides(trainer: Trainer, every: int) -> dict[str, Side]:
 
 
 def show(report: command.Report) -> None:
-    command.print_place(report)
+    command.print_environment(report)
     side = report["resolution"]
     print(
         f"{report['config']} at {side}x{side}, batches of {report['batch_size']}; a checkpoint of "
@@ -102,7 +102,9 @@ def main(argv: list[str]) -> int:
     Path("runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".benchmark-", dir="runs") as runs:
         more = {"runs_dir": runs, "tracking.wandb": "disabled"}
-        return command.run(parser.parse_args(argv), lambda args: command.configure(args, more), measure, show)
+        return command.run_in_process_group(
+            parser.parse_args(argv), lambda args: command.configure(args, more), measure, show
+        )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""The trainer itself, put together as train_ddp.py does, for benchmarks that take its steps one by one.
+"""The trainer as train_ddp.py builds it, for benchmarks that run its steps one by one.
 
-But that batches are prepared kernel by kernel, also where the rest is recorded: parts of what is recorded take no time.
+Unlike there, augmentation is never captured as a CUDA graph: its parts could not be timed.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.loader import Place, TrainingLoader, open_loaders
+from data.loader import RankInfo, TrainingLoader, open_loaders
 from data.manifest import read_manifest
 from regnet.config.schema import Config
 from regnet.data_adapter import loader_options
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World
-from regnet.models.regnet import Model
-from regnet.training.run_manager import Record
+from regnet.training.builder import build_learner
+from regnet.training.cuda_graphs import capture_step, captures_step
+from regnet.training.run import Run
 from regnet.training.torch_setup import configure_torch
 from regnet.training.trainer import Trainer
 
@@ -29,8 +30,11 @@ def built(config: Config, world: World) -> Iterator[tuple[Trainer, TrainingLoade
     shards = Path(config.data.shards)
     manifest = read_manifest(shards)
     configure_torch(config.seed, config.train, world.device)
-    place = Place(world.rank, world.size, world.device)
-    train, val = open_loaders(shards, manifest, loader_options(config), place)
-    with Record(config, world, manifest) as record:
-        model = Model(config.model.design(), len(manifest.classes))
-        yield Trainer(config, world, model, train, val, record, PreemptionNotice()), train
+    rank = RankInfo(world.rank, world.size, world.device)
+    train, val = open_loaders(shards, manifest, loader_options(config), rank)
+    with Run(config, world, manifest) as run:
+        learner = build_learner(config, world, manifest)
+        if captures_step(config.train, world):
+            capture_step(learner, train)
+            train.capture = None  # the parts of a captured function could not be timed
+        yield Trainer(config, world, learner, train, val, run, PreemptionNotice()), train

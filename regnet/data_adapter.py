@@ -1,45 +1,54 @@
-"""Where a run's samples come from, and what makes pictures like them, for the commands that join regnet/ and data/."""
+"""What the commands share that join regnet/ and data/: opening a run's shards, loader options, inference transforms."""
 
 from dataclasses import fields
 from pathlib import Path
 
 from data.errors import DataError
-from data.inference_transform import InferenceTransform, preparation
+from data.inference_transform import InferenceTransform, inference_transform
 from data.loader import LoaderOptions
-from data.local_copy import prepare, prepared
+from data.local_copy import prepare_shards, shard_directory
 from data.manifest import Manifest, Verify, read_manifest
+from data.reading.shard_reader import max_workers
 from regnet.checkpoint.load_model import TrainedModel
+from regnet.config.adaptation import adapt_to_dataset
 from regnet.config.schema import Config
 from regnet.distributed.world import World
 from regnet.errors import UsageError
 
 
 def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
-    """The shards to read and their manifest, after one process of each machine has checked, or copied, them there."""
-    source, under = Path(config.data.shards), Path(config.data.local_cache_dir) if config.data.local_cache_dir else None
-    world.on_each_node(lambda: prepare(source, under, Verify(config.data.verify)))
-    directory = prepared(source, under)
+    """The directory to read and its manifest, after one process per node has verified or copied the shards."""
+    source = Path(config.data.shards)
+    cache_dir = Path(config.data.local_cache_dir) if config.data.local_cache_dir else None
+    world.on_each_node(lambda: prepare_shards(source, cache_dir, Verify(config.data.verify)))
+    directory = shard_directory(source, cache_dir)
     manifest = read_manifest(directory)
     if len(set(world.gather(manifest.identity))) > 1:
-        raise DataError(f"{directory}: not the same images on every machine")
+        raise DataError(f"{directory}: not the same dataset on every node; copy the same shards to all nodes")
     return directory, manifest
+
+
+def adapt_to_data(config: Config, manifest: Manifest) -> tuple[Config, list[str]]:
+    """The configuration adapted to the dataset and to this process, and a line about each change."""
+    return adapt_to_dataset(config, manifest.mixed, max_workers())
 
 
 def loader_options(config: Config) -> LoaderOptions:
     """The configuration's options of the same names."""
-    options = {**vars(config.data), **vars(config.augment), "batch_size": config.train.batch_size, "seed": config.seed}
+    other = {"batch_size": config.train.batch_size, "seed": config.seed, "augment": config.augment}
+    options = {**vars(config.data), **other}
     return LoaderOptions(**{field.name: options[field.name] for field in fields(LoaderOptions)})
 
 
 def manifest_and_transform(trained: TrainedModel, shards: Path | None) -> tuple[Manifest, InferenceTransform]:
-    """The manifest of a network's shards, and what makes a picture as its test images were.
+    """The manifest of a model's shards, and the transform that prepares an image like its validation images.
 
     Args:
-        shards: others than those that the run was trained on, or None.
+        shards: other shards than the run was trained on, or None.
 
     Raises:
-        DataError: there is none that can be used.
-        UsageError: it is of other classes.
+        DataError: the manifest cannot be used.
+        UsageError: the manifest has other classes than the model.
     """
     data, augment = trained.config.data, trained.config.augment
     directory = shards or Path(data.shards)
@@ -48,12 +57,15 @@ def manifest_and_transform(trained: TrainedModel, shards: Path | None) -> tuple[
     except DataError as error:
         if shards:
             raise
-        raise DataError(f"{error}; --shards names others that the run may be told by") from error
+        raise DataError(f"{error}. Use --shards to name converted images of the same classes") from error
     check_classes(trained, directory, manifest)
-    return manifest, preparation(directory, manifest, augment.rrc_min_scale, data.center_crop_ratio, data.resolution)
+    transform = inference_transform(
+        directory, manifest, augment.rrc_min_scale, data.center_crop_ratio, data.resolution
+    )
+    return manifest, transform
 
 
 def check_classes(trained: TrainedModel, directory: Path, manifest: Manifest) -> None:
-    """Raises UsageError for shards whose labels mean something else than the network's."""
+    """Raises UsageError if the shards have other classes than the model."""
     if manifest.classes != trained.classes:
-        raise UsageError(f"{directory}: the checkpoint was trained on other classes")
+        raise UsageError(f"{directory}: has other classes than the checkpoint was trained on")

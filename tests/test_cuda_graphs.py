@@ -1,4 +1,4 @@
-"""Kernels that are recorded and replayed compute what launched ones do."""
+"""Captured CUDA graphs compute what uncaptured kernels do."""
 
 import pytest
 import torch
@@ -10,35 +10,34 @@ from regnet.distributed.world import World
 from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model
 from regnet.training.amp import Precision
-from regnet.training.cuda_graphs import CapturedFunction, CapturedNetwork, recorder
+from regnet.training.cuda_graphs import CapturedFunction, CapturedNetwork, captures_step
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.parametrize(
-    ("options", "size", "device", "recorded"),
+    ("options", "size", "device", "captured"),
     [
         ({"cuda_graphs": True}, 1, "cuda", True),
         ({}, 1, "cuda", False),
         ({"cuda_graphs": True}, 1, "cpu", False),
         ({"cuda_graphs": True}, 2, "cuda", False),
-        ({"cuda_graphs": True, "accumulate": 2}, 1, "cuda", False),
+        ({"cuda_graphs": True, "grad_accum_steps": 2}, 1, "cuda", False),
         ({"cuda_graphs": True, "detect_anomaly": True}, 1, "cuda", False),
     ],
 )
-def test_one_process_on_a_gpu_records_where_it_is_asked_to_and_can(options, size, device, recorded):
+def test_only_a_single_process_on_a_gpu_captures_its_steps(options, size, device, captured):
     world = World(0, size, 0, torch.device(device), None, None)
-    made = recorder(TrainConfig(**options), world)(gradients)
-    assert isinstance(made, CapturedFunction) if recorded else made is gradients
+    assert captures_step(TrainConfig(**options), world) == captured
 
 
 @on_gpu
-def test_a_recorded_function_takes_inputs_and_numbers_of_each_call_in_any_shape():
-    recorded = CapturedFunction(lambda x, y, n: (x * n + y, y - 1))
+def test_a_captured_function_takes_new_inputs_of_any_shape_in_each_call():
+    captured = CapturedFunction(lambda x, y, n: (x * n + y, y - 1))
     for call, shape in enumerate([(3,), (2, 5), (3,), (3,)]):
         x, y = torch.randn(2, *shape, device="cuda")
         before = y.clone()
-        total, less = recorded(x, y, call)
+        total, less = captured(x, y, call)
         torch.testing.assert_close(total, x * call + before)
         torch.testing.assert_close(less, before - 1)
         assert torch.equal(y, before)
@@ -51,21 +50,21 @@ def gradients(network, model, images):
 
 
 @on_gpu
-def test_a_recorded_network_has_the_gradients_and_statistics_of_a_free_one_for_batches_of_any_size():
+def test_a_captured_network_has_the_same_gradients_and_statistics_for_batches_of_any_size():
     torch.manual_seed(0)
-    free, model = (Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3).cuda() for _ in range(2))
-    model.load_state_dict(free.state_dict())
+    uncaptured, model = (Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3).cuda() for _ in range(2))
+    model.load_state_dict(uncaptured.state_dict())
     precision = Precision("fp32", torch.device("cuda"))
     network = CapturedNetwork(model.train(), torch.zeros(6, 3, 32, 32, device="cuda"), precision)
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.buffers(), free.buffers(), strict=True))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.buffers(), uncaptured.buffers(), strict=True))
     for count in (6, 6, 4, 6):
         images = torch.randn(count, 3, 32, 32, device="cuda")
-        expected = gradients(free, free, images)
+        expected = gradients(uncaptured, uncaptured, images)
         torch.testing.assert_close(gradients(network, model, images), expected, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(dict(model.named_buffers()), dict(free.named_buffers()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dict(model.named_buffers()), dict(uncaptured.named_buffers()), rtol=1e-4, atol=1e-5)
     network.eval()
-    free.eval()
-    torch.testing.assert_close(network(images), free(images), rtol=1e-3, atol=1e-4)
+    uncaptured.eval()
+    torch.testing.assert_close(network(images), uncaptured(images), rtol=1e-3, atol=1e-4)
 
 
 @on_gpu
@@ -89,8 +88,8 @@ def test_a_recorded_network_has_the_gradients_and_statistics_of_a_free_one_for_b
     ],
     ids=" ".join,
 )
-def test_a_recorded_run_learns_what_a_free_one_does(flags, shards, tmp_path):
-    """Batches of 96 and a last one of 40: losses of every step, and the accuracy after two epochs."""
+def test_a_captured_run_trains_like_an_uncaptured_one(flags, shards, tmp_path):
+    """Compares the loss of every step, and the accuracy after two epochs; the last batch is smaller (40 of 96)."""
     found = []
     for graphs in ("false", "true"):
         folder = tmp_path / graphs
@@ -108,6 +107,6 @@ def test_a_recorded_run_learns_what_a_free_one_does(flags, shards, tmp_path):
         assert done.returncode == 0, done.stderr
         losses = [row["loss"] for row in rows(folder / "tiny", "step")]
         found.append((losses, result(folder / "tiny")["top1"]))
-    (free, accuracy), (recorded, its_accuracy) = found
-    assert recorded == pytest.approx(free, rel=0.03)
-    assert its_accuracy == pytest.approx(accuracy, abs=0.05)
+    (uncaptured, accuracy), (captured, captured_accuracy) = found
+    assert captured == pytest.approx(uncaptured, rel=0.03)
+    assert captured_accuracy == pytest.approx(accuracy, abs=0.05)

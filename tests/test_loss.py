@@ -1,4 +1,4 @@
-"""The loss that is minimised, and the accuracy beside it."""
+"""The training loss, and the accuracy that is counted with it."""
 
 import pytest
 import torch
@@ -27,18 +27,18 @@ def trainer_of(shards, tmp_path):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_targets_are_smoothed_and_may_be_of_several_classes(trainer_of, smoothing, mixed):
+def test_label_smoothing_applies_to_hard_and_mixed_targets(trainer_of, smoothing, mixed):
     trainer = trainer_of("--train.label_smoothing", str(smoothing))
     labels, others = torch.arange(20), torch.arange(50, 70)
-    shares = torch.linspace(0, 1, 20).unsqueeze(1) if mixed else torch.ones(20, 1)
+    lam = torch.linspace(0, 1, 20).unsqueeze(1) if mixed else torch.ones(20, 1)
     one_hot = torch.nn.functional.one_hot
-    targets = shares * one_hot(labels, 100) + (1 - shares) * one_hot(others, 100)
+    targets = lam * one_hot(labels, 100) + (1 - lam) * one_hot(others, 100)
     logits, loss = trainer.learner.forward_pass(torch.randn(20, 3, 32, 32), targets if mixed else labels)
-    smooth = (1 - smoothing) * targets + smoothing / 100
-    torch.testing.assert_close(loss, -(smooth * logits.log_softmax(1)).sum())
+    smoothed = (1 - smoothing) * targets + smoothing / 100
+    torch.testing.assert_close(loss, -(smoothed * logits.log_softmax(1)).sum())
 
 
-def test_a_step_takes_the_targets_loss_and_the_labels_accuracy(trainer_of):
+def test_a_step_computes_the_loss_from_targets_and_the_accuracy_from_labels(trainer_of):
     trainer = trainer_of("--train.grad_accum_steps", "2")
     images, targets = torch.randn(30, 3, 32, 32), torch.zeros(30, 100)
     targets[:, 99] = 1
@@ -47,20 +47,20 @@ def test_a_step_takes_the_targets_loss_and_the_labels_accuracy(trainer_of):
     labels = logits.argmax(1)
     loss = trainer.learner.step(Batch(images, labels, targets, 30), 0.0)
     torch.testing.assert_close(loss, -logits.log_softmax(1)[:, 99].mean())
-    counted = trainer.state.metrics
-    assert torch.equal(counted.class_samples, labels.bincount(minlength=100))
-    assert torch.equal(counted.class_correct, counted.class_samples)
+    metrics = trainer.state.metrics
+    assert torch.equal(metrics.class_samples, labels.bincount(minlength=100))
+    assert torch.equal(metrics.class_correct, metrics.class_samples)
 
 
 @pytest.mark.parametrize("flags", [(), ("--train.init_std", "0.01", "--train.zero_init_residual", "true")])
-def test_a_summary_tells_the_weights_that_a_run_begins_with(trainer_of, flags):
-    told = untrained_model(["--config", "tests/tiny.yaml", *flags], 100).model
-    assert fingerprint(trainer_of(*flags).state.model) == fingerprint(told)
+def test_the_untrained_model_has_the_initial_weights_of_a_run(trainer_of, flags):
+    untrained = untrained_model(["--config", "tests/tiny.yaml", *flags], 100).model
+    assert fingerprint(trainer_of(*flags).state.model) == fingerprint(untrained)
 
 
-@pytest.mark.parametrize("silent", [False, True])
-def test_blocks_begin_silent_if_asked_and_skip_samples_if_asked(trainer_of, silent):
-    flags = ("--train.zero_init_residual", "true", "--train.drop_path", "0.3") if silent else ()
+@pytest.mark.parametrize("enabled", [False, True])
+def test_zero_init_residual_and_drop_path_are_off_by_default(trainer_of, enabled):
+    flags = ("--train.zero_init_residual", "true", "--train.drop_path", "0.3") if enabled else ()
     blocks = [module for module in trainer_of(*flags).state.model.modules() if isinstance(module, XBlock)]
-    assert all(bool(block.bn3.weight.any()) != silent for block in blocks)
-    assert [block.drop_path_rate for block in blocks] == pytest.approx([0.1, 0.2, 0.3] if silent else [0, 0, 0])
+    assert all(bool(block.bn3.weight.any()) != enabled for block in blocks)
+    assert [block.drop_path_rate for block in blocks] == pytest.approx([0.1, 0.2, 0.3] if enabled else [0, 0, 0])

@@ -1,4 +1,4 @@
-"""What one rank measures. torchrun starts this module with one argument, a file that holds an `Order`."""
+"""The measurements of one rank. torchrun starts this module with one argument, a file with a `Request`."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.scaling.protocol import Key, Order, Seen
+from benchmarks.scaling.protocol import Key, RankResult, Request
 from benchmarks.timing import synchronise
 from benchmarks.trainer import built
 from data.loader import Batch
@@ -20,86 +20,86 @@ from regnet.distributed.world import World, join_world
 from regnet.training.trainer import Trainer
 
 Action = Callable[[], object]
-WARM_UP = 3  # steps: in the first DDP finds the order of gradients, after it packs them anew
+WARM_UP = 3  # steps: DDP records the order of gradients in the first one and then rebuilds its buckets
 
 
-def actions(trainer: Trainer, batch: Batch, order: Order) -> dict[Key, Action]:
-    """Everything that is to be measured. The trainer's own steps, at a rate of 0: they are all alike."""
+def build_actions(trainer: Trainer, batch: Batch, request: Request) -> dict[Key, Action]:
+    """All measurements of this rank. Steps have a learning rate of 0, so that all are equal."""
     world = trainer.world
-    found: dict[Key, Action] = {}
+    measurements: dict[Key, Action] = {}
 
     def add_steps(images: int) -> None:
         part = Batch(batch.images[:images], batch.labels[:images], batch.targets[:images], images * world.size)
 
         def compute() -> None:
-            with trainer.gradients_stay_here():
-                trainer.step(part, 0.0)
+            with trainer.learner.no_sync():
+                trainer.learner.step(part, 0.0)
 
-        found["step", images] = lambda: trainer.step(part, 0.0)
+        measurements["step", images] = lambda: trainer.learner.step(part, 0.0)
         if world.size > 1:
-            found["compute", images] = compute
+            measurements["compute", images] = compute
 
     def add_all_reduce(kind: str, size: int) -> None:
         tensor = torch.zeros(size // 4, device=world.device)
-        found[kind, size] = lambda: world.sum_(tensor)
+        measurements[kind, size] = lambda: world.sum_(tensor)
 
-    for images in order.images:
+    for images in request.images:
         add_steps(images)
     if world.size > 1:
         add_all_reduce("gradients", gradient_bytes(trainer))
-        for size in order.messages:
+        for size in request.messages:
             add_all_reduce("message", size)
-    return found
+    return measurements
 
 
 def gradient_bytes(trainer: Trainer) -> int:
     return sum(weight.numel() * weight.element_size() for weight in trainer.state.model.parameters())
 
 
-def there_and_back(found: Mapping[Key, Action], seconds: float, world: World) -> dict[Key, float]:
-    """The mean seconds of each, in two turns, the second in reverse, against a machine that drifts."""
-    times: dict[Key, list[float]] = {key: [] for key in found}
-    for key in (*found, *reversed(list(found))):
-        times[key].append(mean_seconds(found[key], seconds / 2, world))
-    return {key: sum(those) / 2 for key, those in times.items()}
+def measure_all(actions: Mapping[Key, Action], seconds: float, world: World) -> dict[Key, float]:
+    """Mean seconds of each action, measured twice, the second time in reverse order to cancel slow drifts."""
+    times: dict[Key, list[float]] = {key: [] for key in actions}
+    for key in (*actions, *reversed(list(actions))):
+        times[key].append(mean_seconds(actions[key], seconds / 2, world))
+    return {key: sum(values) / 2 for key, values in times.items()}
 
 
 def mean_seconds(action: Action, seconds: float, world: World) -> float:
-    """Of an action that all ranks take equally often, for about so many seconds, after one that does not count."""
-    together = torch.zeros(1, device=world.device)
+    """Mean duration of an action, repeated equally often on all ranks for about `seconds`, after a warm-up call."""
+    synchronised = torch.zeros(1, device=world.device)
     trial = clock(action, 1, world)
-    together += trial / world.size
-    count = max(1, int(seconds / world.sum_(together).item()))
-    world.sum_(together).item()  # all begin at once
+    synchronised += trial / world.size
+    count = max(1, int(seconds / world.sum_(synchronised).item()))
+    world.sum_(synchronised).item()  # a barrier: all ranks start together
     return clock(action, count, world)
 
 
 def clock(action: Action, count: int, world: World) -> float:
-    """The mean seconds of so many, from an idle device to an idle device."""
+    """Mean duration of `count` calls, from an idle device to an idle device."""
     synchronise(world.device)
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(count):
         action()
     synchronise(world.device)
-    return (time.perf_counter() - began) / count
+    return (time.perf_counter() - start) / count
 
 
-def measure(config: Config, order: Order, world: World) -> Seen:
+def measure(config: Config, request: Request, world: World) -> RankResult:
     with built(config, world) as (trainer, train):
         with closing(train.epoch(0)) as batches:
             batch = next(batches)
-        found = actions(trainer, batch, order)
-        for (kind, _), action in found.items():
+        measurements = build_actions(trainer, batch, request)
+        for (kind, _), action in measurements.items():
             for _ in range(WARM_UP if kind in ("step", "compute") else 1):
                 action()
-        return Seen(gradient_bytes(trainer), there_and_back(found, order.seconds, world))
+        return RankResult(gradient_bytes(trainer), measure_all(measurements, request.seconds, world))
 
 
 def main(path: Path) -> None:
-    order = Order(**json.loads(path.read_text(encoding="utf-8")))
-    config = parse_config(order.flags)
+    request = Request(**json.loads(path.read_text(encoding="utf-8")))
+    config = parse_config(request.flags)
     with join_world(config.train.device, config.distributed, PreemptionNotice()) as world:
-        measure(config, order, world).write(Path(order.reports) / f"{world.rank}.json")
+        measure(config, request, world).write(Path(request.reports) / f"{world.rank}.json")
 
 
 if __name__ == "__main__":

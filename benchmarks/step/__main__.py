@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix=".benchmark-", dir="runs") as runs:
 
         def configure(args: argparse.Namespace) -> Config:
-            command.check_places(args, "trace")
+            command.check_output_paths(args, "trace")
             more = {"runs_dir": runs, "tracking.wandb": "disabled", "tracking.log_every": args.steps}
             # Too small to move a weight: ranks stay alike where gradients stay at home, and nothing diverges.
             still = {"optim.lr": 1e-30, "schedule.start_lr": 0, "schedule.min_lr": 0}
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
                 args, {**more, **still, "train.max_steps_per_epoch": args.steps, "data.drop_last": "true"}
             )
 
-        return command.run(args, configure, measure, show)
+        return command.run_in_process_group(args, configure, measure, show)
 
 
 if __name__ == "__main__":

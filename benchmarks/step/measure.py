@@ -25,6 +25,7 @@ from data.manifest import Verify, read_manifest, verify
 from regnet.config.schema import Config
 from regnet.distributed.world import World
 from regnet.tracking.console import ConsoleTracker
+from regnet.tracking.registry import Trackers
 from regnet.training.trainer import Trainer
 
 TRACED = 3  # steps
@@ -36,9 +37,9 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
     directory = Path(config.data.shards)
     verify(directory, read_manifest(directory), Verify.once)
     with built(config, world) as (trainer, train):
-        record = trainer.record
-        record.begin(trainer.state)
-        record.trackers = [tracker for tracker in record.trackers if not isinstance(tracker, ConsoleTracker)]
+        run = trainer.run
+        run.begin(trainer.state)
+        run.trackers = Trackers([one for one in run.trackers.trackers if not isinstance(one, ConsoleTracker)])
         steps = Steps(trainer, train)
         rates = alternate(steps.sides(), args.rounds, 0, world.device)
         # On a CPU the ranks' talk, and a compiler at work, would be counted with the steps.
@@ -46,13 +47,13 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         waits = steps.host_waits() if countable else None
         if args.trace:
             steps.trace(args.trace)
-        trainer.agreement.wait()
-        record.settle()
+        trainer.flags.wait()
+        run.wait()
     batch = steps.resident
-    work = work_of(config.model, trainer.classes, batch.images, batch.labels, trainer.precision)
+    work = work_of(config.model, trainer.classes, batch.images, batch.labels, trainer.learner.precision)
     return {
         **where,
-        "config": command.described(args),
+        "config": command.config_description(args),
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "precision": config.train.precision,
@@ -67,7 +68,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         "milliseconds": {name: asdict(spread) for name, spread in steps.milliseconds().items()},
         "host_waits": waits,
         "machine": {
-            "flops_per_second": matrix_rate(trainer.precision, args.seconds, world.device),
+            "flops_per_second": matrix_rate(trainer.learner.precision, args.seconds, world.device),
             "bytes_per_second": bandwidth(args.seconds, world.device),
         },
         "work": asdict(work),  # of one process
@@ -92,7 +93,7 @@ class Steps:
             "resident": self.on_resident,
             "apart": self.apart,
         }
-        if isinstance(self.trainer.forward, DistributedDataParallel):
+        if isinstance(self.trainer.learner.network, DistributedDataParallel):
             turns["alone"] = self.alone
 
         def side(turn: Callable[[], None]) -> Generator[int]:
@@ -108,14 +109,14 @@ class Steps:
 
     def on_resident(self) -> None:
         for _ in range(self.trainer.steps):
-            self.trainer.step(self.resident, self.trainer.config.optim.lr)
+            self.trainer.learner.step(self.resident, self.trainer.config.optim.lr)
 
     def apart(self) -> None:
         self._timed("apart", nullcontext())
 
     def alone(self) -> None:
-        assert isinstance(self.trainer.forward, DistributedDataParallel)
-        self._timed("alone", self.trainer.forward.no_sync())
+        assert isinstance(self.trainer.learner.network, DistributedDataParallel)
+        self._timed("alone", self.trainer.learner.network.no_sync())
 
     def _timed(self, name: str, exchange: AbstractContextManager) -> None:
         clock = Clock(self.trainer.world.device)

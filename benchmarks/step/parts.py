@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from benchmarks.timing import synchronise
-from data.loader import StreamedSource, TrainingLoader
+from data.loader import TrainingLoader
+from data.reading.device_reader import StreamingReader
 from regnet.training.trainer import Trainer
 
 # In the order of a step. What is left is the loop itself, the agreement between ranks, and the learning rate.
@@ -56,24 +57,23 @@ class Clock:
 @contextmanager
 def taken_apart(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Iterator[None]:
     """Inside it, the trainer's steps on this loader's batches are timed part by part, and wait after each."""
-    source = loader.source
+    reader, transform_at = loader.reader, loader.pipeline.at
     places: list[tuple[Any, str, str]] = [
-        (loader.augment, "training", "augment"),
-        (loader.mix, "mixed", "augment"),
-        (trainer, "forward_pass", "forward"),
-        (trainer, "backward_pass", "backward"),
-        (trainer, "count", "count"),
-        (trainer, "update", "update"),
+        (trainer.learner, "forward_pass", "forward"),
+        (trainer.learner, "backward_pass", "backward"),
+        (trainer.learner, "count", "count"),
+        (trainer.learner, "update", "update"),
         (trainer, "report_steps", "report"),
     ]
-    if isinstance(source, StreamedSource):
-        places.append((source, "copy", "copy"))
-    reads = source.reader if isinstance(source, StreamedSource) else source
+    if isinstance(reader, StreamingReader):
+        places.append((reader, "copy", "copy"))
+    reads: Any = reader.reader if isinstance(reader, StreamingReader) else reader
     try:
         for owner, method, name in places:
             setattr(owner, method, clock.timed(name, getattr(owner, method)))
-        reads.read = clock.timed_items("load", reads.read)  # type: ignore[method-assign]
+        reads.read = clock.timed_items("load", reads.read)
+        loader.pipeline.at = lambda side: clock.timed("augment", transform_at(side))  # type: ignore[method-assign]
         yield
     finally:
-        for owner, method, _ in [*places, (reads, "read", "load")]:
+        for owner, method, _ in [*places, (reads, "read", "load"), (loader.pipeline, "at", "augment")]:
             delattr(owner, method)  # its class's shows again

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command import Report, print_place, print_table
+from benchmarks.command import Report, print_environment, print_table
 
 LABELS = {
     "trainer": "the trainer, as it trains",
@@ -15,7 +15,7 @@ LABELS = {
 
 
 def show(report: Report) -> None:
-    print_place(report)
+    print_environment(report)
     side, size = report["resolution"], report["batch_size"]
     print(
         f"{report['config']} at {side}x{side}, {report['precision']}, batches of {size} over {report['processes']} x "

@@ -1,8 +1,8 @@
 """FFCV behind a watchdog: lists of sample ids in, batches of bytes out, over any number of shards.
 
-FFCV 1.0.2 as it comes opens one file, blocks its consumer for ever when its thread dies, leaks that thread
-when a loop is left early, and re-uses buffers under the consumer's hands. This module drives FFCV's own
-decoders and compiled pipeline, and closes those holes.
+Plain FFCV 1.0.2 opens one file, blocks its consumer forever when its thread dies, leaks that thread when a loop ends
+early, and reuses buffers that the consumer still holds. This module drives FFCV's own decoders and compiled pipeline
+without these defects.
 """
 
 import queue
@@ -19,7 +19,7 @@ from torch import Tensor
 from data.augment.random_resized_crop import CropBoxes
 from data.errors import DataError, LoaderError
 from data.manifest import Manifest
-from data.reading.crop_decoder import BoxDecoder
+from data.reading.crop_decoder import CropDecoder
 from data.reading.ffcv_imports import (
     Compiler,
     EpochIterator,
@@ -33,24 +33,24 @@ from data.reading.ffcv_imports import (
 )
 from data.reading.mmap_shards import EpochShards, MappedShards
 
-Batch = tuple[Tensor, Tensor, Tensor]  # images uint8 (N, H, W, 3), labels int64 (N,), ids int64 (N,)
+StoredBatch = tuple[Tensor, Tensor, Tensor]  # images uint8 (N, H, W, 3), labels int64 (N,), ids int64 (N,)
 
 
 class _Epoch(EpochIterator):
-    """FFCV's decoding thread with an end to every wait."""
+    """FFCV's decoding thread, with a time-out for every wait."""
 
     def __init__(self, loader: SimpleNamespace, batches: Sequence[np.ndarray], timeout: float) -> None:
         self.timeout = timeout
         super().__init__(loader, [])
-        # FFCV would cut one list into equal batches; ours come ready and may differ in size.
+        # FFCV would split one list into equal batches; these are given, and may differ in size.
         self.iter_ixes = iter(batches)
         threading.Thread.start(self)
 
     def start(self) -> None:
-        """FFCV's constructor would start the thread before the batches are in place."""
+        """Does nothing: FFCV's constructor would start the thread before the batches are set."""
 
     def run(self) -> None:
-        numba.set_num_threads(self.loader.num_workers)  # of this thread alone
+        numba.set_num_threads(self.loader.num_workers)  # for this thread only
         slots = self.loader.batches_ahead + 2
         try:
             for index, ids in enumerate(self.iter_ixes):
@@ -59,24 +59,26 @@ class _Epoch(EpochIterator):
                 if not self._deliver(batch):
                     return
             self._deliver(None)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the consumer raises it
+        except Exception as error:  # noqa: BLE001  # any error is raised again by the consumer
             self._deliver(error)
 
-    def _deliver(self, item: Batch | Exception | None) -> bool:
+    def _deliver(self, item: StoredBatch | Exception | None) -> bool:
         while not self.terminate_event.is_set():
             try:
-                self.output_queue.put(item, timeout=0.01)  # no longer, for whoever leaves early waits
+                self.output_queue.put(item, timeout=0.01)  # short: closing an epoch early waits for it
                 return True
             except queue.Full:
                 continue
         return False
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> StoredBatch:
         try:
             item = self.output_queue.get(timeout=self.timeout)
         except queue.Empty:
             state = "stalled" if self.is_alive() else "died"
-            raise LoaderError(f"the loader's thread {state}: no batch for {self.timeout:g} s") from None
+            raise LoaderError(
+                f"the loader's thread {state}: no batch for {self.timeout:g} s (data.loader_timeout)"
+            ) from None
         if item is None:
             raise StopIteration
         if isinstance(item, Exception):
@@ -84,18 +86,26 @@ class _Epoch(EpochIterator):
         return item
 
 
+def max_workers() -> int:
+    """The most decoding threads that this process may use."""
+    return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set when numba is imported
+
+
 class ShardReader:
-    """Decodes samples of either split by their ids.
+    """Decodes samples of either split by id.
 
     Args:
-        batch_size: the largest batch that will be asked for.
+        batch_size: the largest batch that will be requested.
         workers: decoding threads.
-        batches_ahead: batches decoded before they are asked for.
-        timeout: seconds to wait for a batch before the loader counts as stalled.
-        forget_every: batches after which the system may have the memory back that the shards took; 0 for never.
+        prefetch_batches: batches decoded ahead of time.
+        timeout: seconds without a batch after which the loader counts as stalled.
+        release_every: batches after which the shards' pages are released to the system; 0 for never.
+
+    Attributes:
+        sizes: height and width of every stored image by split: int64 (samples, 2), pixels.
 
     Raises:
-        DataError: the shards do not hold what the manifest says, or there are fewer cores than workers.
+        DataError: the shards do not match the manifest, or there are fewer cores than workers.
     """
 
     def __init__(
@@ -104,31 +114,32 @@ class ShardReader:
         manifest: Manifest,
         batch_size: int,
         workers: int,
-        batches_ahead: int,
+        prefetch_batches: int,
         timeout: float,
-        forget_every: int = 0,
+        release_every: int = 0,
     ) -> None:
-        threads = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # made when numba is imported
+        threads = max_workers()
         if workers > threads:
-            raise DataError(f"data.workers is {workers}, and this process may use {threads} threads at most")
-        self.batch_size, self.workers, self.batches_ahead, self.timeout = batch_size, workers, batches_ahead, timeout
-        self.forget_every, self.resolution = forget_every, manifest.resolution
+            raise DataError(f"data.workers is {workers}, but this process may use at most {threads} threads")
+        self.batch_size, self.workers, self.timeout = batch_size, workers, timeout
+        self.prefetch_batches, self.release_every = prefetch_batches, release_every
+        self.resolution = manifest.resolution
         self.shards = {split: MappedShards(directory, manifest, split) for split in manifest.splits}
         self.sizes = {split: torch.from_numpy(shards.sizes) for split, shards in self.shards.items()}
 
-    def read(self, split: str, batches: Sequence[Tensor], boxes: CropBoxes | None = None) -> Generator[Batch]:
-        """The samples of each list of ids, in that order. A batch is valid until the next one is asked for.
+    def read(self, split: str, batches: Sequence[Tensor], boxes: CropBoxes | None = None) -> Generator[StoredBatch]:
+        """The samples of each list of ids, in that order. A batch is valid until the next one is requested.
 
         Args:
-            boxes: what to cut out of the images of this split; by default they are whole, and must be of one size.
+            boxes: the crop of every image of the split; None for whole images, which must have one size.
 
         Raises:
-            LoaderError: decoding failed, or no batch came within the time-out.
+            LoaderError: decoding failed or timed out.
         """
         shards = self.shards[split]
-        places = _NO_PLACES if boxes is None else boxes.places.numpy()
+        box_array = _NO_BOXES if boxes is None else boxes.boxes.numpy()
         side = self.resolution if boxes is None else boxes.side
-        storage = EpochShards(shards, places, self.forget_every)
+        storage = EpochShards(shards, box_array, self.release_every)
         graph, code = _compiled(shards, side, boxes is not None, self.workers)
         loader = SimpleNamespace(  # the part of FFCV's Loader that its iterator uses
             reader=shards,
@@ -136,7 +147,7 @@ class ShardReader:
             graph=graph,
             code=code,
             batch_size=self.batch_size,
-            batches_ahead=self.batches_ahead,
+            batches_ahead=self.prefetch_batches,
             num_workers=self.workers,
         )
         lists = [ids.numpy().astype(np.uint64) for ids in batches]
@@ -148,21 +159,21 @@ class ShardReader:
             epoch.join(self.timeout)
 
 
-_NO_PLACES = np.empty((0, 4), np.int64)
-# By the side of what comes out, whether it is cut, and the threads: compiling takes a second, and the code reads any
-# split of any shards.
+_NO_BOXES = np.empty((0, 4), np.int64)
+# By the side of the decoded images, whether they are crops, and the number of threads: compilation takes a second, and
+# the code can read any split of any shards.
 _COMPILED: dict[tuple[int, bool, int], tuple[Graph, tuple]] = {}
 
 
-def _compiled(shards: MappedShards, side: int, cuts: bool, workers: int) -> tuple[Graph, tuple]:
-    kind = side, cuts, workers
-    if kind not in _COMPILED:
-        _COMPILED[kind] = _compile(shards, BoxDecoder(side) if cuts else SimpleRGBImageDecoder(), workers)
-    return _COMPILED[kind]
+def _compiled(shards: MappedShards, side: int, crops: bool, workers: int) -> tuple[Graph, tuple]:
+    key = side, crops, workers
+    if key not in _COMPILED:
+        _COMPILED[key] = _compile(shards, CropDecoder(side) if crops else SimpleRGBImageDecoder(), workers)
+    return _COMPILED[key]
 
 
 def _compile(shards: MappedShards, decoder: Operation, workers: int) -> tuple[Graph, tuple]:
-    """FFCV's pipeline for (image, label, id), compiled for this many threads."""
+    """FFCV's pipeline for (image, label, id), compiled for this number of threads."""
     torch_threads = torch.get_num_threads()
     Compiler.set_num_threads(workers)
     specs = {

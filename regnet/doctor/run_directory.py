@@ -211,8 +211,9 @@ def state_of(config: Config) -> dict[str, Any]:
         optimizer=optimizer,
         scaler=precision.scaler,
         ema=ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay else None,
-        counters=TrainingAccumulator(classes, cpu),
+        metrics=TrainingAccumulator(classes, cpu),
         stopping=EarlyStopping(config.early_stopping.patience, "min"),
         progress=Progress(),
+        metadata={},
     )
     return state.state_dict(World(0, 1, 0, cpu, None, None))

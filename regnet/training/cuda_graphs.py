@@ -1,23 +1,26 @@
-"""Kernels recorded once and launched together: small ones are done sooner than a host launches them one by one.
+"""CUDA graph capture: small kernels finish sooner than the host can launch them one by one.
 
-Source: CUDA graphs, as torch.cuda.graph and torch.cuda.make_graphed_callables record them.
+`capture_step` is the one place that decides what is captured. Source: torch.cuda.graph and
+torch.cuda.make_graphed_callables.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from regnet.config.schema import TrainConfig
 from regnet.distributed.world import World
+from regnet.models.regnet import set_head_train_mode
+from regnet.optim.muon import Muon
 from regnet.training.amp import Precision
+from regnet.training.batches import TrainingBatches
+from regnet.training.learner import Learner
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-class Recording(NamedTuple):
-    """What a graph reads and writes, at the same place each time."""
+class Capture(NamedTuple):
+    """A graph and the tensors that it reads and writes, whose addresses never change."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
@@ -25,79 +28,81 @@ class Recording(NamedTuple):
 
 
 class CapturedFunction:
-    """A function of tensors and whole numbers on a GPU, recorded for inputs of each shape when they first come.
+    """A function of tensors and integers on a GPU, captured for each combination of shapes when it first occurs.
 
-    The modes of that call (autocast, inference) and the inputs' dtypes are recorded with it.
+    The modes of that call (autocast, inference) and the inputs' dtypes are captured with it.
 
     Args:
-        function: computes without gradients, changes nothing, asks the device nothing, draws from no generator, and
-            finds whatever else it reads where it was. Numbers come to it as tensors int64 (); the tensors that it
-            returns are overwritten when it is called again.
+        function: computes without gradients, has no side effects, does not synchronise with the device, draws no random
+            numbers, and reads everything else from the same addresses each time. It gets integers as int64 () tensors;
+            the tensors that it returns are overwritten by the next call.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._recordings: dict[tuple[torch.Size, ...], Recording] = {}
+        self._captures: dict[tuple[torch.Size, ...], Capture] = {}
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor | int) -> Any:
         shapes = tuple(value.shape if isinstance(value, Tensor) else torch.Size() for value in inputs)
-        if shapes not in self._recordings:
-            self._recordings[shapes] = self._record(inputs)
-        graph, kept, outputs = self._recordings[shapes]
-        numbers = {place: value for place, value in enumerate(inputs) if not isinstance(value, Tensor)}
-        for place, value in numbers.items():
-            kept[place].fill_(value)
+        if shapes not in self._captures:
+            self._captures[shapes] = self._capture(inputs)
+        graph, static, outputs = self._captures[shapes]
+        for tensor, value in zip(static, inputs, strict=True):
+            if not isinstance(value, Tensor):
+                tensor.fill_(value)
         torch._foreach_copy_(
-            [mine for place, mine in enumerate(kept) if place not in numbers],
+            [tensor for tensor, value in zip(static, inputs, strict=True) if isinstance(value, Tensor)],
             [value for value in inputs if isinstance(value, Tensor)],
         )
         graph.replay()
         return outputs
 
-    def _record(self, inputs: tuple[Tensor | int, ...]) -> Recording:
-        kept = [value.clone() if isinstance(value, Tensor) else torch.tensor(value, device="cuda") for value in inputs]
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            self.function(*kept)  # chooses algorithms and makes handles, which no recording may hold
-        here.wait_stream(aside)
+    def _capture(self, inputs: tuple[Tensor | int, ...]) -> Capture:
+        static = [
+            value.clone() if isinstance(value, Tensor) else torch.tensor(value, device="cuda") for value in inputs
+        ]
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            self.function(*static)  # warm-up: chooses algorithms and creates handles, which a capture must not do
+        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=aside):
-            outputs = self.function(*kept)
-        return Recording(graph, kept, outputs)
+        with torch.cuda.graph(graph, stream=side):
+            outputs = self.function(*static)
+        return Capture(graph, static, outputs)
 
 
 class CapturedNetwork(nn.Module):
-    """A network whose forward and backward passes in training are recorded for batches of one shape; others run freely.
+    """A network whose training passes are captured for batches of one shape; other batches run uncaptured.
 
-    A gradient is overwritten by the next backward pass, which therefore must not add to it.
+    The next backward pass overwrites the gradients, so they cannot be accumulated.
 
     Args:
-        network: in the mode that it is trained in.
-        images: a batch of that shape, dtype and memory format, of any content.
+        network: in the mode in which it is trained.
+        images: a batch of that shape, dtype and memory format, with any contents.
     """
 
     def __init__(self, network: nn.Module, images: Tensor, precision: Precision) -> None:
         super().__init__()
         self.network, self.shape = network, images.shape
-        # What adds gradients up lives on the stream of the recording, and waits for the one that replays it.
+        # Gradients are accumulated on the capture's stream, and wait for the one that replays it.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-        statistics = [buffer.clone() for buffer in network.buffers()]
+        buffers = [buffer.clone() for buffer in network.buffers()]
         with precision.autocast():
-            self.recorded: Callable[[Tensor], Tensor]
-            self.recorded = torch.cuda.make_graphed_callables(_Freely(network), (images,))  # type: ignore[assignment]
-        for buffer, before in zip(network.buffers(), statistics, strict=True):
-            buffer.copy_(before)  # what the recording's own batches left in them
+            self.captured: Callable[[Tensor], Tensor]
+            self.captured = torch.cuda.make_graphed_callables(_Uncaptured(network), (images,))  # type: ignore[assignment]
+        for buffer, before in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(before)  # the capture's batches have changed BatchNorm's statistics
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training and images.shape == self.shape:
-            return self.recorded(images)
+            return self.captured(images)
         return self.network(images)
 
 
-class _Freely(nn.Module):
-    """The network by another name: the one that is recorded has its `forward` replaced."""
+class _Uncaptured(nn.Module):
+    """Wraps the network, because make_graphed_callables replaces the `forward` of what it captures."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -107,15 +112,34 @@ class _Freely(nn.Module):
         return self.network(images)
 
 
-def records(train: TrainConfig, world: World) -> bool:
-    """Whether a run records what it can.
+def captures_step(train: TrainConfig, world: World) -> bool:
+    """Whether a run captures its steps: a single process on a GPU.
 
-    Not what adds to gradients, which a recorded pass overwrites, or asks the device for each of them.
+    Gradient accumulation adds to gradients, which a captured pass overwrites; anomaly detection synchronises.
     """
-    alone_on_gpu = world.size == 1 and world.device.type == "cuda"
-    return train.cuda_graphs and alone_on_gpu and train.grad_accum_steps == 1 and not train.detect_anomaly
+    single_gpu = world.size == 1 and world.device.type == "cuda"
+    return train.cuda_graphs and single_gpu and train.grad_accum_steps == 1 and not train.detect_anomaly
 
 
-def recorder(train: TrainConfig, world: World) -> Callable[[F], F]:
-    """What makes a function a recorded one, in a run that records."""
-    return CapturedFunction if records(train, world) else lambda function: function  # type: ignore[return-value]
+def capture_step(learner: Learner, train_batches: TrainingBatches) -> None:
+    """Captures the forward and backward passes, augmentation, Muon's updates, evaluation and the teacher."""
+    state, loss = learner.state, learner.loss
+    train_batches.capture = CapturedFunction
+    with torch.random.fork_rng(devices=[learner.world.device]):  # warm-up passes must not change random states
+        learner.network = _captured_network(learner)
+    learner.predict = CapturedFunction(learner.predict)
+    if loss.teacher is not None:
+        loss.teacher = CapturedFunction(loss.teacher)
+    if isinstance(state.optimizer, Muon):
+        state.optimizer.orthogonalize = CapturedFunction(state.optimizer.orthogonalize)
+
+
+def _captured_network(learner: Learner) -> CapturedNetwork:
+    """Captured for full batches of the final resolution."""
+    train, side = learner.config.train, learner.config.data.resolution
+    learner.network.train()
+    if train.freeze_backbone:
+        set_head_train_mode(learner.state.model)
+    images = torch.zeros((train.batch_size, 3, side, side), device=learner.world.device)
+    images = images.contiguous(memory_format=learner.memory_format)
+    return CapturedNetwork(learner.network, images, learner.precision)

@@ -1,4 +1,4 @@
-"""Everything about a run that a checkpoint holds."""
+"""Everything that changes during training, as a checkpoint holds it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,14 +18,14 @@ from regnet.training.ema import ModelEma
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a run has come.
 
     Attributes:
-        epoch: epochs done.
-        step: steps done of the epoch under way.
-        global_step: steps done of the run.
-        seconds: spent on the epoch under way.
-        best_accuracy: on the test set, of all epochs so far, 0 to 1.
+        epoch: completed epochs.
+        step: completed steps of the current epoch.
+        global_step: completed steps of the run.
+        seconds: time spent on the current epoch.
+        best_top1: best validation accuracy of all epochs so far, 0 to 1; -1 before the first.
         best_step: global step after which it was reached.
     """
 
@@ -33,81 +33,87 @@ class Progress:
     step: int = 0
     global_step: int = 0
     seconds: float = 0.0
-    best_accuracy: float = -1.0
+    best_top1: float = -1.0
     best_step: int = -1
 
 
 @dataclass
 class TrainingState:
-    """The parts of a run that change while it trains."""
+    """What changes during training. A new checkpoint field goes into `state_dict` and `load_state_dict`.
+
+    Attributes:
+        metrics: training metrics of the current epoch.
+        metadata: what a checkpoint says about its run: `config`, `data` (identity of the dataset) and `classes`.
+    """
 
     model: Model
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     ema: ModelEma | None
-    counters: TrainingAccumulator
+    metrics: TrainingAccumulator
     stopping: EarlyStopping
     progress: Progress
+    metadata: dict[str, Any]
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is evaluated: the moving average where there is one."""
+        """The network that is evaluated: the EMA weights if there are any."""
         return self.model if self.ema is None else self.ema.module
 
     def sync_buffers(self, world: World) -> None:
-        """Gives all ranks rank zero's BatchNorm statistics.
+        """Broadcasts rank zero's BatchNorm statistics.
 
-        Training does not read them, so they may differ between ranks until the network is evaluated or saved.
+        Training does not read them, so ranks may differ until the network is evaluated or saved.
         """
-        averaged = [] if self.ema is None else self.ema.module.buffers()
-        world.broadcast_([*self.model.buffers(), *averaged])
+        ema_buffers = [] if self.ema is None else self.ema.module.buffers()
+        world.broadcast_([*self.model.buffers(), *ema_buffers])
 
     def not_finite(self) -> str | None:
-        """The name of a weight or statistic that is no number, if there is one: such a state is not worth keeping."""
+        """The name of the first weight or statistic that is not finite, if any: such a state is not worth saving."""
         tensors = self.model.state_dict()
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
         return None if finite.all() else list(tensors)[int(finite.int().argmin())]
 
     def state_dict(self, world: World) -> dict[str, Any]:
-        """What a checkpoint holds; all ranks call it together."""
+        """The contents of a checkpoint; all ranks call it together."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
-            "counters": world.gather(copy_to_cpu(self.counters.state_dict())),
+            "metrics": world.gather(copy_to_cpu(self.metrics.state_dict())),
             "stopping": {"best": self.stopping.best, "stale": self.stopping.stale},
             "progress": asdict(self.progress),
             "random": world.gather(_random_states(world.device)),
+            **self.metadata,
         }
 
     def load_state_dict(self, state: dict[str, Any], world: World) -> None:
-        """Continues from a checkpoint, also one of another number of ranks.
+        """Restores a checkpoint, which may be of a different number of ranks.
 
         Raises:
-            CheckpointError: it belongs to another network, the first difference from which the message names, or is of
-                a network alone.
+            CheckpointError: it holds another network (the message names the first difference), or weights only.
         """
         if "optimizer" not in state:
-            raise CheckpointError("the checkpoint is of a network alone, from which no run continues")
+            raise CheckpointError("the checkpoint holds weights only, which cannot be resumed: use --model.weights")
         check_same_shapes(self.model.state_dict(), state["model"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self.counters.load_state_dict(_own_counters(state["counters"], world))
+        self.metrics.load_state_dict(_metrics_of_rank(state["metrics"], world))
         self.stopping.best, self.stopping.stale = state["stopping"]["best"], state["stopping"]["stale"]
         self.progress = Progress(**state["progress"])
         if world.rank < len(state["random"]):
             _set_random_states(state["random"][world.rank], world.device)
 
 
-def _own_counters(of_ranks: list[dict[str, torch.Tensor]], world: World) -> dict[str, torch.Tensor]:
-    """This rank's counters; if the number of ranks has changed, rank zero takes the sums of all."""
+def _metrics_of_rank(of_ranks: list[dict[str, torch.Tensor]], world: World) -> dict[str, torch.Tensor]:
+    """This rank's accumulator; if the number of ranks has changed, rank zero gets the sums of all."""
     if len(of_ranks) == world.size:
         return of_ranks[world.rank]
-    summed = {name: torch.stack([counters[name] for counters in of_ranks]).sum(0) for name in of_ranks[0]}
+    summed = {name: torch.stack([metrics[name] for metrics in of_ranks]).sum(0) for name in of_ranks[0]}
     return summed if world.is_main else {name: torch.zeros_like(sums) for name, sums in summed.items()}
 
 

@@ -1,0 +1,62 @@
+"""The trackers of a run. A new tracker is a module in this package and an entry in `open_trackers`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from regnet.config.schema import Config
+from regnet.metrics.evaluation_file import EvaluationFile
+from regnet.runs.directory import RunDirectory
+from regnet.tracking.base import EpochReport, StepReport, Tracker
+from regnet.tracking.console import ConsoleTracker
+from regnet.tracking.metrics_log import MetricsLog
+from regnet.tracking.wandb_tracker import open_wandb
+
+
+class Trackers(Tracker):
+    """Passes every report on to all trackers."""
+
+    def __init__(self, trackers: list[Tracker]) -> None:
+        self.trackers = trackers
+
+    def say(self, message: str) -> None:
+        for tracker in self.trackers:
+            tracker.say(message)
+
+    def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
+        for tracker in self.trackers:
+            tracker.begin_epoch(epoch, steps, done)
+
+    def steps(self, reports: list[StepReport]) -> None:
+        for tracker in self.trackers:
+            tracker.steps(reports)
+
+    def epoch(self, report: EpochReport) -> None:
+        for tracker in self.trackers:
+            tracker.epoch(report)
+
+    def final(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
+        for tracker in self.trackers:
+            tracker.final(result, evaluation)
+
+    def sync(self) -> None:
+        for tracker in self.trackers:
+            tracker.sync()
+
+    def close(self, failed: bool) -> None:
+        for tracker in self.trackers:
+            tracker.close(failed)
+
+
+def open_trackers(config: Config, directory: RunDirectory, epochs: int, steps: int) -> Trackers:
+    """Every tracker that the configuration asks for; rank zero only.
+
+    Args:
+        epochs, steps: completed by the run so far.
+    """
+    console = ConsoleTracker(config)
+    opened: list[Tracker | None] = [
+        console,
+        MetricsLog(directory.writer, directory.metrics, epochs, steps),
+        open_wandb(config, directory, console.say),
+    ]
+    return Trackers([tracker for tracker in opened if tracker is not None])

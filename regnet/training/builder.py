@@ -1,0 +1,85 @@
+"""Builds what a run trains with, from its configuration: model, loss, optimiser, EMA."""
+
+from dataclasses import asdict
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from regnet.config.schema import Config, plain
+from regnet.distributed.gradients import wrap_ddp
+from regnet.distributed.world import World
+from regnet.metrics.training import TrainingAccumulator
+from regnet.models.regnet import Model, freeze_backbone, initialize_weights, set_drop_path_rates
+from regnet.models.sync_batchnorm import convert_sync_batchnorm
+from regnet.optim.optimizers import build_optimizer
+from regnet.training.amp import Precision
+from regnet.training.dataset import Dataset
+from regnet.training.distillation import open_teacher
+from regnet.training.early_stopping import EarlyStopping
+from regnet.training.ema import ModelEma
+from regnet.training.learner import Learner
+from regnet.training.loss import Loss
+from regnet.training.state import Progress, TrainingState
+from regnet.training.torch_setup import rank_seed
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def build_learner(config: Config, world: World, dataset: Dataset) -> Learner:
+    """A network with its initial weights, and everything that one optimiser step needs, on this rank's device.
+
+    All ranks call it together, after torch_setup.configure_torch has seeded the initialisation.
+
+    Raises:
+        UsageError: on all ranks, if the teacher cannot be used.
+    """
+    model = build_model(config, world, len(dataset.classes))
+    loss = build_loss(config, world, dataset)
+    precision = Precision(config.train.precision, world.device)
+    state = build_state(config, world, model, precision, dataset)
+    network: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
+    network = wrap_ddp(network, world, config.train.deterministic)
+    torch.manual_seed(rank_seed(config.seed, world.rank))  # each rank drops paths of its own samples
+    return Learner(config, world, network, loss, precision, state)
+
+
+def build_model(config: Config, world: World, classes: int) -> Model:
+    """The initialised network on the device."""
+    train = config.train
+    model = Model(config.model.design(), classes)
+    set_drop_path_rates(model, train.drop_path)
+    initialize_weights(model, train.init_std, train.zero_init_residual)
+    if train.sync_batchnorm and world.size > 1:
+        convert_sync_batchnorm(model)
+    if train.freeze_backbone:
+        freeze_backbone(model)
+    return _to_device(model, config, world)
+
+
+def build_loss(config: Config, world: World, dataset: Dataset) -> Loss:
+    """The loss, with the teacher that rank zero reads if there is one."""
+    teacher = world.broadcast_object(world.on_main(lambda: open_teacher(config, tuple(dataset.classes))))
+    if teacher is not None:
+        teacher = _to_device(teacher, config, world)
+    return Loss(config.train.label_smoothing, teacher, config.distill)
+
+
+def build_state(config: Config, world: World, model: Model, precision: Precision, dataset: Dataset) -> TrainingState:
+    """Everything that changes during training, at step 0."""
+    lower_is_better = config.early_stopping.monitor == "train_loss"
+    return TrainingState(
+        model=model,
+        optimizer=build_optimizer(model, config.optim, precision.dtype),
+        scaler=precision.scaler,
+        ema=ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay else None,
+        metrics=TrainingAccumulator(len(dataset.classes), world.device),
+        stopping=EarlyStopping(config.early_stopping.patience, "min" if lower_is_better else "max"),
+        progress=Progress(),
+        metadata={"config": plain(asdict(config)), "data": dataset.identity, "classes": list(dataset.classes)},
+    )
+
+
+def _to_device(network: M, config: Config, world: World) -> M:
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    return network.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]  # not in its stub

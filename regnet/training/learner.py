@@ -1,0 +1,99 @@
+"""One optimiser step: forward, loss, backward, update."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from regnet.config.schema import Config
+from regnet.distributed.world import World
+from regnet.optim.optimizers import set_learning_rate
+from regnet.training.amp import Precision
+from regnet.training.batches import Batch
+from regnet.training.loss import Loss
+from regnet.training.state import TrainingState
+
+
+@dataclass
+class Learner:
+    """The network and everything that one optimiser step needs.
+
+    Attributes:
+        network: the forward pass in training: `state.model`, possibly compiled, captured and wrapped by DDP.
+        predict: images (n, 3, H, W) -> logits float32 (n, classes) of the network that is evaluated (EMA if enabled).
+    """
+
+    config: Config
+    world: World
+    network: nn.Module
+    loss: Loss
+    precision: Precision
+    state: TrainingState
+
+    def __post_init__(self) -> None:
+        channels_last = self.config.train.channels_last
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.predict: Callable[[Tensor], Tensor] = self._predict
+
+    def step(self, batch: Batch, lr: float) -> Tensor:
+        """One optimiser step; returns this rank's part of the mean loss over the global batch, on the device.
+
+        Each rank's summed loss is divided by the global batch size, so gradients and losses are means over samples even
+        if ranks or accumulation steps have different numbers of them.
+        """
+        set_learning_rate(self.state.optimizer, lr)
+        # The same count on every rank (SyncBatchNorm communicates in each part), and at least two samples per part.
+        count = max(1, min(self.config.train.grad_accum_steps, batch.global_size // self.world.size // 2))
+        parts = [part.tensor_split(count) for part in (batch.images, batch.labels, batch.targets)]
+        total = torch.zeros((), device=self.world.device)
+        for index, (images, labels, targets) in enumerate(zip(*parts, strict=True)):
+            with self.no_sync() if index < count - 1 else nullcontext():
+                logits, loss = self.forward_pass(images, targets)
+                # DDP averages gradients over ranks; multiplying by their number makes it a sum.
+                self.backward_pass(loss * (self.world.size / batch.global_size))
+            self.count(logits.detach(), labels, loss.detach())
+            total += loss.detach() / batch.global_size
+        self.update()
+        return total
+
+    def forward_pass(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes) and the sum of the n losses."""
+        # A convolution runs channels-last if its input or its weight is in that format.
+        images = images.contiguous(memory_format=self.memory_format)
+        with self.precision.autocast():
+            logits, teacher_logits = self.network(images), self.loss.teacher_logits(images)
+        return logits, self.loss(logits, targets, teacher_logits)
+
+    def backward_pass(self, loss: Tensor) -> None:
+        """Accumulates gradients; DDP reduces them across ranks meanwhile, except inside `no_sync`."""
+        self.state.scaler.scale(loss).backward()
+
+    def count(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Adds a batch to the epoch's training metrics."""
+        # A step that the gradient scaler is about to skip must not spoil the epoch's mean loss.
+        counted = loss.isfinite() if self.precision.skips_overflow else None
+        self.state.metrics.update(logits, labels, loss, counted)
+
+    def update(self) -> None:
+        """Clips the gradients, steps the optimiser, resets the gradients and updates the EMA weights."""
+        state, clip_norm = self.state, self.config.optim.clip_norm
+        if clip_norm:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.ema is not None:
+            state.ema.update(state.model)
+
+    def no_sync(self) -> AbstractContextManager:
+        """Within it, backward accumulates gradients locally instead of reducing them across ranks."""
+        return self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext()
+
+    def _predict(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=self.memory_format)
+        with self.precision.autocast():
+            return self.state.evaluated(images).float()

@@ -1,0 +1,181 @@
+"""One attempt of a run: opens it, resumes it, reports, saves, and records how it ended. Rank zero writes."""
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from regnet.checkpoint.contents import copy_to_cpu
+from regnet.checkpoint.pretrained import load_pretrained, read_weights
+from regnet.config.schema import Config
+from regnet.distributed.world import World
+from regnet.metrics.evaluation import Evaluation
+from regnet.runs.directory import RunDirectory, mark_failed, run_path
+from regnet.runs.status import Status
+from regnet.tracking.base import EpochReport, StepReport
+from regnet.tracking.console import print_result
+from regnet.tracking.registry import Trackers, open_trackers
+from regnet.training.checkpointing import Checkpointer, Found
+from regnet.training.dataset import Dataset
+from regnet.training.result import evaluation_file, result_of
+from regnet.training.state import TrainingState
+
+
+class Run(AbstractContextManager["Run"]):
+    """A context that leaves state.json saying how the attempt ended. All ranks take part in every method.
+
+    Raises:
+        UsageError: on all ranks, if the run directory cannot be used with this configuration.
+
+    Attributes:
+        directory, checkpointer: None on other ranks than zero.
+        trackers: empty on other ranks than zero, and before `begin`.
+    """
+
+    def __init__(self, config: Config, world: World, dataset: Dataset) -> None:
+        self.config, self.world, self.dataset = config, world, dataset
+        self.trackers = Trackers([])
+        self.directory = world.on_main(lambda: RunDirectory(config, dataset.identity))
+        self.checkpointer: Checkpointer | None = None
+        if self.directory is not None:
+            self.checkpointer = Checkpointer(self.directory, config.checkpoint.keep_last)
+        self._ending: tuple[Status, str] | None = None  # set when the run ends without an error
+        if world.heartbeat is not None:
+            world.heartbeat.before_exit = self._failed
+
+    def already_finished(self) -> bool:
+        """Whether an earlier attempt has completed the run; prints its result."""
+        finished = self.world.broadcast_object(self.directory is not None and self.directory.finished)
+        if finished and self.directory is not None:
+            print_result(self.directory.read_result())
+            print(f"Already finished. Results: {self.directory.path}", flush=True)
+        return finished
+
+    def begin(self, state: TrainingState) -> None:
+        """Resumes from the newest valid checkpoint, or loads model.weights; opens the trackers.
+
+        Raises:
+            UsageError: on all ranks, for a checkpoint or weights that cannot be used.
+        """
+        found = self.world.on_main(lambda: self._rank_zero().newest())
+        contents = self.world.broadcast_object(None if found is None else found[1])
+        loaded = ""
+        if contents is not None:
+            self.world.run_on_all(lambda: state.load_state_dict(contents, self.world))
+        elif self.config.model.weights:
+            loaded = self._load_pretrained(state)
+        self.world.on_main(lambda: self._open(state, found))
+        if loaded:
+            self.say(loaded)
+
+    def _load_pretrained(self, state: TrainingState) -> str:
+        """Loads model.weights, which rank zero reads, on all ranks; describes them in a line."""
+        model, classes = self.config.model, self.dataset.classes
+        read = self.world.on_main(lambda: read_weights(model, state.model.state_dict(), classes))
+        weights = self.world.broadcast_object(read)
+        assert weights is not None
+        for network in (state.model, state.evaluated):
+            load_pretrained(network, weights.tensors)
+        return weights.description
+
+    def _open(self, state: TrainingState, found: Found | None) -> None:
+        assert self.directory is not None
+        progress, checkpointer = state.progress, self._rank_zero()
+        epochs, steps = checkpointer.saved = (progress.epoch, progress.global_step)
+        self.directory.begin(epochs, steps, f"{self.world.size} x {self.world.device.type}")
+        if found is not None:
+            checkpointer.restore_best(found[1])
+        self.trackers = open_trackers(self.config, self.directory, epochs, steps)
+        if found is not None:
+            self.say(f"Resuming from {found[0]} (epoch {epochs}, step {steps})")
+
+    def _rank_zero(self) -> Checkpointer:
+        assert self.checkpointer is not None, "rank zero only"
+        return self.checkpointer
+
+    def say(self, message: str) -> None:
+        self.trackers.say(message)
+
+    def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
+        self.trackers.begin_epoch(epoch, steps, done)
+
+    def steps(self, reports: list[StepReport]) -> None:
+        self.trackers.steps(reports)
+
+    def epoch(self, report: EpochReport) -> None:
+        self.trackers.epoch(report)
+
+    def save(self, state: TrainingState, is_best: bool) -> None:
+        """Copies the state, and writes it as a checkpoint in the background.
+
+        Raises:
+            OSError: on rank zero, if the previous checkpoint could not be written, twice.
+        """
+        state.sync_buffers(self.world)
+        contents = state.state_dict(self.world)
+        self.world.on_main(lambda: self._rank_zero().save(copy_to_cpu(contents), is_best, self.trackers))
+
+    def wait(self) -> None:
+        """Returns when all checkpoints are on disk. Raises what `save` does."""
+        self.world.on_main(lambda: self._rank_zero().wait())
+
+    def last_checkpoint(self) -> str:
+        """A sentence about the newest checkpoint, the same on all ranks."""
+        self.wait()
+        paths = [] if self.checkpointer is None else self.checkpointer.paths()
+        sentence = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+        return self.world.broadcast_object(sentence)
+
+    def preempted(self, reason: str) -> None:
+        """The run stops before its end, and can be resumed."""
+        self._ending = Status.preempted, reason
+        if self.checkpointer is not None:
+            step = self.checkpointer.saved[1]
+            self.say(f"{reason.capitalize()}; checkpoint saved at step {step}. Re-run the same command to resume.")
+
+    def finished(self, evaluation: Evaluation, state: TrainingState) -> None:
+        """The run is complete; `evaluation` is that of its last weights."""
+        reason = why_finished(self.config, state)
+        self._ending = Status.finished, reason
+        if self.directory is None:
+            return
+        self._rank_zero().saved = (state.progress.epoch, state.progress.global_step)
+        result, details = result_of(evaluation, state, self.dataset), evaluation_file(evaluation, self.dataset)
+        self.directory.write_result(result, details.to_bytes())
+        self.trackers.final(result, details)
+        self.say(f"{reason}. Results: {self.directory.path}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # First of all: other ranks wait to hear the reason, and what follows may wait for a disk.
+        why = str(self.world.report_failure(error)) if isinstance(error, Exception) else "killed" if error else ""
+        try:
+            if self.checkpointer is not None:
+                self.checkpointer.wait()
+        except OSError as unsaved:
+            why = f"{why}; the last checkpoint was not saved: {unsaved}" if why else str(unsaved)
+        try:
+            if why:
+                self._failed(why)
+            elif self.directory is not None and self._ending is not None:
+                status, reason = self._ending
+                self.directory.write_state(status, *self._rank_zero().saved, reason)
+        finally:
+            self.trackers.close(failed=error is not None)
+            if self.directory is not None:
+                self.directory.close()
+
+    def _failed(self, why: str) -> None:
+        """Records the failure. Every rank tries: rank zero may be the one that died."""
+        if self.directory is not None:
+            self.directory.write_state(Status.failed, *self._rank_zero().saved, why)
+        else:
+            mark_failed(run_path(self.config), why)
+
+
+def why_finished(config: Config, state: TrainingState) -> str:
+    """Why a run ended by itself."""
+    epochs, stopping = state.progress.epoch, state.stopping
+    if not stopping.should_stop:
+        return f"Finished after {epochs} epoch{'s' if epochs != 1 else ''}"
+    monitor = config.early_stopping.monitor
+    return f"Stopped early after {epochs} epochs: {monitor} has not improved for {stopping.stale} epochs"
