@@ -1,4 +1,4 @@
-"""What the documents say that a program can check: links, commands, files, and the options."""
+"""What a program can check in the documents: links, commands, files, and the options."""
 
 import importlib.util
 import re
@@ -15,7 +15,7 @@ every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: pat
 
 
 def code(text):
-    """Lines of indented or fenced blocks, and what stands between backticks."""
+    """Lines of indented or fenced code blocks, and inline code."""
     lines, fenced = [], False
     for line in text.splitlines():
         if line.startswith("```"):
@@ -28,38 +28,38 @@ def code(text):
 
 
 def anchors(path):
-    """Of its headings, as GitHub makes them."""
+    """The anchors of a page's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def is_module(name):
-    """Whether python -m would find it; ours must be there as files, and nothing of them is imported."""
-    place = ROOT.joinpath(*name.split("."))
+    """Whether python -m finds the module. This project's modules are looked up as files, without importing them."""
+    path = ROOT.joinpath(*name.split("."))
     if (ROOT / name.partition(".")[0]).is_dir():
-        return place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
+        return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
     return importlib.util.find_spec(name) is not None
 
 
-def test_the_options_are_those_of_the_code():
-    assert (ROOT / "docs" / "configuration.md").read_text() == document(), f"the options have changed: {COMMAND}"
+def test_the_options_match_the_code():
+    assert (ROOT / "docs" / "configuration.md").read_text() == document(), f"the options have changed, run: {COMMAND}"
 
 
 @every_document
-def test_links_lead_somewhere(path):
+def test_links_work(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if not target.startswith(("https://", "http://")):
             file, _, anchor = target.partition("#")
-            place = path.parent / file if file else path
-            assert place.exists(), target
-            assert not anchor or anchor in anchors(place), target
+            linked = path.parent / file if file else path
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), target
 
 
 @every_document
 def test_commands_and_files_exist(path):
     rules = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = path.read_text()
-    added = re.findall(r"^\+\+\+ b/(\S+)", text, re.MULTILINE)  # by what the document shows how to do
+    added = re.findall(r"^\+\+\+ b/(\S+)", text, re.MULTILINE)  # files that the document shows how to create
     for line in code(text):
         for module in re.findall(r"\bpython -m ([\w.]+\w)", line):
             assert is_module(module), line

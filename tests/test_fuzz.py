@@ -1,4 +1,4 @@
-"""Whatever a configuration says, the trainer does it, or says in one line why not."""
+"""With any configuration, the trainer runs, or reports in one line why it cannot."""
 
 import io
 import tempfile
@@ -65,7 +65,7 @@ EXTREMES = {
     "tracking.log_every": [1, HUGE],
     "distributed.timeout": [1e-9, 1e6],
 }
-settings_drawn = st.lists(
+settings_lists = st.lists(
     st.sampled_from([(name, value) for name, values in EXTREMES.items() for value in values]),
     min_size=1,
     max_size=4,
@@ -74,22 +74,22 @@ settings_drawn = st.lists(
 
 
 @pytest.fixture(autouse=True)
-def _torch_as_it_was():
+def _restore_torch_settings():
     yield
     torch.use_deterministic_algorithms(False)
     torch.autograd.set_detect_anomaly(False)
 
 
-@given(settings_drawn)
+@given(settings_lists)
 @example([("optim.lr", 1e6), ("optim.name", "sgd")])
 @example([("optim.lr", 1e6), ("schedule.start_lr", 1e6), ("optim.momentum", 0.9999999)])
 @example([("train.batch_size", HUGE)])
 @example([("data.workers", 1000)])
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_extremes_are_done_or_refused_in_one_line(shards, drawn):
+def test_extreme_values_run_or_are_refused_in_one_line(shards, chosen):
     error = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(error), redirect_stdout(io.StringIO()):
-        places = [
+        base = [
             "--config",
             str(TINY),
             "--runs_dir",
@@ -99,11 +99,11 @@ def test_extremes_are_done_or_refused_in_one_line(shards, drawn):
             "--train.max_steps_per_epoch",
             "1",
         ]
-        status = main(places + [f"--{name}={value}" for name, value in drawn])
-    told = error.getvalue()
-    assert "\n" not in told.strip()
+        status = main(base + [f"--{name}={value}" for name, value in chosen])
+    message = error.getvalue()
+    assert "\n" not in message.strip()
     if status == 1:
-        assert "is not finite" in told or "the loss is" in told or "overflow" in told, "it diverged"
+        assert "is not finite" in message or "the loss is" in message or "overflow" in message, "it diverged"
     else:
         assert status in (0, 2, 75)
-        assert bool(told) == (status == 2)
+        assert bool(message) == (status == 2)

@@ -1,4 +1,4 @@
-"""The published networks of configs/models are as large as published, and as timm's and torchvision's."""
+"""The networks of configs/models have the published sizes, and the layers of timm's and torchvision's."""
 
 import functools
 
@@ -13,7 +13,7 @@ from regnet.models.regnet import Model, count_parameters
 
 SIZES = ("200mf", "400mf", "600mf", "800mf", "1.6gf", "3.2gf", "4.0gf", "6.4gf", "8.0gf", "12gf", "16gf", "32gf")
 NAMES = [f"regnet{letter}_{size}" for letter in "xy" for size in SIZES]
-# Millions of parameters and billions of multiply-adds at 224x224, as Radosavovic et al.'s tables of them say.
+# Millions of parameters and billions of multiply-adds at 224x224, from the tables of Radosavovic et al.
 PUBLISHED = dict(
     zip(
         NAMES,
@@ -35,13 +35,13 @@ IN_TORCHVISION = [
 
 @functools.cache
 def preset(name, *flags):
-    """Without weights, which take time and memory."""
+    """The network on the meta device, which allocates no weights."""
     config = parse_config(["--config", str(ROOT / "configs" / "models" / f"{name}.yaml"), *flags])
     with torch.device("meta"):
         return Model(config.model.design(), classes=1000).eval()
 
 
-def of_timm(name):
+def timm_model(name):
     timm = pytest.importorskip("timm")
     family, size = name.split("_")
     number = size[:-2] if size.endswith("mf") else str(round(1000 * float(size[:-2])))
@@ -50,31 +50,31 @@ def of_timm(name):
 
 
 @functools.cache
-def of_torchvision(name):
+def torchvision_model(name):
     family, size = name.split("_")
     regnet = torchvision.models.regnet
-    build = functools.partial(in_meta, regnet.RegNet)
+    build = functools.partial(on_meta_device, regnet.RegNet)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(regnet, "RegNet", build)  # its widths are computed by tensors, which have to be real
+        patch.setattr(regnet, "RegNet", build)  # it computes its widths with real tensors
         return getattr(regnet, f"regnet_{family[-1]}_{size.replace('.0', '').replace('.', '_')}")()
 
 
-def in_meta(build, *arguments, **named):
+def on_meta_device(build, *arguments, **named):
     with torch.device("meta"):
         return build(*arguments, **named)
 
 
 def shapes(model):
-    """Sorted, for not everybody has a block's shortcut at its end."""
+    """Sorted, because the implementations order the layers of a block differently."""
     return sorted(tuple(parameter.shape) for parameter in model.parameters())
 
 
-def test_there_is_a_file_for_each_and_no_other():
+def test_there_is_one_file_per_network():
     assert sorted(path.stem for path in (ROOT / "configs" / "models").iterdir()) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_preset_is_as_large_as_published(name):
+def test_a_preset_has_the_published_size(name):
     model = preset(name)
     with torch.device("meta"):
         multiply_adds = sum(operator.multiply_adds for operator in profile_operators(model, 224))
@@ -83,24 +83,25 @@ def test_a_preset_is_as_large_as_published(name):
 
 def test_presets_with_torchvisions_rounding_have_its_layers():
     for name in IN_TORCHVISION:
-        assert shapes(preset(name, "--model.rounding=torchvision")) == shapes(of_torchvision(name)), name
+        assert shapes(preset(name, "--model.rounding=torchvision")) == shapes(torchvision_model(name)), name
 
 
 def test_presets_have_timms_layers():
-    print(f"\n{'parameters of':16}{'ours':>14}{'timm':>14}{'rounded alike':>16}{'torchvision':>14}")
+    print(f"\n{'parameters of':16}{'this project':>14}{'timm':>14}{'same rounding':>16}{'torchvision':>14}")
     for name in NAMES:
-        theirs = of_timm(name)
+        theirs = timm_model(name)
         assert shapes(preset(name)) == shapes(theirs), name
         models = [preset(name), theirs]
         if name in IN_TORCHVISION:
-            models += [preset(name, "--model.rounding=torchvision"), of_torchvision(name)]
+            models += [preset(name, "--model.rounding=torchvision"), torchvision_model(name)]
         cells = zip(map(count_parameters, models), (14, 14, 16, 14), strict=False)
         print(f"{name:16}" + "".join(f"{count:{width},}" for count, width in cells))
 
 
-def test_a_preset_is_a_second_file_that_brings_the_whole_network_and_nothing_else():
-    seed, network = ROOT / "configs" / "baseline.yaml", ROOT / "configs" / "models" / "regnety_600mf.yaml"
-    alone, both = parse_config(["--config", str(seed)]), parse_config(["--config", str(seed), "--config", str(network)])
+def test_a_preset_as_a_second_file_replaces_the_model_section_only():
+    baseline, network = ROOT / "configs" / "baseline.yaml", ROOT / "configs" / "models" / "regnety_600mf.yaml"
+    alone = parse_config(["--config", str(baseline)])
+    both = parse_config(["--config", str(baseline), "--config", str(network)])
     other = parse_config(["--config", str(ROOT / "tests" / "tiny.yaml"), "--config", str(network)])
     assert both.model == other.model
     assert both.model.se_ratio == 0.25

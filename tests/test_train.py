@@ -230,7 +230,8 @@ def test_print_config_and_help_are_complete(shards, tmp_path):
     assert yaml.safe_load(shown.stdout)["train"]["batch_size"] == 96
     assert set(yaml.safe_load(TINY.read_text())) <= set(yaml.safe_load(shown.stdout))
     text = run(trainer(tmp_path, shards, "--help")).stdout
-    for name in option_names():
+    sections = {name.partition(".")[0] for name in option_names() if "." in name}
+    for name in set(option_names()) - sections:
         assert f"--{name} " in text
     described = re.findall(r"--[\w.]+ [^\n]*\n?\s+[a-zA-Z]", text)
     assert len(described) >= len([name for name in option_names() if "." in name])

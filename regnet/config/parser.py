@@ -1,158 +1,188 @@
-"""Reads a configuration from YAML files and flags, later ones winning: --config F --section.option value ...
+"""Reads a configuration from YAML files and flags, later ones winning: --config FILE --section.option VALUE ...
 
-A file is turned into the flags that say the same, so that both are judged by one rule.
+A file is converted into the equivalent flags, so that the same rules apply to both.
 """
 
 import difflib
-import re
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
 
-from regnet.config.schema import Config, plain
-from regnet.config.validation import check_config
+from regnet.config.aliases import ALIASES
+from regnet.config.help import help_text
+from regnet.config.schema import Config
+from regnet.config.types import choices, describe, parse_value, quoted, with_article
+from regnet.config.validation import validate_config
 from regnet.errors import UsageError
-from regnet.models.design_space import Variant
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UsageError(shorten(in_plain_words(message)))
-
-
-def in_plain_words(message: str) -> str:
-    """What the library says of a wrong option, as users know it."""
-    message = message.replace('Parser key "', 'option "')
-    of_them = r"Expected a (?:typing\.Literal\[|member of .*?\{)(.*?)[\]}]\. Got value: (.*)"
-    choice = re.search(of_them, message, re.DOTALL)
-    if choice is None:
-        return message
-    names, value = re.findall(r"[^', ]+", choice[1]), choice[2]
-    nearest = difflib.get_close_matches(value, names, n=1)
-    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-    return f"{message[: choice.start()]}{value!r} is none of {', '.join(names)}{hint}"
+from regnet.exit_codes import DONE
 
 
 def parse_config(argv: Sequence[str]) -> Config:
-    """The configuration for these command line arguments.
+    """The configuration for these command-line arguments.
 
     Raises:
-        UsageError: an unknown key, a wrong type, an impossible value, or options that exclude one another; one line
-            that names the option.
+        UsageError: an unknown option, an invalid value, or options that exclude one another; one line that names the
+            option.
+        SystemExit: after --help and --print_config, whose text is printed.
     """
-    parser = _Parser(prog="train_ddp.py", description="Trains a RegNetX network.", allow_abbrev=False)
-    # Files are expanded before they get here; the action is there for --help and --print_config.
-    parser.add_argument("--config", action="config", help="a YAML file; may be given more than once")
-    parser.add_class_arguments(Config)
-    try:
-        values = parser.parse_args(_expand(argv))
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(shorten(str(error))) from error
+    if "--help" in argv or "-h" in argv:
+        print(help_text(), end="")
+        raise SystemExit(DONE)
+    values = _read_arguments([argument for argument in argv if argument != "--print_config"])
     config = _build(Config, values)
-    check_config(config)
+    validate_config(config)
+    if "--print_config" in argv:
+        print(config.to_yaml(), end="")
+        raise SystemExit(DONE)
     return config
 
 
-def option_types(kind: Any = Config, prefix: str = "") -> dict[str, Any]:
-    """Every option by its dotted name, with its type; a section's type is its class."""
-    types = {}
+@functools.cache
+def option_types() -> dict[str, Any]:
+    """The type of every option by its dotted name; a section's type is its class."""
+    return dict(_option_types(Config, ""))
+
+
+def _option_types(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     for option in fields(kind):
         name = prefix + option.name
-        types[name] = option.type
+        yield name, option.type
         if is_dataclass(option.type):
-            types |= option_types(option.type, name + ".")
-    return types
+            yield from _option_types(option.type, name + ".")
 
 
 def option_names() -> list[str]:
-    """All options and sections, dotted."""
+    """The dotted names of all options and sections."""
     return list(option_types())
 
 
-def shorten(message: str, limit: int = 500) -> str:
-    return message if len(message) <= limit else message[:limit] + "..."
+def check_known(name: str, written: str) -> None:
+    """Raises UsageError, with a suggestion, for an unknown option.
 
-
-def _expand(argv: Sequence[str]) -> list[str]:
-    """The arguments with every configuration file replaced by its options."""
-    expanded, waiting = [], list(argv)
-    while waiting:
-        argument = waiting.pop(0)
-        flag, equals, value = argument.partition("=")
-        if flag == "--config":
-            if not equals and not waiting:
-                raise UsageError("--config needs a file")
-            expanded += list(_read_flags(Path(value if equals else waiting.pop(0))))
-            continue
-        name = flag.removeprefix("--")
-        if flag.startswith("--") and name not in ("help", "print_config"):
-            check_known(name, flag)
-        expanded.append(argument)
-    return expanded
-
-
-def check_known(name: str, said: str) -> None:
-    """Raises UsageError, with the nearest option, for a name that is none."""
-    types = option_types()
-    kind = types.get(name)
+    Args:
+        written: the option as the user wrote it, and where.
+    """
+    kind = option_types().get(name)
     if kind is None:
-        leaves = {known.rpartition(".")[2]: known for known in types}
-        nearest = difflib.get_close_matches(name, types, n=1, cutoff=0.6)
-        for leaf in difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.7):
-            nearest.append(leaves[leaf])
-        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-        raise UsageError(shorten(f"unknown option {said}{hint}"))
+        suggestion = _suggestion(name)
+        raise UsageError(_shorten(f"unknown option {written}{f' (did you mean {suggestion}?)' if suggestion else ''}"))
     if is_dataclass(kind):
-        raise UsageError(f"{said} is a section: its options are {said}.{', .'.join(f.name for f in fields(kind))}")
+        options = ", ".join(option.name for option in fields(kind))
+        raise UsageError(f"{written} is a section of options: {options}; give one as {written}.{fields(kind)[0].name}")
 
 
-def _read_flags(path: Path) -> Iterator[str]:
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UsageError(shorten(f"{path}: not readable as YAML ({error})")) from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: not a configuration: a mapping of options is needed")
-    try:
-        yield from as_flags(content)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
+def as_flags(options: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The command-line arguments that are equivalent to a mapping of options and sections.
 
-
-def as_flags(options: dict[Any, Any], prefix: str = "") -> Iterator[str]:
-    """What says the same on the command line as a mapping of options and sections, of a file or a checkpoint."""
+    Args:
+        options: as read from a configuration file or a checkpoint.
+    """
+    types = option_types()
     for key, value in options.items():
         name = f"{prefix}{key}"
-        kind = option_types().get(name)
-        if is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise UsageError(shorten(f"{name} is a section of options, not {value!r}"))
+        misspelt_section = not prefix and name not in types and isinstance(value, dict) and value
+        if isinstance(value, dict) and (misspelt_section or is_dataclass(types.get(name))):
             yield from as_flags(value, name + ".")
+        else:
+            check_known(name, name)
+            yield f"--{name}={_as_text(name, value)}"
+
+
+def _as_text(name: str, value: Any) -> str:
+    """The text that stands for a value of a file on the command line."""
+    kind = option_types()[name]
+    if value is None:
+        raise UsageError(f"{name} has no value: it must be {_requirement(kind)}")
+    if isinstance(value, dict | list):
+        raise UsageError(_shorten(f"{name} must be {_requirement(kind)}, got {value!r}"))
+    if kind is str and not isinstance(value, str):
+        raise UsageError(_shorten(f"{name} must be a string, got {value!r}: put it in quotes"))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _requirement(kind: Any) -> str:
+    return describe(kind) if choices(kind) else with_article(describe(kind))
+
+
+def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
+    """The value of every option that is given, by its dotted name."""
+    values = dict[str, Any]()
+    remaining = list(arguments)
+    while remaining:
+        flag, equals, text = remaining.pop(0).partition("=")
+        if flag == "--config":
+            values |= _read_file(Path(text if equals else _next_value(flag, remaining)))
             continue
-        check_known(name, name)
-        if isinstance(value, dict | list) or value is None:
-            raise UsageError(shorten(f"{name} takes one value, not {value!r}"))
-        if kind is str and not isinstance(value, str):
-            raise UsageError(shorten(f"{name} takes text, not {value!r}; put it in quotes"))
-        yield f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        name = flag.removeprefix("--")
+        if not name or name == flag:
+            raise UsageError(f"unexpected argument {quoted(flag)}: options are given as --section.option VALUE")
+        check_known(name, flag)
+        if option_types()[name] is bool and not equals and (not remaining or remaining[0].startswith("--")):
+            values[name] = True  # --overwrite is short for --overwrite true
+            continue
+        try:
+            values[name] = parse_value(name, option_types()[name], text if equals else _next_value(flag, remaining))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    return values
 
 
-def _build(kind: Any, values: Any, prefix: str = "") -> Any:
-    """A configuration class from what jsonargparse made of it, with plain values."""
+def _next_value(flag: str, remaining: list[str], default: str | None = None) -> str:
+    """Removes and returns the value that follows a flag, or `default` if another flag follows, or nothing."""
+    if remaining and not remaining[0].startswith("--"):
+        return remaining.pop(0)
+    if default is None:
+        raise UsageError(f"{flag} needs a value")
+    return default
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_bytes())
+        if not isinstance(content, dict):
+            raise UsageError("not a configuration: a mapping of options is required")
+        return _read_arguments(list(as_flags(content)))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(_shorten(f"{path}: not readable as YAML ({error})")) from error
+
+
+def _build(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """A configuration class from the values that are given; the others have their defaults."""
     options = {}
     for option in fields(kind):
-        value = getattr(values, option.name)
+        name = prefix + option.name
         if is_dataclass(option.type):
-            value = _build(option.type, value, f"{prefix}{option.name}.")
-        elif value is None:
-            raise UsageError(f"{prefix}{option.name} has no value")
-        elif not isinstance(value, Variant):
-            value = plain(value)
-        options[option.name] = value
+            options[option.name] = _build(option.type, values, name + ".")
+        elif name in values:
+            options[option.name] = values[name]
     return kind(**options)
+
+
+def _suggestion(name: str) -> str | None:
+    """The option that was probably meant, or None."""
+    normalised = name.lower().replace("-", "_")
+    last = normalised.rpartition(".")[2]
+    types = option_types()
+    same_last = [option for option in types if option.rpartition(".")[2] == last]
+    if same_last:
+        return difflib.get_close_matches(normalised, same_last, n=1, cutoff=0)[0]
+    if last in ALIASES:
+        return ALIASES[last]
+    for candidate in difflib.get_close_matches(normalised, types, n=1, cutoff=0.6):
+        return candidate
+    by_last = ALIASES | {option.rpartition(".")[2]: option for option in types}
+    for candidate in difflib.get_close_matches(last, by_last, n=1, cutoff=0.7):
+        return by_last[candidate]
+    return None
+
+
+def _shorten(message: str, limit: int = 500) -> str:
+    return message if len(message) <= limit else message[:limit] + "..."

@@ -330,7 +330,7 @@ class DistributedConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A run.
+    """A run: its name, its directory, its seed, and what happens to earlier results.
 
     Args:
         name: name of the run; its results are in runs_dir/name.
@@ -356,15 +356,15 @@ class Config:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def to_yaml(self) -> str:
-        """The whole configuration, as a file that reads back to the same one."""
+        """All options as YAML, which parses back to an equal configuration."""
         return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
 def plain(value: Any) -> Any:
-    """The value as one of the plain types that YAML, JSON and checkpoints have."""
+    """The value with types that YAML, JSON and checkpoints can store."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
-    for kind in (str, bool, int, float):  # jsonargparse's bounded numbers are subclasses, enum members too
+    for kind in (str, bool, int, float):  # members of StrEnum are strings, too
         if isinstance(value, kind):
             return kind(value)
-    raise TypeError(f"{value!r} is no plain value")
+    raise TypeError(f"{value!r} cannot be stored")

@@ -1,40 +1,133 @@
-"""The bounded numbers that options can be, checked as they are read."""
+"""Types of options: how a value is read from text, and how messages and documents describe what is valid."""
 
-from typing import TYPE_CHECKING
+import difflib
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from jsonargparse.typing import ClosedUnitInterval, restricted_number_type
+INT_LIMIT, FLOAT_LIMIT, STRENGTH_LIMIT = 2**31 - 1, 1e6, 1e30  # larger values overflow in libraries, or are typos
+_ABOVE_0, _BELOW_1 = math.nextafter(0, 1), math.nextafter(1, 0)
 
-if TYPE_CHECKING:
-    PositiveFloat = float
-    NonNegativeFloat = float
-    Strength = float
-    Fraction = float
-    Probability = float
-    PositiveFraction = float
-    RandAugmentOps = int
-    RandAugmentMagnitude = int
-    PositiveInt = int
-    NonNegativeInt = int
-    SideLength = int
-    Pixels = int
-    SmallCount = int
-    Seed = int
-else:  # finite all of them, and no larger than what libraries below can take
 
-    def _number(name: str, kind: type, *bounds: tuple[str, float]) -> type:
-        return restricted_number_type(name, kind, list(bounds))
+@dataclass(frozen=True)
+class Range:
+    """The valid values of a number.
 
-    PositiveFloat = _number("positive number", float, (">", 0), ("<=", 1e6))
-    NonNegativeFloat = _number("number >= 0", float, (">=", 0), ("<=", 1e6))
-    Strength = _number("number >= 0 ", float, (">=", 0), ("<=", 1e30))
-    Fraction = _number("number in [0, 1)", float, (">=", 0), ("<", 1))
-    Probability = ClosedUnitInterval  # the library would not have a second type of these bounds
-    PositiveFraction = _number("number in (0, 1]", float, (">", 0), ("<=", 1))
-    RandAugmentOps = _number("integer in 0..14", int, (">=", 0), ("<=", 14))
-    RandAugmentMagnitude = _number("integer in 0..30", int, (">=", 0), ("<=", 30))
-    PositiveInt = _number("positive integer", int, (">", 0), ("<", 2**31))
-    NonNegativeInt = _number("integer >= 0", int, (">=", 0), ("<", 2**31))
-    SideLength = _number("integer in 1..4096", int, (">", 0), ("<=", 4096))
-    Pixels = _number("integer in 0..1024", int, (">=", 0), ("<=", 1024))
-    SmallCount = _number("integer in 1..1000", int, (">", 0), ("<=", 1000))
-    Seed = _number("integer in 0..2**63-1", int, (">=", 0), ("<", 2**63))
+    Attributes:
+        description: what is valid, as a noun phrase.
+        low, high: bounds that the description states.
+        limit: upper bound that the description does not state.
+    """
+
+    description: str
+    low: float
+    high: float = math.inf
+    limit: float = math.inf
+
+
+PositiveInt = Annotated[int, Range("positive integer", 1, limit=INT_LIMIT)]
+NonNegativeInt = Annotated[int, Range("non-negative integer", 0, limit=INT_LIMIT)]
+PositiveFloat = Annotated[float, Range("positive number", _ABOVE_0, limit=FLOAT_LIMIT)]
+NonNegativeFloat = Annotated[float, Range("non-negative number", 0, limit=FLOAT_LIMIT)]
+Strength = Annotated[float, Range("non-negative number", 0, limit=STRENGTH_LIMIT)]
+Fraction = Annotated[float, Range("number in [0, 1)", 0, _BELOW_1)]
+Probability = Annotated[float, Range("number in [0, 1]", 0, 1)]
+PositiveFraction = Annotated[float, Range("number in (0, 1]", _ABOVE_0, 1)]
+RandAugmentOps = Annotated[int, Range("integer from 0 to 14", 0, 14)]
+RandAugmentMagnitude = Annotated[int, Range("integer from 0 to 30", 0, 30)]
+SideLength = Annotated[int, Range("integer from 1 to 4096", 1, 4096)]
+Pixels = Annotated[int, Range("integer from 0 to 1024", 0, 1024)]
+SmallCount = Annotated[int, Range("integer from 1 to 1000", 1, 1000)]
+Seed = Annotated[int, Range("integer from 0 to 2**63 - 1", 0, 2**63 - 1)]
+
+_BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # as in YAML
+_PLAIN = {int: "integer", float: "number", str: "string"}
+# Other programs' words for a choice, by the choice.
+_SYNONYMS = {
+    "baseline": ("reference",),
+    "val_top1": ("val_accuracy", "val_acc", "accuracy"),
+    "fp32": ("float32", "float", "full"),
+    "bf16": ("bfloat16",),
+    "fp16": ("float16", "half", "amp"),
+    "cuda": ("gpu",),
+}
+
+
+def choices(kind: Any) -> list[str]:
+    """The valid values of an option with choices; empty for other options."""
+    if kind is bool:
+        return ["true", "false"]
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [str(member.value) for member in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
+
+
+def describe(kind: Any) -> str:
+    """What is valid, as a noun phrase without an article."""
+    if choices(kind):
+        return f"one of {', '.join(choices(kind))}"
+    return _range(kind).description if get_origin(kind) is Annotated else _PLAIN[kind]
+
+
+def parse_value(name: str, kind: Any, text: str) -> Any:
+    """The value that a text stands for.
+
+    Raises:
+        ValueError: it is not valid; the message names the option, what is valid, and the text.
+    """
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in _BOOLS:
+            raise ValueError(f"{name} must be true or false, got {quoted(text)}")
+        return _BOOLS[text.lower()]
+    if choices(kind):
+        if text not in choices(kind):
+            raise ValueError(f"{name} must be {describe(kind)}, got {quoted(text)}{_hint(text, choices(kind))}")
+        return kind(text) if isinstance(kind, type) else text
+    return _parse_number(name, kind, text)
+
+
+def quoted(text: str) -> str:
+    """A value as messages show it: numbers as they are, other text in quotes, long text shortened."""
+    shown = text if _as_float(text) is not None else repr(text)
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
+
+
+def with_article(phrase: str) -> str:
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def _parse_number(name: str, kind: Any, text: str) -> int | float:
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    must = f"{name} must be {with_article(describe(kind))}, got {quoted(text)}"
+    try:
+        value = base(text)
+    except ValueError as error:
+        raise ValueError(must) from error
+    if get_origin(kind) is not Annotated:
+        return value
+    valid = _range(kind)
+    if not valid.low <= value <= valid.high:  # also NaN
+        raise ValueError(must)
+    if value > valid.limit:
+        raise ValueError(f"{name} must be at most {valid.limit:.10g}, got {quoted(text)}")
+    return value
+
+
+def _range(kind: Any) -> Range:
+    return get_args(kind)[1]
+
+
+def _as_float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _hint(text: str, valid: list[str]) -> str:
+    known = {synonym: choice for choice in valid for synonym in (choice, *_SYNONYMS.get(choice, ()))}
+    nearest = difflib.get_close_matches(text.lower(), known, n=1)
+    return f" (did you mean {known[nearest[0]]}?)" if nearest else ""

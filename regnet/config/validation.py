@@ -1,4 +1,4 @@
-"""What a configuration may not say: names that no file can have, and options that exclude one another."""
+"""Rejects configurations that cannot work: invalid names, and options that exclude one another."""
 
 import re
 import unicodedata
@@ -10,64 +10,87 @@ from regnet.errors import UsageError
 from regnet.models.design_space import check_resolution
 
 
-def check_config(config: Config) -> None:
-    """Raises UsageError, one line that names the options."""
-    _check_names(config)
-    _check_images(config)
+def validate_config(config: Config) -> None:
+    """Raises UsageError: one line that names the options, their values and the cure."""
+    _check_texts(asdict(config))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
+        raise UsageError(
+            f"name must start with a letter or digit and contain only letters, digits, '.', '_' and '-', "
+            f"got {config.name!r}"
+        )
+    _check_data(config)
     _check_training(config)
     _check_schedule(config)
 
 
-def _check_names(config: Config) -> None:
-    _check_texts(asdict(config))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
-        raise UsageError(f"name is {config.name!r}: it must be letters and digits, and '.', '_', '-' after the first")
-
-
-def _check_texts(options: dict[str, Any]) -> None:
-    """Control characters and halves of surrogate pairs can be in no name of a file."""
-    for name, value in options.items():
+def _check_texts(options: dict[str, Any], prefix: str = "") -> None:
+    """Refuses control characters and unpaired surrogates, which no file name may contain."""
+    for key, value in options.items():
+        name = f"{prefix}{key}"
         if isinstance(value, dict):
-            _check_texts(value)
+            _check_texts(value, f"{name}.")
         elif isinstance(value, str) and any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-            raise UsageError(f"{name} is {value!r}: a character in it can be in no name of a file")
+            raise UsageError(f"{name} must not contain control characters, got {value!r}")
 
 
-def _check_images(config: Config) -> None:
+def _check_data(config: Config) -> None:
     data, augment, design = config.data, config.augment, config.model.design()
     check_resolution(design, data.resolution)
     if data.progressive_resizing_epochs:
         if data.initial_resolution > data.resolution:
-            raise UsageError(f"data.initial_resolution is above data.resolution, {data.resolution}")
+            raise UsageError(
+                f"data.initial_resolution ({data.initial_resolution}) must not exceed "
+                f"data.resolution ({data.resolution})"
+            )
         if data.progressive_resizing_epochs >= config.train.epochs:
             raise UsageError(
-                "data.progressive_resizing_epochs leaves none of train.epochs for images of data.resolution"
+                f"data.progressive_resizing_epochs ({data.progressive_resizing_epochs}) must be smaller than "
+                f"train.epochs ({config.train.epochs}): the last epochs train at data.resolution"
             )
         check_resolution(design, data.initial_resolution, "data.initial_resolution")
     if augment.mixup_prob + augment.cutmix_prob > 1:
         raise UsageError(
-            "augment.mixup_prob and augment.cutmix_prob are shares of the same samples: together 1 at most"
+            f"augment.mixup_prob ({augment.mixup_prob:g}) and augment.cutmix_prob ({augment.cutmix_prob:g}) must add "
+            "up to 1 at most: a sample gets either Mixup or CutMix"
         )
     if augment.rrc_min_scale and augment.crop_padding:
-        raise UsageError("augment.crop_padding moves whole images: with augment.rrc_min_scale it must be 0")
+        raise UsageError(
+            f"augment.crop_padding ({augment.crop_padding}) must be 0 with augment.rrc_min_scale, which crops the "
+            "images itself"
+        )
     if augment.rrc_min_scale and data.cache == "device":
-        raise UsageError("data.cache device keeps whole images, of which augment.rrc_min_scale takes other parts")
+        raise UsageError(
+            f"data.cache device keeps whole images and cannot be combined with augment.rrc_min_scale "
+            f"({augment.rrc_min_scale:g}): set data.cache to auto or none"
+        )
 
 
 def _check_training(config: Config) -> None:
     train = config.train
-    if config.model.weights and (train.init_std or train.zero_init_residual):
-        raise UsageError("model.weights brings first weights: train.init_std must be 0, train.zero_init_residual false")
+    if config.model.weights and train.init_std:
+        raise UsageError(
+            f"train.init_std ({train.init_std:g}) must be 0 with model.weights, which replace the initialisation"
+        )
+    if config.model.weights and train.zero_init_residual:
+        raise UsageError("train.zero_init_residual must be false with model.weights, which replace the initialisation")
     if train.freeze_backbone and train.drop_path:
-        raise UsageError("train.drop_path is of blocks that are trained, and train.freeze_backbone keeps all from it")
+        raise UsageError(
+            f"train.drop_path ({train.drop_path:g}) must be 0 with train.freeze_backbone: "
+            "frozen blocks are never skipped"
+        )
     if train.grad_accum_steps > train.batch_size:
-        raise UsageError("train.grad_accum_steps is larger than train.batch_size")
+        raise UsageError(
+            f"train.grad_accum_steps ({train.grad_accum_steps}) must not exceed train.batch_size ({train.batch_size})"
+        )
 
 
 def _check_schedule(config: Config) -> None:
-    schedule = config.schedule
+    schedule, peak = config.schedule, config.optim.lr
     if schedule.name != "baseline" and schedule.warmup_epochs >= config.train.epochs:
-        raise UsageError("schedule.warmup_epochs leaves none of train.epochs for the fall")
-    for rate in ("start_lr", "min_lr"):
-        if getattr(schedule, rate) > config.optim.lr:
-            raise UsageError(f"schedule.{rate} is above optim.lr, the peak")
+        raise UsageError(
+            f"schedule.warmup_epochs ({schedule.warmup_epochs}) must be smaller than "
+            f"train.epochs ({config.train.epochs})"
+        )
+    for name, rate in (("start_lr", schedule.start_lr), ("min_lr", schedule.min_lr)):
+        if rate > peak:
+            raise UsageError(f"schedule.{name} ({rate:g}) must not exceed optim.lr ({peak:g}), the peak learning rate")
