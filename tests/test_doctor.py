@@ -209,11 +209,11 @@ def test_a_rank_that_never_comes_ends_it(shards, tmp_path):
         kill_group(alone)
     assert time.monotonic() - began < 30
     assert stopping(found) == {"ranks"}
-    assert "could not be joined" in found["ranks"]["saw"]
+    assert "rendezvous failed" in found["ranks"]["saw"]
     assert "WORLD_SIZE" in found["ranks"]["next"]
     assert found["checkpoint"]["status"] == "ok", "one process finds what it can"
     assert (alone.returncode, out) == (1, "")
-    assert "failed (rank 1): the ranks could not be joined" in err
+    assert "failed (rank 1): rendezvous failed" in err
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
@@ -227,7 +227,7 @@ def test_a_rank_that_dies_or_stops_is_named_beside_what_was_found(shards, tmp_pa
     finally:
         kill_group(far)
     assert stopping(found) == {"ranks"}
-    assert found["ranks"]["saw"].startswith("rank 1 is gone")
+    assert found["ranks"]["saw"].startswith("rank 1 stopped responding")
     assert found["shards"]["status"] == "ok"
 
 
@@ -289,7 +289,7 @@ def test_gpus_are_counted_against_processes(monkeypatch):
     assert check_device(Config(), 3)[0].saw == "cuda (train.device: auto)"
     (crowded,) = check_device(Config(), 4)
     assert crowded.status is Status.stops
-    assert "has 4 GPUs, too few for its process number 4" in crowded.saw
+    assert "has 4 GPUs, but local rank 4 needs one" in crowded.saw
 
 
 def test_more_threads_than_cores_are_noted():

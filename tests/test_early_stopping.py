@@ -7,12 +7,12 @@ from reference import needs_baseline_data, read_baseline_table
 
 from regnet.training.early_stopping import EarlyStopping
 
-# Few different values, so that ties are common, beside everything else that a float can be.
+# A few common values, so that ties are frequent, and any other floats.
 values = st.lists(st.one_of(st.sampled_from([0.0, 1.0, 2.0, math.nan, math.inf]), st.floats()), max_size=30)
 modes = pytest.mark.parametrize("mode", ["min", "max"])
 
 
-def is_record(history, mode):
+def is_improvement(history, mode):
     """Whether the last value is strictly better than all before it."""
     *before, last = history
     if math.isnan(last):
@@ -23,15 +23,15 @@ def is_record(history, mode):
 @modes
 @given(values=values, patience=st.integers(0, 6))
 @settings(deadline=None, max_examples=300)
-def test_agrees_with_looking_through_the_whole_history(mode, values, patience):
+def test_it_agrees_with_a_search_through_all_previous_values(mode, values, patience):
     stopping = EarlyStopping(patience, mode)
-    since_record = 0
+    epochs_without_improvement = 0
     for length, value in enumerate(values, start=1):
-        expected = is_record(values[:length], mode)
-        since_record = 0 if expected else since_record + 1
+        expected = is_improvement(values[:length], mode)
+        epochs_without_improvement = 0 if expected else epochs_without_improvement + 1
         assert stopping.update(value) is expected
-        assert stopping.stale == since_record
-        assert stopping.should_stop == (patience > 0 and since_record >= patience)
+        assert stopping.stale == epochs_without_improvement
+        assert stopping.should_stop == (patience > 0 and epochs_without_improvement >= patience)
     numbers = [value for value in values if not math.isnan(value)]
     assert stopping.best == ((min if mode == "min" else max)(numbers) if numbers else None)
 
@@ -56,7 +56,7 @@ def test_patience_of_zero_never_stops(mode):
 
 @needs_baseline_data
 @pytest.mark.parametrize(("patience", "stops_at"), [(5, None), (1, 26)])
-def test_the_losses_of_the_reference(patience, stops_at):
+def test_the_logged_losses_of_the_baseline(patience, stops_at):
     stopping = EarlyStopping(patience, "min")
     stops = []
     for row in read_baseline_table("training_log.csv"):

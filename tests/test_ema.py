@@ -1,4 +1,4 @@
-"""The moving average is the sum that its name says."""
+"""EMA of weights and BatchNorm statistics."""
 
 import pytest
 import torch
@@ -10,27 +10,27 @@ from regnet.training.ema import ModelEma
 
 
 @given(st.floats(0.01, 0.999), st.integers(1, 6))
-def test_it_is_the_weighted_mean_of_all_weights_since_the_first(decay, updates):
+def test_it_is_the_exponentially_weighted_mean_of_all_weights_since_the_first(decay, updates):
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    average = ModelEma(model, decay)
+    ema = ModelEma(model, decay)
     expected = {name: value.clone().double() for name, value in model.state_dict().items()}
     for number in range(updates):
         with torch.no_grad():
             model[0].weight.add_(number - 1.5)
             model[1].running_mean.add_(0.5)
             model[1].num_batches_tracked.add_(3)
-        average.update(model)
+        ema.update(model)
         for name, value in model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value.double()
-    counted = average.module[1].num_batches_tracked
-    assert (counted.dtype, counted.item()) == (torch.int64, 3 * updates)
-    for name, value in average.module.state_dict().items():
+    batches = ema.module[1].num_batches_tracked
+    assert (batches.dtype, batches.item()) == (torch.int64, 3 * updates)
+    for name, value in ema.module.state_dict().items():
         if value.is_floating_point():
             assert value.double().numpy() == pytest.approx(expected[name].numpy(), abs=1e-4), name
 
 
-def test_it_is_no_part_of_what_is_trained():
+def test_it_is_not_trained_and_shares_no_memory_with_the_model():
     model = nn.Linear(2, 2)
-    average = ModelEma(model, 0.5)
-    assert not [parameter for parameter in average.parameters() if parameter.requires_grad]
-    assert average.module.weight.data_ptr() != model.weight.data_ptr()
+    ema = ModelEma(model, 0.5)
+    assert not [parameter for parameter in ema.parameters() if parameter.requires_grad]
+    assert ema.module.weight.data_ptr() != model.weight.data_ptr()

@@ -10,7 +10,7 @@ from regnet.distributed.world import World
 from regnet.metrics.training import TrainingAccumulator
 
 CPU = torch.device("cpu")
-ALONE = World(rank=0, size=1, local_rank=0, device=CPU, control=None, heartbeat=None)
+SINGLE_PROCESS = World(rank=0, size=1, local_rank=0, device=CPU, control=None, heartbeat=None)
 
 
 @st.composite
@@ -22,14 +22,14 @@ def samples(draw):
     return torch.tensor(rows, dtype=torch.float32).view(count, classes) / 3, torch.tensor(labels, dtype=torch.int64)
 
 
-def count(logits, labels):
-    counters = TrainingAccumulator(logits.shape[1], CPU)
-    counters.update(logits, labels, F.cross_entropy(logits, labels, reduction="sum"))
-    return counters
+def accumulated(logits, labels):
+    accumulator = TrainingAccumulator(logits.shape[1], CPU)
+    accumulator.update(logits, labels, F.cross_entropy(logits, labels, reduction="sum"))
+    return accumulator
 
 
 def rank_of_label(row, label):
-    """How many classes come before the label's."""
+    """Number of classes with a larger logit than the label's."""
     return sum(logit > row[label] for logit in row)
 
 
@@ -39,18 +39,18 @@ def integer_counts(result):
 
 @given(samples())
 @settings(deadline=None, max_examples=80)
-def test_counters_agree_with_one_sample_after_the_other(batch):
+def test_metrics_agree_with_a_loop_over_samples(batch):
     logits, labels = batch
-    result = count(logits, labels).result()
+    result = accumulated(logits, labels).result()
     rows = list(zip(logits.tolist(), labels.tolist(), strict=True))
     ranks = [rank_of_label(row, label) for row, label in rows]
     losses = [math.log(sum(map(math.exp, row))) - row[label] for row, label in rows]
-    for found, expected in (
+    for actual, expected in (
         (result.loss, sum(losses)),
         (result.top1, sum(rank < 1 for rank in ranks)),
         (result.top5, sum(rank < 5 for rank in ranks)),
     ):
-        assert found == pytest.approx(expected / len(rows) if rows else math.nan, rel=1e-5, abs=1e-6, nan_ok=True)
+        assert actual == pytest.approx(expected / len(rows) if rows else math.nan, rel=1e-5, abs=1e-6, nan_ok=True)
     for label in range(logits.shape[1]):
         own = [rank for rank, (_, other) in zip(ranks, rows, strict=True) if other == label]
         assert result.class_samples[label] == len(own)
@@ -61,54 +61,55 @@ def test_counters_agree_with_one_sample_after_the_other(batch):
 
 
 @pytest.mark.parametrize("samples", [1, 7, 49, 10_000])
-def test_a_perfect_score_is_exactly_one(samples):
+def test_perfect_accuracy_is_exactly_one(samples):
     labels = torch.arange(samples) % 3
-    result = count(F.one_hot(labels, 3).float(), labels).result()
+    result = accumulated(F.one_hot(labels, 3).float(), labels).result()
     assert (result.top1, result.top5) == (1, 1)
 
 
 @given(samples(), st.lists(st.integers(0, 20), max_size=5))
 @settings(deadline=None, max_examples=80)
-def test_counts_are_the_same_however_samples_are_spread_over_batches(batch, cuts):
+def test_counts_do_not_depend_on_how_samples_are_distributed_over_batches(batch, boundaries):
     logits, labels = batch
-    whole = count(logits, labels).result()
+    at_once = accumulated(logits, labels).result()
     parts = TrainingAccumulator(logits.shape[1], CPU)
-    for rows, truth in zip(logits.tensor_split(sorted(cuts)), labels.tensor_split(sorted(cuts)), strict=True):
-        parts.update(rows, truth, F.cross_entropy(rows, truth, reduction="sum"))
+    boundaries = sorted(boundaries)
+    for some_logits, some_labels in zip(logits.tensor_split(boundaries), labels.tensor_split(boundaries), strict=True):
+        parts.update(some_logits, some_labels, F.cross_entropy(some_logits, some_labels, reduction="sum"))
     split = parts.result()
-    assert integer_counts(split) == integer_counts(whole)
-    assert split.top5 == pytest.approx(whole.top5, rel=0, abs=0, nan_ok=True)
-    assert split.loss == pytest.approx(whole.loss, rel=1e-5, abs=1e-6, nan_ok=True)
+    assert integer_counts(split) == integer_counts(at_once)
+    assert split.top5 == pytest.approx(at_once.top5, rel=0, abs=0, nan_ok=True)
+    assert split.loss == pytest.approx(at_once.loss, rel=1e-5, abs=1e-6, nan_ok=True)
 
 
 @given(samples())
 @settings(deadline=None, max_examples=30)
-def test_the_sum_over_one_process_and_a_restored_state_are_the_same_counters(batch):
-    counters = count(*batch)
+def test_a_restored_state_and_the_sum_over_one_process_are_equal(batch):
+    accumulator = accumulated(*batch)
     restored = TrainingAccumulator(batch[0].shape[1], CPU)
-    restored.load_state_dict(counters.state_dict())
-    for other in (restored, counters.summed(ALONE)):
-        assert integer_counts(other.result()) == integer_counts(counters.result())
-        assert other.result().loss == pytest.approx(counters.result().loss, nan_ok=True)
+    restored.load_state_dict(accumulator.state_dict())
+    for other in (restored, accumulator.summed(SINGLE_PROCESS)):
+        assert integer_counts(other.result()) == integer_counts(accumulator.result())
+        assert other.result().loss == pytest.approx(accumulator.result().loss, nan_ok=True)
 
 
-def test_summing_leaves_the_counters_as_they_were():
-    counters = count(torch.eye(3), torch.arange(3))
-    total = counters.summed(ALONE)
+def test_summing_does_not_change_the_accumulator():
+    accumulator = accumulated(torch.eye(3), torch.arange(3))
+    total = accumulator.summed(SINGLE_PROCESS)
     total.update(torch.eye(3), torch.arange(3), torch.tensor(0.0))
-    assert counters.result().samples == 3
+    assert accumulator.result().samples == 3
     assert total.result().samples == 6
 
 
-def test_no_samples_give_no_numbers_and_no_error():
+def test_without_samples_all_metrics_are_nan():
     result = TrainingAccumulator(4, CPU).result()
     assert result.samples == 0
     assert all(math.isnan(value) for value in (result.loss, result.top1, result.top5, *result.class_accuracy))
 
 
-def test_a_million_small_losses_do_not_get_lost():
-    counters = TrainingAccumulator(2, CPU)
-    counters.update(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.tensor(1e8))
+def test_small_losses_are_not_lost_in_a_large_sum():
+    accumulator = TrainingAccumulator(2, CPU)
+    accumulator.update(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.tensor(1e8))
     for _ in range(1000):
-        counters.update(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.tensor(1.0))
-    assert counters.result().loss * 1001 == pytest.approx(1e8 + 1000, rel=1e-9)
+        accumulator.update(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.tensor(1.0))
+    assert accumulator.result().loss * 1001 == pytest.approx(1e8 + 1000, rel=1e-9)

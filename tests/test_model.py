@@ -17,7 +17,7 @@ from regnet.models.regnet import Model, XBlock, count_parameters, fingerprint, i
 
 BlockParams, RegNet = torchvision.models.regnet.BlockParams, torchvision.models.regnet.RegNet
 
-SEED = {
+BASELINE = {
     "variant": Variant.baseline,
     "depth": 13,
     "w_0": 24,
@@ -27,10 +27,10 @@ SEED = {
     "group_width": 8,
     "stem_width": 32,
 }
-SMALL = SEED | {"depth": 2, "w_0": 8, "stem_width": 8}
+SMALL = BASELINE | {"depth": 2, "w_0": 8, "stem_width": 8}
 
 
-# RegNetX of 800 MF, 1.6, 3.2, 8, 16 and 32 GF: depth, initial width, w_a, w_m, group width.
+# RegNetX-800MF, 1.6GF, 3.2GF, 8GF, 16GF and 32GF: depth, w_0, w_a, w_m, group width.
 PUBLISHED = [
     (16, 56, 35.73, 2.28, 16),
     (18, 80, 34.01, 2.25, 24),
@@ -39,21 +39,21 @@ PUBLISHED = [
     (22, 216, 55.59, 2.1, 128),
     (23, 320, 69.86, 2.0, 168),
 ]
-# That of 400 MF: 392 / 16 = 24.5 is a tie, the published code makes the last stage 384 wide, torchvision makes it 400.
+# RegNetX-400MF: 392 / 16 = 24.5 is a tie; the last stage has 384 channels in pycls and 400 in torchvision.
 TIE = (22, 24, 24.48, 2.54, 16)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Several threads on busy cores mostly wait for one another."""
+    """On busy cores, several threads mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-def seed_model():
-    return Model(generate_design(**SEED), classes=100)
+def baseline_model():
+    return Model(generate_design(**BASELINE), classes=100)
 
 
 def small_model(seed=0):
@@ -62,67 +62,67 @@ def small_model(seed=0):
 
 
 def forward_operators(model, images):
-    """(class, output shape, own parameters) of each module, as their forward calls finish."""
+    """(class, output shape, own parameters) of each module, in the order in which their calls finish."""
     rows = []
 
-    def finished(module, _, output):
+    def on_forward(module, _, output):
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         rows.append((type(module).__name__, "x".join(["N", *map(str, output.shape[1:])]), own))
 
     for module in model.modules():
         if not isinstance(module, nn.Sequential):
-            module.register_forward_hook(finished)
+            module.register_forward_hook(on_forward)
     with torch.inference_mode():
         model.eval()(images)
     return rows
 
 
-def test_reference_design_has_the_published_stages():
-    stages = generate_design(**SEED).stages
+def test_baseline_design_has_the_published_stages():
+    stages = generate_design(**BASELINE).stages
     assert [stage.width for stage in stages] == [24, 64, 152, 376]
     assert [stage.depth for stage in stages] == [1, 1, 4, 7]
     assert [stage.stride for stage in stages] == [1, 2, 2, 2]
 
 
-def test_reference_model_has_its_number_of_parameters():
-    assert count_parameters(seed_model()) == 2_275_604
+def test_baseline_model_has_the_known_number_of_parameters():
+    assert count_parameters(baseline_model()) == 2_275_604
 
 
-def test_reference_model_has_its_number_of_multiply_adds():
+def test_baseline_model_has_the_known_number_of_multiply_adds():
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        seed_model().eval()(torch.zeros(1, 3, 56, 56))
+        baseline_model().eval()(torch.zeros(1, 3, 56, 56))
     assert counter.get_total_flops() / 2 == pytest.approx(166.86e6, abs=0.005e6)
 
 
 @needs_baseline_data
-def test_operators_are_those_of_the_reference_in_order():
+def test_operators_match_the_baseline_in_order():
     expected = [
         (row["operator"], row["output_shape"], int(row["parameters"])) for row in read_baseline_table("operators.csv")
     ]
     assert len(expected) == 113
-    assert forward_operators(seed_model(), torch.zeros(2, 3, 56, 56)) == expected
+    assert forward_operators(baseline_model(), torch.zeros(2, 3, 56, 56)) == expected
 
 
-def test_modules_have_the_names_of_the_reference():
+def test_module_names_match_the_baseline():
     block = ["conv1_1x1", "bn1", "conv2_3x3", "bn2", "conv3_1x1", "bn3"]
     expected = ["stem.conv_3x3", "stem.bn"]
     for stage, depth in enumerate((1, 1, 4, 7)):
         for index in range(depth):
-            changing = ["downsample.conv_1x1", "downsample.bn"] if index == 0 else []
-            expected += [f"body.{stage}.layers.{index}.{name}" for name in block + changing]
+            shortcut = ["downsample.conv_1x1", "downsample.bn"] if index == 0 else []
+            expected += [f"body.{stage}.layers.{index}.{name}" for name in block + shortcut]
     expected += ["head.avg_pool", "head.f_out"]
-    assert [name for name, module in seed_model().named_modules() if not list(module.children())] == expected
+    assert [name for name, module in baseline_model().named_modules() if not list(module.children())] == expected
 
 
-def test_convolutions_have_no_bias_and_the_classifier_has():
-    convolutions = [module for module in seed_model().modules() if isinstance(module, nn.Conv2d)]
+def test_only_the_classifier_has_a_bias():
+    convolutions = [module for module in baseline_model().modules() if isinstance(module, nn.Conv2d)]
     assert all(convolution.bias is None for convolution in convolutions)
-    assert seed_model().head.f_out.bias is not None
+    assert baseline_model().head.f_out.bias is not None
 
 
-def paper_design(numbers):
-    *numbers, group_width = numbers
-    return generate_design(Variant.paper, *numbers, bottleneck_ratio=1, group_width=group_width, stem_width=32)
+def paper_design(parameters):
+    *rest, group_width = parameters
+    return generate_design(Variant.paper, *rest, bottleneck_ratio=1, group_width=group_width, stem_width=32)
 
 
 def conv_shapes(model):
@@ -130,7 +130,7 @@ def conv_shapes(model):
 
 
 def torchvision_name(name):
-    """Where torchvision keeps what we call so."""
+    """torchvision's name of a parameter."""
     name = re.sub(r"^stem\.conv_3x3", "stem.0", name)
     name = re.sub(r"^stem\.bn", "stem.1", name)
     name = re.sub(r"^head\.f_out", "fc", name)
@@ -139,43 +139,43 @@ def torchvision_name(name):
         lambda match: "trunk_output.block{0}.block{0}-{1}".format(int(match[1]) + 1, match[2]),
         name,
     )
-    for index, part in enumerate("abc", start=1):
-        name = re.sub(rf"\.conv{index}_\dx\d", f".f.{part}.0", name)
-        name = re.sub(rf"\.bn{index}\b", f".f.{part}.1", name)
+    for index, letter in enumerate("abc", start=1):
+        name = re.sub(rf"\.conv{index}_\dx\d", f".f.{letter}.0", name)
+        name = re.sub(rf"\.bn{index}\b", f".f.{letter}.1", name)
     return name.replace(".downsample.conv_1x1", ".proj.0").replace(".downsample.bn", ".proj.1")
 
 
-@pytest.mark.parametrize("numbers", PUBLISHED)
-def test_paper_form_has_the_layers_of_torchvision(numbers):
-    stages = BlockParams.from_init_params(*numbers)
+@pytest.mark.parametrize("parameters", PUBLISHED)
+def test_paper_variant_has_the_layers_of_torchvision(parameters):
+    stages = BlockParams.from_init_params(*parameters)
     with torch.device("meta"):
-        ours = Model(paper_design(numbers), classes=1000)
+        ours = Model(paper_design(parameters), classes=1000)
         theirs = RegNet(stages, num_classes=1000)
     assert count_parameters(ours) == count_parameters(theirs)
     assert conv_shapes(ours) == conv_shapes(theirs)
 
 
 @given(width=st.integers(1, 300), group_width=st.integers(1, 300), ratio=st.sampled_from([0.25, 0.5, 1]))
-def test_widths_may_be_rounded_as_torchvision_does(width, group_width, ratio):
+def test_torchvision_rounding_gives_the_widths_of_torchvision(width, group_width, ratio):
     width *= 8
     theirs = BlockParams._adjust_widths_groups_compatibilty([width], [ratio], [group_width])
-    assert adjust_widths(width, ratio, group_width, "torchvision") == tuple(one[0] for one in theirs)
+    assert adjust_widths(width, ratio, group_width, "torchvision") == tuple(values[0] for values in theirs)
 
 
-def test_a_tie_between_two_widths_goes_where_the_published_code_takes_it():
+def test_a_tie_between_two_widths_is_rounded_as_in_pycls():
     design = paper_design(TIE)
     assert [(stage.width, stage.depth) for stage in design.stages] == [(32, 1), (64, 2), (160, 7), (384, 12)]
     with torch.device("meta"):
         assert count_parameters(Model(design, classes=1000)) == 5_157_512
 
 
-@pytest.mark.parametrize("numbers", [TIE, *PUBLISHED[:2]])
-def test_paper_form_computes_the_logits_of_torchvision(numbers):
-    design = paper_design(numbers)
+@pytest.mark.parametrize("parameters", [TIE, *PUBLISHED[:2]])
+def test_paper_variant_computes_the_logits_of_torchvision(parameters):
+    design = paper_design(parameters)
     columns = [(stage.depth, stage.width, stage.group_width, 1.0, stage.stride) for stage in design.stages]
     torch.manual_seed(0)
     theirs = RegNet(BlockParams(*map(list, zip(*columns, strict=True))), num_classes=1000)
-    theirs(torch.randn(4, 3, 32, 32))  # one forward in training mode: running statistics worth copying
+    theirs(torch.randn(4, 3, 32, 32))  # a pass in training mode, so that running statistics are not the defaults
     weights = theirs.state_dict()
     ours = Model(design, classes=1000)
     ours.load_state_dict({key: weights.pop(torchvision_name(key)) for key in ours.state_dict()})
@@ -217,20 +217,20 @@ def one_line_about(option):
         ({"se_ratio": 0.01}, "model.se_ratio"),
     ],
 )
-def test_impossible_design_is_refused_by_the_name_of_its_option(change, option):
+def test_an_impossible_design_is_rejected_with_the_name_of_the_option(change, option):
     with pytest.raises(UsageError, match=one_line_about(option)):
-        generate_design(**SEED | change)
+        generate_design(**BASELINE | change)
 
 
 @pytest.mark.parametrize(("variant", "smallest"), [(Variant.baseline, 8), (Variant.paper, 32)])
-def test_resolution_below_the_reduction_is_refused(variant, smallest):
-    design = generate_design(**SEED | {"variant": variant})
+def test_a_resolution_below_the_total_stride_is_rejected(variant, smallest):
+    design = generate_design(**BASELINE | {"variant": variant})
     check_resolution(design, smallest)
     with pytest.raises(UsageError, match=one_line_about("data.resolution")):
         check_resolution(design, smallest - 1)
 
 
-# Each mostly possible, so that a good part of the designs is.
+# Mostly valid values, so that many of the designs are valid.
 design_parameters = st.fixed_dictionaries(
     {
         "variant": st.sampled_from(Variant),
@@ -248,12 +248,12 @@ design_parameters = st.fixed_dictionaries(
 
 @given(design_parameters, st.integers(1, 5))
 @settings(deadline=None, max_examples=80)
-def test_any_parameters_are_refused_in_one_line_or_give_a_network_that_runs(parameters, classes):
+def test_any_parameters_are_rejected_in_one_line_or_give_a_network_that_runs(parameters, classes):
     try:
         design = generate_design(**parameters)
-    except UsageError as refusal:
-        design, message = None, str(refusal)
-    event("refused" if design is None else "built")
+    except UsageError as error:
+        design, message = None, str(error)
+    event("rejected" if design is None else "built")
     if design is None:
         assert re.match(one_line_about("model."), message)
         return
@@ -266,8 +266,8 @@ def test_any_parameters_are_refused_in_one_line_or_give_a_network_that_runs(para
         for block in layer.layers:
             assert block.conv2_3x3.out_channels // block.conv2_3x3.groups == stage.group_width
             if parameters["se_ratio"]:
-                inside = round(parameters["se_ratio"] * block.conv1_1x1.in_channels)
-                assert block.se.conv1_1x1.weight.shape == (inside, block.conv2_3x3.out_channels, 1, 1)
+                se_width = round(parameters["se_ratio"] * block.conv1_1x1.in_channels)
+                assert block.se.conv1_1x1.weight.shape == (se_width, block.conv2_3x3.out_channels, 1, 1)
     assert [layer.layers[-1].conv3_1x1.out_channels for layer in model.body] == widths
 
 
@@ -278,7 +278,7 @@ def test_equal_models_have_equal_fingerprints_in_any_memory_format():
 
 
 @pytest.mark.parametrize("name", ["stem.conv_3x3.weight", "body.0.layers.0.bn2.running_var", "head.f_out.bias"])
-def test_fingerprint_changes_with_the_last_bit_of_one_number(name):
+def test_the_fingerprint_changes_with_the_last_bit_of_one_number(name):
     model = small_model()
     before = fingerprint(model)
     with torch.no_grad():
@@ -292,71 +292,73 @@ def blocks(model):
 
 
 @pytest.mark.parametrize("std", [0.01, 0.3])
-def test_first_weights_have_the_deviation_that_is_asked_for_and_no_biases(std):
+def test_initial_weights_have_the_configured_standard_deviation_and_zero_biases(std):
     torch.manual_seed(0)
-    model = Model(generate_design(**SEED | {"se_ratio": 0.25}), classes=100)
+    model = Model(generate_design(**BASELINE | {"se_ratio": 0.25}), classes=100)
     initialize_weights(model, std, zero_init_residual=False)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            drawn = module.weight.flatten()
-            error = std / math.sqrt(2 * len(drawn))  # of a sample's deviation; the mean's is larger by the root of two
-            assert abs(float(drawn.std()) - std) < 5 * error, name
-            assert abs(float(drawn.mean())) < 8 * error, name
+            weights = module.weight.detach().flatten()
+            error = std / math.sqrt(
+                2 * len(weights)
+            )  # standard error of the deviation; the mean's is sqrt(2) times that
+            assert abs(float(weights.std()) - std) < 5 * error, name
+            assert abs(float(weights.mean())) < 8 * error, name
             assert module.bias is None or not module.bias.any(), name
         elif isinstance(module, nn.BatchNorm2d):
             assert bool((module.weight == 1).all()), name
 
 
-def test_first_weights_are_pytorchs_own_if_nothing_is_asked_for():
-    model = seed_model()
+def test_without_options_the_initialisation_is_pytorchs():
+    model = baseline_model()
     before = fingerprint(model)
     initialize_weights(model, 0.0, zero_init_residual=False)
     assert fingerprint(model) == before
 
 
-def test_silent_blocks_pass_on_their_shortcut():
-    model = seed_model()
+def test_blocks_with_zero_init_residual_return_their_shortcut():
+    model = baseline_model()
     initialize_weights(model, 0.0, zero_init_residual=True)
     for block in blocks(model):
         images = torch.randn(4, block.conv1_1x1.in_channels, 8, 8)
         shortcut = images if block.downsample is None else block.downsample(images)
         assert torch.equal(block(images), shortcut.relu())
-        assert block.bn2.weight.all(), "the rest of it learns at once"
+        assert block.bn2.weight.all(), "only the last BatchNorm is zero, so the block gets gradients"
 
 
-def test_squeeze_and_excitation_weighs_each_channel_by_the_means_of_all():
+def test_squeeze_and_excitation_scales_each_channel_by_the_means_of_all():
     torch.manual_seed(0)
     block, images = XBlock(8, 16, 16, 2, 8, se_width=2).eval(), torch.randn(3, 8, 6, 6)
-    seen = {}
-    block.se.register_forward_hook(lambda _, inputs, output: seen.update(before=inputs[0], after=output))
+    activations = {}
+    block.se.register_forward_hook(lambda _, inputs, output: activations.update(before=inputs[0], after=output))
     block(images)
     weight, bias = block.se.conv1_1x1.weight.flatten(1), block.se.conv1_1x1.bias
-    inner = (seen["before"].mean((2, 3)) @ weight.T + bias).relu()
-    shares = (inner @ block.se.conv2_1x1.weight.flatten(1).T + block.se.conv2_1x1.bias).sigmoid()
-    torch.testing.assert_close(seen["after"], seen["before"] * shares[:, :, None, None])
-    assert seen["before"].min() == 0, "after the 3x3's ReLU"
+    inner = (activations["before"].mean((2, 3)) @ weight.T + bias).relu()
+    gates = (inner @ block.se.conv2_1x1.weight.flatten(1).T + block.se.conv2_1x1.bias).sigmoid()
+    torch.testing.assert_close(activations["after"], activations["before"] * gates[:, :, None, None])
+    assert activations["before"].min() == 0, "after the 3x3's ReLU"
 
 
-def test_samples_skip_blocks_more_often_the_later_these_are():
-    model = seed_model()
+def test_drop_path_rates_increase_linearly_with_depth():
+    model = baseline_model()
     set_drop_path_rates(model, 0.26)
     assert [block.drop_path_rate for block in blocks(model)] == pytest.approx([0.02 * index for index in range(1, 14)])
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_who_skips_a_block_gets_its_shortcut_and_the_others_keep_the_mean(precision):
+def test_dropped_samples_get_the_shortcut_and_the_others_are_rescaled(precision):
     torch.manual_seed(1)
     block = XBlock(8, 8, 8, 1, 8)
-    images = 9 + torch.randn(2000, 8, 2, 2)  # so that no sum is negative, and ReLU changes nothing
+    images = 9 + torch.randn(2000, 8, 2, 2)  # all sums are positive, so that ReLU changes nothing
     with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16), torch.no_grad():
-        whole = block(images) - images
+        residual = block(images) - images
         block.drop_path_rate = 0.25
-        found = block(images) - images
-        close = {"atol": 0.1, "rtol": 0.1} if precision is torch.bfloat16 else {"atol": 1e-4, "rtol": 1e-4}
-        skipped = (found == 0).flatten(1).all(1)
-        torch.testing.assert_close(found[~skipped], whole[~skipped] / 0.75, **close)
+        dropped = block(images) - images
+        tolerance = {"atol": 0.1, "rtol": 0.1} if precision is torch.bfloat16 else {"atol": 1e-4, "rtol": 1e-4}
+        skipped = (dropped == 0).flatten(1).all(1)
+        torch.testing.assert_close(dropped[~skipped], residual[~skipped] / 0.75, **tolerance)
         assert abs(skipped.float().mean() - 0.25) < 0.03
         block.eval()
         evaluated = block(images)
         block.drop_path_rate = 0.0
-        assert torch.equal(evaluated, block(images)), "tests skip nothing"
+        assert torch.equal(evaluated, block(images)), "no sample is dropped in evaluation"

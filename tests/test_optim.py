@@ -23,36 +23,36 @@ def small_model():
 
 def names_by_decay(groups, model):
     names = {parameter: name for name, parameter in model.named_parameters()}
-    found = [(names[parameter], group["weight_decay"]) for group in groups for parameter in group["params"]]
-    assert sorted(name for name, _ in found) == sorted(names.values())  # each once
-    return dict(found)
+    pairs = [(names[parameter], group["weight_decay"]) for group in groups for parameter in group["params"]]
+    assert sorted(name for name, _ in pairs) == sorted(names.values())  # each parameter once
+    return dict(pairs)
 
 
 def is_weight(name):
     return name.endswith(("conv_3x3.weight", "conv2_3x3.weight", "_1x1.weight", "f_out.weight"))
 
 
-@pytest.mark.parametrize(("name", "inside"), [("sgd", 0.1), ("muon", 0.2)])
-def test_norms_and_biases_are_kept_from_decay_and_muon_has_its_own(name, inside):
+@pytest.mark.parametrize(("name", "body_decay"), [("sgd", 0.1), ("muon", 0.2)])
+def test_norms_and_biases_do_not_decay_and_muon_has_its_own_weight_decay(name, body_decay):
     model = small_model()
     groups = parameter_groups(model, OptimConfig(name=name, weight_decay=0.1, muon_weight_decay=0.2))
     for parameter, decay in names_by_decay(groups, model).items():
-        expected = inside if parameter.startswith("body.") else 0.1
+        expected = body_decay if parameter.startswith("body.") else 0.1
         assert decay == (expected if is_weight(parameter) else 0)
 
 
-def test_a_step_of_muon_takes_the_decay_from_what_was_there():
-    kept, decayed = small_model(), small_model()
-    before = [parameter.detach().clone() for parameter in kept.parameters()]
+def test_muon_applies_decoupled_weight_decay():
+    plain, decayed = small_model(), small_model()
+    before = [parameter.detach().clone() for parameter in plain.parameters()]
     options = {"name": "muon", "lr": 0.1, "muon_lr": 0.1, "weight_decay": 0.0}
-    train(kept, build_optimizer(kept, OptimConfig(**options, muon_weight_decay=0.0), FP32), steps=1)
+    train(plain, build_optimizer(plain, OptimConfig(**options, muon_weight_decay=0.0), FP32), steps=1)
     train(decayed, build_optimizer(decayed, OptimConfig(**options, muon_weight_decay=0.3), FP32), steps=1)
-    for (name, one), other, was in zip(kept.named_parameters(), decayed.parameters(), before, strict=True):
-        turned = name.startswith("body.") and one.ndim == 4
-        torch.testing.assert_close(other, one - (0.1 * 0.3 * was if turned else 0))
+    for (name, one), other, initial in zip(plain.named_parameters(), decayed.parameters(), before, strict=True):
+        uses_muon = name.startswith("body.") and one.ndim == 4
+        torch.testing.assert_close(other, one - (0.1 * 0.3 * initial if uses_muon else 0))
 
 
-def test_norms_and_biases_decay_if_asked():
+def test_norms_and_biases_decay_with_decay_norm_and_bias():
     model = small_model()
     decays = names_by_decay(parameter_groups(model, OptimConfig(weight_decay=0.1, decay_norm_and_bias=True)), model)
     assert set(decays.values()) == {0.1}
@@ -60,7 +60,7 @@ def test_norms_and_biases_decay_if_asked():
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
 @pytest.mark.parametrize("decay_norm_and_bias", [False, True])
-def test_every_optimiser_has_every_parameter_in_one_group(name, decay_norm_and_bias):
+def test_every_optimiser_has_each_parameter_in_exactly_one_group(name, decay_norm_and_bias):
     model = small_model()
     config = OptimConfig(name=name, lr=0.5, weight_decay=0.1, decay_norm_and_bias=decay_norm_and_bias)
     optimizer = build_optimizer(model, config, FP32)
@@ -68,10 +68,10 @@ def test_every_optimiser_has_every_parameter_in_one_group(name, decay_norm_and_b
     assert decays["head.f_out.weight"] == 0.1
     assert decays["head.f_out.bias"] == (0.1 if decay_norm_and_bias else 0)
     set_learning_rate(optimizer, 0.25)
-    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    lrs = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     for parameter_name, parameter in model.named_parameters():
-        turned = name == "muon" and parameter_name.startswith("body.") and parameter.ndim == 4
-        assert rates[id(parameter)] == pytest.approx(0.01 if turned else 0.25), parameter_name
+        uses_muon = name == "muon" and parameter_name.startswith("body.") and parameter.ndim == 4
+        assert lrs[id(parameter)] == pytest.approx(0.01 if uses_muon else 0.25), parameter_name
 
 
 def train(network, optimizer, steps=4):
@@ -85,103 +85,104 @@ def train(network, optimizer, steps=4):
 
 
 @pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)], ids=str)
-def test_steps_along_a_matrix_are_those_of_torchs_muon(shape):
-    """Both in bf16, whose last bit is 1/256 of a step of 0.02."""
+def test_updates_of_a_matrix_match_torchs_muon(shape):
+    """Both compute in bf16, whose last bit is 1/256 of an update of 0.02."""
     generator = torch.Generator().manual_seed(2)
     mine = nn.Parameter(torch.randn((*shape, 1, 1), generator=generator))
     theirs = nn.Parameter(mine.detach().clone().view(shape))
     group = {"params": [mine], "weight_decay": 0.5, "num_matrices": 1}
     muon = Muon([group], lr=0.02, momentum=0.9, dtype=torch.bfloat16)
     oracle = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.5, momentum=0.9, adjust_lr_fn="original")
-    begun = theirs.detach().clone()
+    initial = theirs.detach().clone()
     for _ in range(5):
         grad = torch.randn(shape, generator=generator)
         mine.grad, theirs.grad = grad.view(mine.shape).clone(), grad.clone()
         muon.step()
         oracle.step()
-    assert (theirs - begun).abs().max() > 0.03
+    assert (theirs - initial).abs().max() > 0.03
     torch.testing.assert_close(mine.detach().view(shape), theirs.detach(), rtol=0, atol=2e-3)
 
 
 @settings(max_examples=50, deadline=None)
 @given(count=st.integers(1, 3), rows=st.integers(1, 12), columns=st.integers(1, 12), scale=st.floats(1e-4, 1e4))
-def test_an_orthogonal_step_keeps_the_directions_and_has_singular_values_near_one(count, rows, columns, scale):
+def test_orthogonalize_keeps_singular_vectors_and_brings_singular_values_near_one(count, rows, columns, scale):
     generator = torch.Generator().manual_seed(count * 144 + rows * 12 + columns)
     rank = min(rows, columns)
     u, v = (torch.linalg.qr(torch.randn((count, side, rank), generator=generator))[0] for side in (rows, columns))
     values = 0.2 + torch.rand((count, rank), generator=generator)
-    turned = orthogonalize(scale * (u * values.unsqueeze(1)) @ v.mT, FP32)
-    seen = u.mT @ turned @ v
-    assert seen.diagonal(dim1=1, dim2=2).min() > 0.6
-    assert torch.linalg.svdvals(turned).max() < 1.25
-    torch.testing.assert_close(seen, torch.diag_embed(seen.diagonal(dim1=1, dim2=2)), rtol=0, atol=1e-3)
+    orthogonalized = orthogonalize(scale * (u * values.unsqueeze(1)) @ v.mT, FP32)
+    diagonalized = u.mT @ orthogonalized @ v
+    diagonal = diagonalized.diagonal(dim1=1, dim2=2)
+    assert diagonal.min() > 0.6
+    assert torch.linalg.svdvals(orthogonalized).max() < 1.25
+    torch.testing.assert_close(diagonalized, torch.diag_embed(diagonal), rtol=0, atol=1e-3)
 
 
-def test_a_grouped_convolution_is_cut_into_its_groups():
+def test_a_grouped_convolution_is_split_into_its_groups():
     model = Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 4, 8), classes=3)
     groups = parameter_groups(model, OptimConfig(name="muon"))
-    matrices = {id(parameter): group["num_matrices"] for group in groups for parameter in group["params"]}
+    num_matrices = {id(parameter): group["num_matrices"] for group in groups for parameter in group["params"]}
     grouped = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.groups == 2]
     assert grouped
-    assert all(matrices[id(module.weight)] == 2 for module in grouped)
+    assert all(num_matrices[id(module.weight)] == 2 for module in grouped)
 
 
-def test_biases_of_squeeze_and_excitation_take_no_orthogonal_step():
+def test_muon_does_not_update_biases_of_squeeze_and_excitation():
     model = Model(generate_design(Variant.paper, 2, 8, 8, 2, 1, 8, 8, se_ratio=0.5), classes=3)
     groups = parameter_groups(model, OptimConfig(name="muon", weight_decay=0.1, muon_weight_decay=0.1))
     decays = names_by_decay(groups, model)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    turned = {names[parameter] for group in groups if group["num_matrices"] for parameter in group["params"]}
-    inside = {name for name in decays if ".se." in name}
-    assert turned & inside == {name for name in inside if name.endswith("weight")} != set()
-    assert all(decays[name] == 0 for name in inside - turned)
+    muon_names = {names[parameter] for group in groups if group["num_matrices"] for parameter in group["params"]}
+    se_names = {name for name in decays if ".se." in name}
+    assert muon_names & se_names == {name for name in se_names if name.endswith("weight")} != set()
+    assert all(decays[name] == 0 for name in se_names - muon_names)
 
 
 @settings(max_examples=30, deadline=None)
 @given(exponent=st.integers(-9, 5), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
-def test_a_step_has_the_same_length_for_gradients_of_any_size(exponent, dtype):
-    """fp16 knows nothing below 6e-8 or above 65,504."""
+def test_updates_do_not_depend_on_the_scale_of_the_gradients(exponent, dtype):
+    """fp16 cannot represent numbers below 6e-8 or above 65,504."""
     matrices = torch.randn((2, 16, 24), generator=torch.Generator().manual_seed(5))
-    exact, turned = orthogonalize(matrices, FP32), orthogonalize(10.0**exponent * matrices, dtype).float()
-    assert (turned - exact).norm() < 0.05 * exact.norm()
+    expected, actual = orthogonalize(matrices, FP32), orthogonalize(10.0**exponent * matrices, dtype).float()
+    assert (actual - expected).norm() < 0.05 * expected.norm()
 
 
-def test_products_are_of_the_dtype_that_was_asked_for():
-    stepped = []
+def test_matrix_products_use_the_configured_dtype():
+    weights = []
     for dtype in (FP32, torch.bfloat16):
         model = small_model()
         train(model, build_optimizer(model, OptimConfig(name="muon", lr=0.1), dtype), steps=1)
-        stepped.append(model.state_dict()["body.1.layers.0.conv1_1x1.weight"])
-    assert 0 < (stepped[0] - stepped[1]).abs().max() < 0.01
+        weights.append(model.state_dict()["body.1.layers.0.conv1_1x1.weight"])
+    assert 0 < (weights[0] - weights[1]).abs().max() < 0.01
 
 
-def test_each_group_of_a_convolution_is_stepped_as_if_it_were_alone():
+def test_each_group_of_a_convolution_is_updated_independently():
     generator = torch.Generator().manual_seed(3)
     weight, grad = torch.randn((2, 8, 4, 3, 3), generator=generator)
     whole = nn.Parameter(weight.clone())
     parts = [nn.Parameter(part.clone()) for part in weight.chunk(2)]
     whole.grad = grad.clone()
-    for part, its in zip(parts, grad.chunk(2), strict=True):
-        part.grad = its.clone()
-    for parameters, matrices in (([whole], 2), (parts, 1)):
-        Muon([{"params": parameters, "weight_decay": 0.0, "num_matrices": matrices}], 0.1, 0.9, FP32).step()
+    for part, part_grad in zip(parts, grad.chunk(2), strict=True):
+        part.grad = part_grad.clone()
+    for parameters, num_matrices in (([whole], 2), (parts, 1)):
+        Muon([{"params": parameters, "weight_decay": 0.0, "num_matrices": num_matrices}], 0.1, 0.9, FP32).step()
     assert not torch.equal(whole, weight)
     torch.testing.assert_close(whole.detach(), torch.cat([part.detach() for part in parts]))
 
 
-def test_what_muon_leaves_to_sgd_goes_as_with_sgd():
-    """With next to no rate for orthogonal steps, all else moves as under SGD with frozen convolutions."""
-    turned, plain = small_model(), small_model()
-    for name, parameter in plain.named_parameters():
+def test_muon_updates_all_other_parameters_like_sgd():
+    """With a negligible muon_lr, it is equal to SGD with frozen convolutions."""
+    muon_model, sgd_model = small_model(), small_model()
+    for name, parameter in sgd_model.named_parameters():
         parameter.requires_grad = not (name.startswith("body.") and parameter.ndim == 4)
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-    train(turned, build_optimizer(turned, OptimConfig(name="muon", muon_lr=1e-30, **options), FP32))
-    train(plain, build_optimizer(plain, OptimConfig(name="sgd", **options), FP32))
-    for one, other in zip(turned.parameters(), plain.parameters(), strict=True):
+    train(muon_model, build_optimizer(muon_model, OptimConfig(name="muon", muon_lr=1e-30, **options), FP32))
+    train(sgd_model, build_optimizer(sgd_model, OptimConfig(name="sgd", **options), FP32))
+    for one, other in zip(muon_model.parameters(), sgd_model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_scale_of_the_gradients_changes_no_step():
+def test_the_gradient_scaler_does_not_change_updates():
     plain, scaled = small_model(), small_model()
     config = OptimConfig(name="muon", lr=0.1)
     for model, enabled in ((plain, False), (scaled, True)):
@@ -195,15 +196,15 @@ def test_a_scale_of_the_gradients_changes_no_step():
         torch.testing.assert_close(one, other)
 
 
-def test_a_state_that_was_kept_continues_to_the_bit():
+def test_a_saved_state_resumes_bit_exactly():
     config = OptimConfig(name="muon", lr=0.1)
-    whole = small_model()
-    optimizer = build_optimizer(whole, config, FP32)
-    train(whole, optimizer)
-    continued = copy.deepcopy(whole)
-    resumed = build_optimizer(continued, config, FP32)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    train(whole, optimizer)
-    train(continued, resumed)
-    for (name, one), (_, other) in zip(whole.named_parameters(), continued.named_parameters(), strict=True):
+    uninterrupted = small_model()
+    optimizer = build_optimizer(uninterrupted, config, FP32)
+    train(uninterrupted, optimizer)
+    resumed = copy.deepcopy(uninterrupted)
+    resumed_optimizer = build_optimizer(resumed, config, FP32)
+    resumed_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(uninterrupted, optimizer)
+    train(resumed, resumed_optimizer)
+    for (name, one), (_, other) in zip(uninterrupted.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.equal(one, other), name
