@@ -90,7 +90,7 @@ def test_its_charts_are_grouped_and_its_summary_is_the_best(offline):
 
 
 @OFFLINE
-def test_it_has_tables_of_classes_confusions_and_mistakes(offline):
+def test_it_has_tables_of_classes_confusions_and_confident_errors(offline):
     folder, told = offline
     expected, outcome = result(folder), read_evaluation_file(folder / "evaluation.npz")
     names = outcome.classes.tolist()
@@ -109,13 +109,13 @@ def test_it_has_tables_of_classes_confusions_and_mistakes(offline):
     }
     panel = told["config"]["_wandb/visualize/val/confusion"]["panel_config"]
     assert panel["panelDefId"] == "wandb/confusion_matrix/v1"
-    (mistakes,) = [artifact for artifact in told["artifacts"] if "mistakes" in artifact.name]
-    files = {content.path: Path(content.local_path) for content in mistakes.manifest.contents}
-    rows_of_mistakes = json.loads(files.pop("val/mistakes.table.json").read_text())["data"]
-    assert [(row[1], row[2]) for row in rows_of_mistakes] == [
+    (artifact,) = [saved for saved in told["artifacts"] if "confident_errors" in saved.name]
+    files = {content.path: Path(content.local_path) for content in artifact.manifest.contents}
+    error_rows = json.loads(files.pop("val/confident_errors.table.json").read_text())["data"]
+    assert [(row[1], row[2]) for row in error_rows] == [
         (names[label], names[predicted]) for label, predicted in zip(outcome.labels, outcome.predicted, strict=True)
     ]
-    for row, image in zip(rows_of_mistakes, outcome.images, strict=True):
+    for row, image in zip(error_rows, outcome.images, strict=True):
         assert (np.asarray(Image.open(files[row[0]["path"]])) == image).all()
         assert files[row[0]["path"]].is_relative_to(folder), "what is to be sent lies elsewhere"
 

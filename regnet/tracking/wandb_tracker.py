@@ -139,7 +139,7 @@ def peak_memory() -> int:
 
 
 def tables(result: Mapping[str, Any], outcome: EvaluationFile) -> dict[str, Any]:
-    """Of the last evaluation: each class, how often each was predicted as each, the most confident mistakes."""
+    """Of the last evaluation: each class, how often each was predicted as each, the most confident errors."""
     import wandb
 
     names = outcome.classes.tolist()
@@ -147,7 +147,7 @@ def tables(result: Mapping[str, Any], outcome: EvaluationFile) -> dict[str, Any]
     fullest = np.argsort(-outcome.confusion, axis=None, kind="stable")[:MOST_CELLS]
     cells = [(*divmod(int(place), len(names)), int(outcome.confusion.flat[place])) for place in fullest]
     predicted = [[names[label], names[other], times] for label, other, times in sorted(cells) if times]
-    mistakes = [
+    errors = [
         [wandb.Image(image), names[label], names[other], float(confidence)]
         for image, label, other, confidence in zip(
             outcome.images, outcome.labels, outcome.predicted, outcome.confidence, strict=True
@@ -159,7 +159,7 @@ def tables(result: Mapping[str, Any], outcome: EvaluationFile) -> dict[str, Any]
     return {
         "val/classes": wandb.Table(columns=["class", "accuracy", "samples"], data=classes),
         "val/confusion": wandb.plot_table("wandb/confusion_matrix/v1", confusion, fields, {"title": "confusion"}),
-        "val/mistakes": wandb.Table(columns=["image", "class", "predicted as", "confidence"], data=mistakes),
+        "val/confident_errors": wandb.Table(columns=["image", "class", "predicted as", "confidence"], data=errors),
     }
 
 
