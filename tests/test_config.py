@@ -171,7 +171,7 @@ def read_names(path):
 
 
 def test_every_option_is_read_by_the_program():
-    judges = ("schema.py", "validation.py", "aliases.py")  # checking an option is not using it
+    judges = ("schema.py", "validation.py", "adaptation.py", "aliases.py")  # checking an option is not using it
     folders = (ROOT / "regnet", ROOT / "data" / "augment")
     files = [path for folder in folders for path in folder.rglob("*.py") if path.name not in judges]
     files.append(ROOT / "train_ddp.py")

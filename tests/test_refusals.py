@@ -336,7 +336,7 @@ def test_messages_name_the_option_what_is_valid_and_the_value(flag, message):
             "Mixup or CutMix",
         ),
         (
-            ["--augment.rrc_min_scale=0.25", "--augment.crop_padding=0", "--data.cache=device"],
+            ["--augment.rrc_min_scale=0.25", "--data.cache=device"],
             "data.cache device keeps whole images and cannot be combined with augment.rrc_min_scale (0.25): set "
             "data.cache to auto or none",
         ),

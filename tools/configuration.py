@@ -34,6 +34,16 @@ Unknown options, invalid values and options that exclude one another end the pro
 code 2. Integers without a stated upper bound are limited to {INT_LIMIT}, numbers to {FLOAT_LIMIT:.0f} (weight decay and
 gradient clipping to {STRENGTH_LIMIT:g}).
 
+## Adapted options
+
+Some options are adapted instead of refused. The program prints each change, and `config.yaml` contains the result:
+
+* `schedule.warmup_epochs` is reduced to half of `train.epochs` (rounded down) if it leaves no epoch for the decay; not
+  with `schedule.name: baseline`.
+* `augment.crop_padding` becomes 0 with `augment.rrc_min_scale`, which crops the images itself.
+* `augment.rrc_min_scale` becomes 0.25 for a dataset with images of different sizes if it is 0.
+* `data.workers` is reduced to the number of threads that the process may use.
+
 ## Resuming
 
 A run resumes only with the configuration that it was started with. Options marked as free may change; if another

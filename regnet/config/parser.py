@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from regnet.config.adaptation import adapt
 from regnet.config.aliases import ALIASES
 from regnet.config.help import help_text
 from regnet.config.schema import Config
@@ -22,23 +23,28 @@ from regnet.exit_codes import DONE
 
 
 def parse_config(argv: Sequence[str]) -> Config:
-    """The configuration for these command-line arguments.
+    """The configuration for these command-line arguments, adapted where options contradict one another harmlessly.
 
     Raises:
         UsageError: an unknown option, an invalid value, or options that exclude one another; one line that names the
             option.
         SystemExit: after --help and --print_config, whose text is printed.
     """
+    return parse_config_with_notes(argv)[0]
+
+
+def parse_config_with_notes(argv: Sequence[str]) -> tuple[Config, list[str]]:
+    """`parse_config`, and a line about each option that was adapted; see regnet.config.adaptation."""
     if "--help" in argv or "-h" in argv:
         print(help_text(), end="")
         raise SystemExit(DONE)
     values = _read_arguments([argument for argument in argv if argument != "--print_config"])
-    config = _build(Config, values)
+    config, notes = adapt(_build(Config, values))
     validate_config(config)
     if "--print_config" in argv:
-        print(config.to_yaml(), end="")
+        print("".join(f"# {note}\n" for note in notes) + config.to_yaml(), end="")
         raise SystemExit(DONE)
-    return config
+    return config, notes
 
 
 @functools.cache

@@ -53,11 +53,6 @@ def _check_data(config: Config) -> None:
             f"augment.mixup_prob ({augment.mixup_prob:g}) and augment.cutmix_prob ({augment.cutmix_prob:g}) must add "
             "up to 1 at most: a sample gets either Mixup or CutMix"
         )
-    if augment.rrc_min_scale and augment.crop_padding:
-        raise UsageError(
-            f"augment.crop_padding ({augment.crop_padding}) must be 0 with augment.rrc_min_scale, which crops the "
-            "images itself"
-        )
     if augment.rrc_min_scale and data.cache == "device":
         raise UsageError(
             f"data.cache device keeps whole images and cannot be combined with augment.rrc_min_scale "
@@ -86,11 +81,6 @@ def _check_training(config: Config) -> None:
 
 def _check_schedule(config: Config) -> None:
     schedule, peak = config.schedule, config.optim.lr
-    if schedule.name != "baseline" and schedule.warmup_epochs >= config.train.epochs:
-        raise UsageError(
-            f"schedule.warmup_epochs ({schedule.warmup_epochs}) must be smaller than "
-            f"train.epochs ({config.train.epochs})"
-        )
     for name, rate in (("start_lr", schedule.start_lr), ("min_lr", schedule.min_lr)):
         if rate > peak:
             raise UsageError(f"schedule.{name} ({rate:g}) must not exceed optim.lr ({peak:g}), the peak learning rate")

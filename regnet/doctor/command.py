@@ -6,11 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 
+from data.errors import DataError
+from data.manifest import read_manifest
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
+from regnet.data_adapter import adapt_to_data
 from regnet.distributed.heartbeat import COLLECTIVE_ERRORS, PeerLost
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import join_world
@@ -46,7 +50,7 @@ def main(argv: Sequence[str], began: float) -> int:
     if "--help" in argv or "-h" in argv:
         print(_HELP)
     try:
-        config = parse_config([argument for argument in argv if argument != "--json"])
+        config = adapted(parse_config([argument for argument in argv if argument != "--json"]))
     except UsageError as error:
         print(f"error (rank {rank}): {error}", file=sys.stderr)
         return USAGE
@@ -63,6 +67,15 @@ def main(argv: Sequence[str], began: float) -> int:
             wrong = apart(str(error))
     tell((findings or look_alone(config)) + wrong, time.perf_counter() - began, as_json)
     return STOPS
+
+
+def adapted(config: Config) -> Config:
+    """The configuration as the trainer adapts it to the dataset; unchanged without a readable manifest."""
+    try:
+        manifest = read_manifest(Path(config.data.shards))
+    except DataError:  # which a check reports
+        return config
+    return adapt_to_data(config, manifest)[0]
 
 
 def apart(why: str) -> list[Finding]:

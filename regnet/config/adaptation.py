@@ -1,0 +1,59 @@
+"""Adapts options that contradict one another, or the data, where that is harmless; each change comes with a note."""
+
+from dataclasses import replace
+
+from regnet.config.schema import Config
+from regnet.config.validation import validate_config
+
+MIXED_SIZES_MIN_SCALE = 0.25  # as in configs/folder.yaml
+
+
+def adapt(config: Config) -> tuple[Config, list[str]]:
+    """Adapts options to one another; the result and a line about each change.
+
+    * schedule.warmup_epochs that leaves no epoch for the decay becomes half of train.epochs, rounded down; the baseline
+      schedule may end during its warm-up.
+    * augment.crop_padding becomes 0 with augment.rrc_min_scale, which crops the images itself.
+    """
+    notes = []
+    schedule, epochs = config.schedule, config.train.epochs
+    if schedule.name != "baseline" and schedule.warmup_epochs >= epochs:
+        warmup = epochs // 2
+        notes.append(
+            f"schedule.warmup_epochs reduced from {schedule.warmup_epochs} to {warmup}: train.epochs is {epochs}"
+        )
+        config = replace(config, schedule=replace(schedule, warmup_epochs=warmup))
+    if config.augment.rrc_min_scale and config.augment.crop_padding:
+        notes.append("augment.crop_padding set to 0: augment.rrc_min_scale crops the images itself")
+        config = replace(config, augment=replace(config.augment, crop_padding=0))
+    return config, notes
+
+
+def adapt_to_dataset(config: Config, mixed: bool, threads: int) -> tuple[Config, list[str]]:
+    """Adapts options to a dataset and to this process; the result and a line about each change.
+
+    * augment.rrc_min_scale becomes 0.25 for images of different sizes, which cannot be used whole.
+    * data.workers is reduced to the threads that this process may use.
+
+    Args:
+        config: already adapted by `adapt`.
+        mixed: the dataset has images of different sizes.
+        threads: the most that this process may use.
+
+    Raises:
+        UsageError: an option excludes the adapted one.
+    """
+    notes = []
+    if mixed and not config.augment.rrc_min_scale:
+        notes.append(
+            f"augment.rrc_min_scale set to {MIXED_SIZES_MIN_SCALE}: the images of this dataset have different sizes"
+        )
+        config = replace(config, augment=replace(config.augment, rrc_min_scale=MIXED_SIZES_MIN_SCALE))
+        config, further = adapt(config)
+        notes += further
+        validate_config(config)
+    if config.data.workers > threads:
+        usable = f"{threads} thread{'s' if threads > 1 else ''}"
+        notes.append(f"data.workers reduced from {config.data.workers} to {threads}: this process may use {usable}")
+        config = replace(config, data=replace(config.data, workers=threads))
+    return config, notes
