@@ -1,1 +1,1 @@
-"""Programs that measure this project: each prints what it measured, on what, and how far the rounds spread."""
+"""Benchmarks. Each prints what was measured, on which hardware, and the spread over the rounds."""

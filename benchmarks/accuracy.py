@@ -1,16 +1,18 @@
-"""How good does a configuration get? python -m benchmarks.accuracy --config FILE [--seeds 3] [-- --trainer.option ...]
+"""Measures the accuracy and training time of a configuration over several seeds.
 
-Trains it once for each seed, 0 and on, several processes under torchrun, and tells the test accuracy of each run's last
-epoch, with mean and sample standard deviation. Nothing is chosen by the test images: neither an epoch nor a run is
+python -m benchmarks.accuracy --config FILE [--seeds 3] [-- --trainer.option ...]
+
+Trains the configuration once with each of the seeds 0, 1, ... and reports the validation accuracy of each run's last
+epoch, with mean and sample standard deviation. The validation images select nothing: no epoch is chosen and no run is
 left out.
 
-A run that is cut off, with this command or by itself, is continued, and so is all that was left when this command is
-given again; finished runs are not repeated. An attempt that gets no further ends it. Time is that of all epochs,
-evaluations included; with --target also that from the launch of a run, imports and all, to the end of the first epoch
-that is as good, if the run was not interrupted.
+Interrupted runs resume, also when this command is interrupted and started again; finished runs are not repeated. The
+command fails if an attempt makes no progress. The reported time is the sum of all epochs with their evaluations. With
+--target, the time from the launch of a run (imports included) until the end of the first epoch that reaches the target
+is reported too, if the run was not interrupted.
 
-What follows -- is for the trainer, for every seed. Runs are in RUNS_DIR/NAME-SEED, with their output in NAME-SEED.log;
-the curves, as a page and pictures, in RUNS_DIR/NAME-accuracy. On a CPU the machine must be idle.
+Options after -- are passed to the trainer for every seed. Runs are stored in RUNS_DIR/NAME-SEED, their output in
+NAME-SEED.log, and a report with the curves in RUNS_DIR/NAME-accuracy. On a CPU the machine must be otherwise idle.
 """
 
 import argparse
@@ -25,21 +27,22 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.attempts import train
-from benchmarks.command import Report, check_places, device_type, positive, print_place, tell
+from benchmarks.command import Report, check_output_paths, positive, print_environment, resolve_device, run_benchmark
 from benchmarks.epochs import EpochRows
 from benchmarks.launch import ROOT, Launcher, LaunchFailed, exit_when_signalled
 from benchmarks.timing import cores, environment
 from regnet.config.parser import parse_config
 from regnet.errors import UsageError
-from regnet.report.page import write
+from regnet.report.html_report import write_report
 from regnet.runs.directory import RESULT, run_path
 
-RESERVED = ("--seed", "--tracking.wandb_group")  # the trainer is told these here; a name among its options is a stem
+# Set here for each seed. --name is allowed: it becomes the prefix of the run names.
+RESERVED = ("--seed", "--tracking.wandb_group")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run was trained, without which its times say nothing."""
+class Hardware:
+    """What a run was trained on; its times are only meaningful together with this."""
 
     device: str
     processes: int
@@ -48,18 +51,19 @@ class Place:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One run that is done.
+    """Results of a finished run.
 
     Attributes:
-        top1, top5: test accuracy after the last epoch, 0 to 1.
-        seconds: of all its epochs, evaluations included.
-        images_per_second: median over its epochs, of training alone.
-        target, reached: an accuracy, and seconds from the launch to it; None where none was set, met, or measured in
-            one go.
+        top1, top5: validation accuracy after the last epoch, 0 to 1.
+        seconds: duration of all epochs, evaluations included.
+        images_per_second: training throughput, median over the epochs.
+        target: the target accuracy, 0 to 1; None if not set.
+        reached: seconds from the launch until the target; None if there is no target, if the run did not reach it, or
+            if the run was interrupted.
     """
 
     seed: int
-    place: Place
+    hardware: Hardware
     epochs: int
     top1: float
     top5: float
@@ -70,25 +74,25 @@ class TrainedModel:
     reached: float | None
 
 
-def read(run: Path, seed: int, at: Place, target: float | None, reached: float | None) -> TrainedModel:
-    """What came of a run that is done. Where it was trained, and what it reached, is kept beside it.
+def read_result(run: Path, seed: int, hardware: Hardware, target: float | None, reached: float | None) -> TrainedModel:
+    """Reads the results of a finished run, and stores them with the hardware in NAME-SEED.json next to the run.
 
     Raises:
-        LaunchFailed: it was trained elsewhere, by an earlier call.
+        LaunchFailed: an earlier call trained the run on different hardware.
     """
     result = json.loads((run / RESULT).read_text(encoding="utf-8"))
     rows = EpochRows(run).new()
-    kept = run.with_name(f"{run.name}.json")
-    if kept.exists():
-        before = json.loads(kept.read_text(encoding="utf-8"))
-        if before["place"] != asdict(at):
-            told = "{processes} x {threads} threads of {device}".format(**before["place"])
-            raise LaunchFailed(f"{run.name}: was trained on {told}; choose another --runs_dir, or --name")
+    stored = run.with_name(f"{run.name}.json")
+    if stored.exists():
+        before = json.loads(stored.read_text(encoding="utf-8"))
+        if before["hardware"] != asdict(hardware):
+            other = "{processes} x {threads} threads of {device}".format(**before["hardware"])
+            raise LaunchFailed(f"{run.name} was trained on {other}; use another --runs_dir or --name")
         if (before["epochs"], before["target"]) == (len(rows), target):
             reached = before["reached"]
-    found = TrainedModel(
+    trained = TrainedModel(
         seed,
-        at,
+        hardware,
         len(rows),
         result["top1"],
         result["top5"],
@@ -98,56 +102,56 @@ def read(run: Path, seed: int, at: Place, target: float | None, reached: float |
         target,
         reached,
     )
-    kept.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
-    return found
+    stored.write_text(json.dumps(asdict(trained)) + "\n", encoding="utf-8")
+    return trained
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Trains what is not trained yet; all runs, as they go into the JSON file."""
+    """Trains all runs that have not finished yet; returns the report for the JSON file."""
     clash = next((flag for flag in args.trainer if flag.partition("=")[0] in RESERVED), None)
     if clash:
-        raise UsageError(f"{clash}: this benchmark says itself what that is")
+        raise UsageError(f"{clash}: this benchmark sets {clash.partition('=')[0]} itself")
     config = parse_config(["--config", str(args.config), *args.trainer])
-    kind = device_type(config.train.device)
-    where = environment(torch.device(kind))
+    kind = resolve_device(config.train.device)
+    machine = environment(torch.device(kind))
     processes = args.processes or (torch.cuda.device_count() if kind == "cuda" else 1)
     launcher = Launcher(processes, max(1, cores() // processes), args.timeout, run_path(config).parent)
-    at, target = Place(where["device"], processes, launcher.threads), args.target / 100 or None
+    hardware, target = Hardware(machine["device"], processes, launcher.threads), args.target / 100 or None
     run_path(config).parent.mkdir(parents=True, exist_ok=True)
-    alone = processes == 1  # needs no launcher, which would take seconds
-    start = [
-        *([sys.executable] if alone else launcher.torchrun),
+    single = processes == 1  # without torchrun, which takes seconds to start
+    command = [
+        *([sys.executable] if single else launcher.torchrun),
         str(ROOT / "train_ddp.py"),
         "--config",
         str(args.config),
         *args.trainer,
     ]
-    runs, found = [], []
+    runs, results = [], []
     for seed in range(args.seeds):
         run = run_path(config).with_name(f"{config.name}-{seed}")
-        own = ["--seed", str(seed), "--name", run.name, "--tracking.wandb_group", config.name]
-        reached = train(run, [*start, *own], launcher, target)
+        seed_flags = ["--seed", str(seed), "--name", run.name, "--tracking.wandb_group", config.name]
+        reached = train(run, [*command, *seed_flags], launcher, target)
         runs.append(run)
-        found.append(read(run, seed, at, target, reached))
-        asked = config.train.epochs
-        if found[-1].epochs > asked or (found[-1].epochs < asked and not config.early_stopping.patience):
-            raise LaunchFailed(f"{run.name}: has {found[-1].epochs} epochs, and {asked} are asked for")
-        print(f"{run.name}: {found[-1].top1:.2%}", file=sys.stderr)
-    page = write(runs, run_path(config).with_name(f"{config.name}-accuracy"))
+        results.append(read_result(run, seed, hardware, target, reached))
+        epochs, requested = results[-1].epochs, config.train.epochs
+        if epochs > requested or (epochs < requested and not config.early_stopping.patience):
+            raise LaunchFailed(f"{run.name} was trained for {epochs} epochs, but train.epochs is {requested}")
+        print(f"{run.name}: {results[-1].top1:.2%}", file=sys.stderr)
+    page = write_report(runs, run_path(config).with_name(f"{config.name}-accuracy"))
     return {
-        **where,
+        **machine,
         "config": " ".join([str(args.config), *args.trainer]),
-        **asdict(at),
+        **asdict(hardware),
         "target": target,
-        "runs": [asdict(one) for one in found],
-        "mean": statistics.fmean(one.top1 for one in found),
-        "deviation": statistics.stdev(one.top1 for one in found) if len(found) > 1 else None,
-        "page": str(page),
+        "runs": [asdict(result) for result in results],
+        "mean": statistics.fmean(result.top1 for result in results),
+        "std": statistics.stdev(result.top1 for result in results) if len(results) > 1 else None,
+        "report": str(page),
     }
 
 
 def show(report: Report) -> None:
-    print_place(report)
+    print_environment(report)
     print(f"{report['config']}, {report['processes']} x {report['threads']} threads")
     target = report["target"]
     table = Table()
@@ -169,8 +173,8 @@ def show(report: Report) -> None:
             cells.append("" if run["reached"] is None else f"{run['reached']:,.1f} s")
         table.add_row(*cells)
     Console().print(table)
-    deviation = "" if report["deviation"] is None else f" +- {report['deviation']:.2%}"
-    print(f"top-1 of {len(report['runs'])} seeds: {report['mean']:.2%}{deviation}; the curves: {report['page']}")
+    std = "" if report["std"] is None else f" +- {report['std']:.2%}"
+    print(f"top-1 of {len(report['runs'])} seeds: {report['mean']:.2%}{std}; report: {report['report']}")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -181,25 +185,49 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", type=Path, default=Path("configs/best.yaml"), metavar="FILE", help="(%(default)s)")
-    add("--seeds", type=positive, default=3, metavar="N", help="runs, with the seeds 0 to N - 1 (%(default)s)")
-    add("--processes", type=positive, metavar="N", help="of each run (one for each GPU, or one)")
-    add("--target", type=float, default=0.0, metavar="PERCENT", help="of test images right, to tell the time until it")
-    add("--timeout", type=float, default=86400.0, metavar="S", help="seconds for an attempt at a run (%(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write all figures to this file too")
-    add("trainer", nargs="*", metavar="--", help="options of train_ddp.py")
+    add(
+        "--config",
+        type=Path,
+        default=Path("configs/best.yaml"),
+        metavar="FILE",
+        help="configuration (default: %(default)s)",
+    )
+    add(
+        "--seeds",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="number of runs, with seeds 0 to N - 1 (default: %(default)s)",
+    )
+    add("--processes", type=positive, metavar="N", help="processes of each run (default: one per GPU, or one)")
+    add(
+        "--target",
+        type=float,
+        default=0.0,
+        metavar="PERCENT",
+        help="validation accuracy for the time to target (default: none)",
+    )
+    add(
+        "--timeout",
+        type=float,
+        default=86400.0,
+        metavar="S",
+        help="time limit of an attempt in seconds (default: %(default)s)",
+    )
+    add("--json", type=Path, metavar="FILE", help="also write all results to this file")
+    add("trainer", nargs="*", metavar="--", help="options for train_ddp.py")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
-    """Exit status 0 done, 1 a run failed, 2 wrong usage or input."""
+    """Exit code: 0 success, 1 a run failed, 2 invalid usage or input."""
     args = parse(argv)
 
-    def checked() -> Report:
-        check_places(args, "json")
+    def checked_measure() -> Report:
+        check_output_paths(args, "json")
         return measure(args)
 
-    return tell(args, checked, show, LaunchFailed)
+    return run_benchmark(args, checked_measure, show, LaunchFailed)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole run of the trainer, in as many attempts as it takes."""
+"""Trains a complete run, restarting it until it has finished."""
 
 import os
 import subprocess
@@ -8,53 +8,53 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.epochs import EpochRows
-from benchmarks.launch import Launcher, LaunchFailed, end, first_error
+from benchmarks.launch import Launcher, LaunchFailed, first_error, kill_tree
 from regnet.runs.status import Status, read_state
 
-TICK = 0.1  # seconds between looks at a run that is to reach a target
+POLL_SECONDS = 0.1  # between checks of a running process
 
 
 class Attempt(NamedTuple):
     """How an attempt ended.
 
     Attributes:
-        status: of the exit.
-        reached: seconds from the launch to the target; None if there is none, or it was not met.
-        error: behind a colon, the first that it told; empty if none.
+        exit_code: exit code of the process.
+        reached: seconds from the launch until the target accuracy; None without a target or if it was not reached.
+        error: the first error in the output, after a colon and a space; empty if there is none.
     """
 
-    status: int
+    exit_code: int
     reached: float | None
     error: str
 
 
 def train(run: Path, command: Sequence[str], launcher: Launcher, target: float | None) -> float | None:
-    """Starts a run until it is done, also one that was; seconds to the target, if it was met without interruption.
+    """Restarts a run until it has finished; returns the seconds to the target if it was reached without interruption.
 
     Raises:
-        LaunchFailed: an attempt got no further, as one with other options than before, or ran out of time.
+        LaunchFailed: an attempt made no progress (for example after a change of options), or timed out.
     """
     while True:
         before = read_state(run)
-        ended = attempt(run, command, launcher, None if before else target)
+        result = attempt(run, command, launcher, None if before else target)
         after = read_state(run)
-        if ended.status == 0 and after and after.state is Status.finished:
-            return ended.reached
+        if result.exit_code == 0 and after and after.state is Status.finished:
+            return result.reached
         if after is None or (before and after.step == before.step):
-            told = f"exit status {ended.status}{ended.error} (its output: {log_of(run)})"
-            raise LaunchFailed(f"{run.name}: got no further, {told}")
+            reason = f"exit code {result.exit_code}{result.error} (output: {log_of(run)})"
+            raise LaunchFailed(f"{run.name}: no progress, {reason}")
 
 
 def attempt(run: Path, command: Sequence[str], launcher: Launcher, target: float | None) -> Attempt:
-    """Starts a run once and waits for its end.
+    """Starts a run once and waits until the process exits.
 
     Raises:
-        LaunchFailed: it ran out of time.
+        LaunchFailed: the attempt timed out.
     """
     reached, rows = None, EpochRows(run)
     wandb = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
     with open(log_of(run), "ab") as output:
-        begun = output.tell()  # what earlier attempts told is no news
+        offset = output.tell()  # skips the output of earlier attempts
         launched = time.monotonic()
         process = subprocess.Popen(
             command,
@@ -65,24 +65,24 @@ def attempt(run: Path, command: Sequence[str], launcher: Launcher, target: float
             start_new_session=True,
         )
     try:
-        while (status := process.poll()) is None:
+        while (exit_code := process.poll()) is None:
             seconds = time.monotonic() - launched
             if seconds > launcher.timeout:
-                raise LaunchFailed(f"{run.name}: not done after {launcher.timeout:g} s (its output: {log_of(run)})")
+                raise LaunchFailed(f"{run.name}: not finished after {launcher.timeout:g} s (output: {log_of(run)})")
             if target and reached is None and any(row["val_top1"] >= target for row in rows.new()):
                 reached = seconds
-            time.sleep(TICK)
+            time.sleep(POLL_SECONDS)
     finally:
-        leave(process)
-    return Attempt(status, reached, first_error(log_of(run).read_bytes()[begun:].decode(errors="replace")))
+        stop(process)
+    return Attempt(exit_code, reached, first_error(log_of(run).read_bytes()[offset:].decode(errors="replace")))
 
 
 def log_of(run: Path) -> Path:
     return run.with_name(f"{run.name}.log")
 
 
-def leave(process: subprocess.Popen) -> None:
-    """Lets a run that this command leaves save itself first."""
+def stop(process: subprocess.Popen) -> None:
+    """Interrupts a running process, which saves a checkpoint, and kills it if that takes more than a minute."""
     if process.poll() is None:
         try:
             process.terminate()
@@ -90,4 +90,4 @@ def leave(process: subprocess.Popen) -> None:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            end(process)
+            kill_tree(process)

@@ -1,10 +1,12 @@
-"""What does a checkpoint cost the training? python -m benchmarks.checkpoint [--every STEPS] [--json FILE]
+"""Measures how much checkpoints slow training down.
 
-Images a second of the trainer's own steps on one batch that stays on the device, measured in one run, in turns:
-without checkpoints; with one every so many steps, written beside the training; with the same, waited for. Every
-checkpoint is whole: copied, checked for numbers that are none, hashed, written, synced to the disk, renamed.
+python -m benchmarks.checkpoint [--every STEPS] [--json FILE]
 
-In no figure: the first turn of each side.
+Compares the throughput of the trainer's own steps on one batch that stays on the device: without checkpoints, with
+asynchronous checkpoints every --every steps, and with synchronous ones. The three alternate within one run. Every
+checkpoint is complete: copied, checked for non-finite values, hashed, written, synced to disk and renamed.
+
+The first measurement of each variant is a warm-up and is excluded.
 """
 
 import argparse
@@ -16,39 +18,39 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.timing import Side, alternate, environment, ratio, spreads
-from benchmarks.trainer import built
+from benchmarks.timing import Variant, alternate, environment, ratio, spreads
+from benchmarks.trainer import build_trainer
 from data.manifest import Verify, read_manifest, verify
 from regnet.config.schema import Config
 from regnet.distributed.world import World
 from regnet.training.trainer import Trainer
 
 LABELS = {
-    "plain": "steps without checkpoints",
-    "beside": "checkpoints written beside the steps",
-    "waited": "checkpoints waited for",
-    "beside_ratio": "ratio, beside over without",
-    "waited_ratio": "ratio, waited for over without",
+    "none": "steps without checkpoints",
+    "async": "asynchronous checkpoints",
+    "sync": "synchronous checkpoints",
+    "async_ratio": "ratio, asynchronous to none",
+    "sync_ratio": "ratio, synchronous to none",
 }
 
 
 def measure(args: argparse.Namespace, config: Config, world: World) -> command.Report:
-    """All three sides, as they go into the JSON file."""
-    where = environment(world.device)
+    """Measures all three variants; returns the report for the JSON file."""
+    machine = environment(world.device)
     directory = Path(config.data.shards)
     verify(directory, read_manifest(directory), Verify.once)
-    with built(config, world) as (trainer, _):
+    with build_trainer(config, world) as (trainer, _):
         trainer.run.begin(trainer.state)
-        rates = alternate(sides(trainer, args.every), args.rounds, args.seconds, world.device)
+        rates = alternate(variants(trainer, args.every), args.rounds, args.seconds, world.device)
         trainer.run.wait()
         (size,) = {path.stat().st_size for path in Path(config.runs_dir).rglob("step-*.pt")}
     results = {
         **spreads(rates),
-        "beside_ratio": ratio(rates, "beside", "plain"),
-        "waited_ratio": ratio(rates, "waited", "plain"),
+        "async_ratio": ratio(rates, "async", "none"),
+        "sync_ratio": ratio(rates, "sync", "none"),
     }
     return {
-        **where,
+        **machine,
         "config": command.config_description(args),
         "resolution": config.data.resolution,
         "batch_size": config.train.batch_size,
@@ -60,7 +62,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> command.R
     }
 
 
-def sides(trainer: Trainer, every: int) -> dict[str, Side]:
+def variants(trainer: Trainer, every: int) -> dict[str, Variant]:
     with closing(trainer.train_batches.epoch(0)) as batches:
         batch = next(batches)
     progress = trainer.state.progress
@@ -76,9 +78,9 @@ def sides(trainer: Trainer, every: int) -> dict[str, Side]:
             yield len(batch.labels)
 
     return {
-        "plain": lambda: steps(save=False, wait=False),
-        "beside": lambda: steps(save=True, wait=False),
-        "waited": lambda: steps(save=True, wait=True),
+        "none": lambda: steps(save=False, wait=False),
+        "async": lambda: steps(save=True, wait=False),
+        "sync": lambda: steps(save=True, wait=True),
     }
 
 
@@ -89,16 +91,20 @@ def show(report: command.Report) -> None:
         f"{report['config']} at {side}x{side}, batches of {report['batch_size']}; a checkpoint of "
         f"{report['checkpoint_bytes'] / 1e6:.1f} MB every {report['every']} steps"
     )
-    print(f"rounds: {report['rounds']}, of {report['seconds']:g} s for each side")
+    print(f"{report['rounds']} rounds of {report['seconds']:g} s per variant")
     command.print_table(LABELS, report["results"])
 
 
 def main(argv: list[str]) -> int:
     parser = command.parser("benchmarks.checkpoint", __doc__)
     parser.add_argument(
-        "--every", type=command.positive, default=10, metavar="STEPS", help="between checkpoints (%(default)s)"
+        "--every",
+        type=command.positive,
+        default=10,
+        metavar="STEPS",
+        help="steps between checkpoints (default: %(default)s)",
     )
-    # Beside the project's own runs, so that it is their disk that is measured.
+    # In runs/, so that the disk of normal runs is measured.
     Path("runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".benchmark-", dir="runs") as runs:
         more = {"runs_dir": runs, "tracking.wandb": "disabled"}

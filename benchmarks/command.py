@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines share: options, exit status, tables."""
+"""Common parts of the benchmarks' command lines: options, exit codes, tables."""
 
 import argparse
 import json
@@ -19,10 +19,10 @@ from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
 from regnet.errors import UsageError
 
-if TYPE_CHECKING:  # which draws, and not every benchmark does
-    from regnet.report.figure import Picture
+if TYPE_CHECKING:  # imports matplotlib, which only some benchmarks need
+    from regnet.report.figure import Figure
 
-Report = dict[str, Any]  # as it goes into the JSON file; "results" holds a Spread of each side and ratio, as a mapping
+Report = dict[str, Any]  # the JSON file's content; "results" maps each variant and ratio to its Spread, as a dict
 
 
 def positive(text: str) -> int:
@@ -33,52 +33,63 @@ def positive(text: str) -> int:
 
 
 def parser(
-    module: str, description: str | None, seconds: str = "for each side in each round"
+    module: str, description: str | None, seconds: str = "duration of each measurement"
 ) -> argparse.ArgumentParser:
-    """With the options that all benchmarks of the trainer have; `seconds` tells what --seconds is for."""
-    made = argparse.ArgumentParser(
+    """A parser with the options that all benchmarks of the trainer share; `seconds` describes --seconds."""
+    result = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = made.add_argument
-    add("--shards", default="shards/cifar100", metavar="DIR", help="what python -m data.convert wrote (%(default)s)")
+    add = result.add_argument
+    add(
+        "--shards",
+        default="shards/cifar100",
+        metavar="DIR",
+        help="shards written by python -m data.convert (default: %(default)s)",
+    )
     add(
         "--config",
         type=Path,
         default=Path("configs/baseline.yaml"),
         metavar="FILE",
-        help="network, optimiser, precision and device (%(default)s)",
+        help="model, optimiser, precision and device (default: %(default)s)",
     )
     add(
         "--resolution",
         type=positive,
         default=32,
         metavar="N",
-        help="side of the images that the network sees, pixels (%(default)s)",
+        help="side of the input images in pixels (default: %(default)s)",
     )
-    add("--batch-size", type=positive, default=500, metavar="N", help="images (%(default)s)")
-    add("--rounds", type=positive, default=3, metavar="N", help="how often each side is measured (%(default)s)")
-    add("--seconds", type=float, default=5.0, metavar="S", help=f"{seconds}, about (%(default)s)")
+    add("--batch-size", type=positive, default=500, metavar="N", help="images per step (default: %(default)s)")
+    add("--rounds", type=positive, default=3, metavar="N", help="measurements of each variant (default: %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help=f"approximate {seconds} in seconds (default: %(default)s)",
+    )
     add(
         "--set",
         action="append",
         default=[],
         metavar="OPTION=VALUE",
-        help="of the configuration, as --set train.precision=bf16; can be repeated",
+        help="override a configuration option, e.g. --set train.precision=bf16; repeatable",
     )
-    add("--json", type=Path, metavar="FILE", help="write all figures, round by round, to this file too")
-    return made
+    add("--json", type=Path, metavar="FILE", help="also write all results, including each round, to this file")
+    return result
 
 
 def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
-    """The configuration file as the shared options, and `more`, change it.
+    """The configuration file, overridden by the shared options and by `more`.
 
     Raises:
-        UsageError: an impossible combination, an option that is not to be set, or a report that could not be written.
+        UsageError: conflicting options, a --set option that the benchmark sets itself, or an unwritable report path.
     """
-    check_places(args, "json")
+    check_output_paths(args, "json")
     options = {
         "config": args.config,
         "data.shards": args.shards,
@@ -89,73 +100,73 @@ def configure(args: argparse.Namespace, more: Mapping[str, Any]) -> Config:
     }
     for setting in args.set:
         if (name := setting.partition("=")[0]) in options:
-            raise UsageError(f"--set {name}: this benchmark says itself what that is")
+            raise UsageError(f"--set {name}: this benchmark sets {name} itself")
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     return parse_config([*flags, *(f"--{setting}" for setting in args.set)])
 
 
-def check_places(args: argparse.Namespace, *names: str) -> None:
-    """Raises UsageError for an option that names a file to be written, in a directory that does not exist."""
+def check_output_paths(args: argparse.Namespace, *names: str) -> None:
+    """Raises UsageError for an output file whose directory does not exist."""
     for name in names:
         path = getattr(args, name)
         if path and not path.parent.is_dir():
-            raise UsageError(f"--{name} {path}: no such directory")
+            raise UsageError(f"--{name} {path}: directory {path.parent} does not exist")
 
 
-def check_picture(args: argparse.Namespace) -> None:
-    """Raises UsageError: --picture is in no directory, or no PNG file."""
-    check_places(args, "picture")
-    if args.picture and args.picture.suffix != ".png":
-        raise UsageError(f"--picture {args.picture}: its name must end in .png")
+def check_figure_path(args: argparse.Namespace) -> None:
+    """Raises UsageError: --figure does not name a PNG file in an existing directory."""
+    check_output_paths(args, "figure")
+    if args.figure and args.figure.suffix != ".png":
+        raise UsageError(f"--figure {args.figure}: the file name must end in .png")
 
 
-def device_type(asked: str) -> str:
-    """What --device auto, cpu or cuda means here: cpu or cuda. Raises UsageError: there is no GPU."""
+def resolve_device(option: str) -> str:
+    """Resolves --device auto, cpu or cuda to cpu or cuda. Raises UsageError: cuda without a GPU."""
     gpus = torch.cuda.device_count()
-    if asked == "cuda" and not gpus:
-        raise UsageError("--device cuda: there is no GPU")
-    return ("cuda" if gpus else "cpu") if asked == "auto" else asked
+    if option == "cuda" and not gpus:
+        raise UsageError("--device cuda: no GPU found")
+    return ("cuda" if gpus else "cpu") if option == "auto" else option
 
 
-def described(args: argparse.Namespace) -> str:
-    """The configuration, as a report names it."""
+def config_description(args: argparse.Namespace) -> str:
+    """The configuration file and its overrides, for the report."""
     return " ".join([str(args.config), *args.set])
 
 
-def run(
+def run_in_process_group(
     args: argparse.Namespace,
     configure: Callable[[argparse.Namespace], Config],
     measure: Callable[[argparse.Namespace, Config, World], Report],
     show: Callable[[Report], None],
 ) -> int:
-    """Exit status 0 done, 1 the loader broke, 2 wrong usage or input. Of several processes rank zero tells."""
+    """Measures in the current process group; rank 0 reports. Exit code 0 success, 1 loader failure, 2 invalid input."""
 
-    def joined() -> Report | None:
+    def measure_on_rank() -> Report | None:
         config = configure(args)
         with join_world(config.train.device, config.distributed, PreemptionNotice()) as world:
             report = measure(args, config, world)
             return report if world.is_main else None
 
-    return tell(args, joined, show, LoaderError)
+    return run_benchmark(args, measure_on_rank, show, LoaderError)
 
 
-def tell(
+def run_benchmark(
     args: argparse.Namespace,
     measure: Callable[[], Report | None],
     show: Callable[[Report], None],
-    *broken: type[Exception],
+    *failures: type[Exception],
 ) -> int:
-    """Shows what was measured, if that is this process's to do, and keeps it as --json says.
+    """Measures, shows the report and writes --json. A rank without a report (None) prints nothing.
 
     Returns:
-        exit status 0 done, 1 for one of the `broken`, 2 wrong usage or input.
+        Exit code: 0 success, 1 one of the `failures` was raised, 2 invalid usage or input.
     """
     try:
         report = measure()
     except (UsageError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except broken as error:
+    except failures as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     if report is None:
@@ -166,23 +177,23 @@ def tell(
     return 0
 
 
-def tell_and_draw(
+def run_benchmark_with_figure(
     args: argparse.Namespace,
     measure: Callable[[argparse.Namespace], Report],
     show: Callable[[Report], None],
-    picture: Callable[[Report], "Picture"],
+    figure: Callable[[Report], "Figure"],
 ) -> int:
-    """`tell` of what was measured in launches, with the picture that --picture asks for."""
+    """`run_benchmark` for measurements in launched processes; also draws --figure."""
 
     def show_and_draw(report: Report) -> None:
         show(report)
-        if args.picture:
-            args.picture.write_bytes(picture(report).png())
+        if args.figure:
+            args.figure.write_bytes(figure(report).png())
 
-    return tell(args, lambda: measure(args), show_and_draw, LaunchFailed, LoaderError)
+    return run_benchmark(args, lambda: measure(args), show_and_draw, LaunchFailed, LoaderError)
 
 
-def print_place(report: Report) -> None:
+def print_environment(report: Report) -> None:
     print(
         f"{report['date']}  {report['device']}, {report['cores']} cores, load {report['load']:.1f}, "
         f"torch {report['torch']}"
@@ -190,7 +201,7 @@ def print_place(report: Report) -> None:
 
 
 def print_table(labels: Mapping[str, str], results: Mapping[str, Any], sections: tuple[str, ...] = ()) -> None:
-    """Rates and ratios, named by `labels`; a line follows each of the `sections`."""
+    """Prints rates and ratios with their `labels`, and a line after each of the `sections`."""
     table = Table()
     table.add_column("images/s")
     for heading in ("median", "min..max"):

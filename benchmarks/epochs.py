@@ -1,4 +1,4 @@
-"""What a run tells of its epochs."""
+"""Reads the epoch rows of a run's metrics.jsonl."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 
 class EpochRows:
-    """The lines of a run's epochs, as they come; the last line of metrics.jsonl may still be being written."""
+    """Follows the epoch rows of a run while it trains. An incomplete last line is read later."""
 
     def __init__(self, run: Path) -> None:
         self.log, self.offset = run / "metrics.jsonl", 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Those that were not there before."""
+        """The rows added since the last call."""
         if not self.log.exists():
             return []
         with open(self.log, "rb") as file:

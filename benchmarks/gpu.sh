@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# All that is to be known about speed and accuracy on a machine with GPUs: one command, one folder of results.
+# Runs all benchmarks of speed and accuracy on a machine with GPUs and collects the results in one directory.
 #
-#     benchmarks/gpu.sh [SHARDS] [RESULTS]     shards/cifar100 and benchmarks/results/DEVICE, if not told
-#     ONLY='accuracy-*' benchmarks/gpu.sh ...  of the results those alone whose names are like this
-#     REHEARSAL=1 benchmarks/gpu.sh ...        the same on the CPU of any machine, small, into a folder for the purpose
-#     PYTHON=python3 benchmarks/gpu.sh ...     another environment than .venv
-#     REFERENCE_LOG=FILE benchmarks/gpu.sh ... another program's log, for the curves of configs/baseline.yaml to be laid over
+#     benchmarks/gpu.sh [SHARDS] [RESULTS]     default: shards/cifar100, benchmarks/results/DEVICE
+#     ONLY='accuracy-*' benchmarks/gpu.sh ...  only the benchmarks whose names match this pattern
+#     REHEARSAL=1 benchmarks/gpu.sh ...        small sizes on a CPU, into a temporary directory
+#     PYTHON=python3 benchmarks/gpu.sh ...     uses this interpreter instead of .venv/bin/python
+#     BASELINE_LOG=FILE benchmarks/gpu.sh ...  also compares baseline.yaml with the original program's log
 #
-# Each result is NAME.txt, which begins with its command, and NAME.json. The cheap ones come first; what is there already
-# is not measured again, so a run that was cut off goes on. What fails is told at the end, and the rest measured anyway.
+# Each benchmark writes NAME.txt, whose first line is the command, and NAME.json. Short benchmarks run first. Existing
+# results are kept, so an interrupted run resumes. Failures are listed at the end and do not stop the other benchmarks.
 set -uo pipefail
 SHARDS=$(realpath "${1:-$(dirname "$0")/../shards/cifar100}")
 RESULTS=${2:+$(realpath -m "$2")}
@@ -16,59 +16,59 @@ REHEARSAL=${REHEARSAL:-}
 case ${PYTHON:=.venv/bin/python} in */*) [ "$PYTHON" = .venv/bin/python ] || PYTHON=$(realpath -s "$PYTHON") ;; esac
 cd "$(dirname "$0")/.." || exit
 
-ask() { "$PYTHON" -c "$1"; }
-gpus=$(ask "import torch; print(torch.cuda.device_count())") || exit
+python_eval() { "$PYTHON" -c "$1"; }
+gpus=$(python_eval "import torch; print(torch.cuda.device_count())") || exit
 if [ -n "$REHEARSAL" ]; then
     gpus=0
 elif [ "$gpus" = 0 ]; then
-    echo "no GPU here; REHEARSAL=1 tries the same commands on the CPU" >&2
+    echo "no GPU found; REHEARSAL=1 tries the same commands on the CPU" >&2
     exit 2
 fi
 name="import re, torch; from benchmarks.timing import processor
 name = torch.cuda.get_device_name() if $gpus else processor()
 print(re.sub('[^a-z0-9]+', '-', name.lower()).strip('-'))"
-device=$(ask "$name") || exit
-peers=$(ask "from importlib.util import find_spec; from benchmarks.peers.roster import PEERS
+device=$(python_eval "$name") || exit
+peers=$(python_eval "from importlib.util import find_spec; from benchmarks.peers.roster import PEERS
 print(','.join(name for name, peer in PEERS.items() if not peer.package or find_spec(peer.package)))") || exit
 
-# 504 images: for 1, 2, 3, 4, 6 and 8 processes equal parts, in nearly the batch of 500 of the reference.
+# Batches of 504 split evenly over 1, 2, 3, 4, 6 or 8 processes and are close to the baseline's batches of 500.
 if [ -n "$REHEARSAL" ]; then
     RESULTS=${RESULTS:-$(mktemp -d)}
-    kept=$RESULTS/runs
+    runs_dir=$RESULTS/runs
     config=tests/tiny.yaml precision=fp32 sides=(32) counts=1,2 batch=48
-    rounds=(--rounds 1) steps=(--steps 3) seconds=(--seconds 0.3) few=(--steps 3 --epochs 2 --workers 1)
-    largest=(--largest-message 1) epochs=(--train.epochs 2 --train.max_steps_per_epoch 3)
-    to=(--device cpu) set_to=(--set train.device=cpu) train_to=(--train.device cpu) processes=2
-    seeds=2 shorter=(--train.epochs 2 --train.max_steps_per_epoch 2 --train.batch_size 48 --schedule.warmup_epochs 0)
-    shorter+=(--data.resolution 32 --data.progressive_resizing_epochs 0 --train.device cpu)
+    rounds=(--rounds 1) steps=(--steps 3) seconds=(--seconds 0.3) short_epochs=(--steps 3 --epochs 2 --workers 1)
+    largest_message=(--largest-message 1) epochs=(--train.epochs 2 --train.max_steps_per_epoch 3)
+    device_flag=(--device cpu) set_device=(--set train.device=cpu) train_device=(--train.device cpu) processes=2
+    seeds=2 short_run=(--train.epochs 2 --train.max_steps_per_epoch 2 --train.batch_size 48 --schedule.warmup_epochs 0)
+    short_run+=(--data.resolution 32 --data.progressive_resizing_epochs 0 --train.device cpu)
 else
     RESULTS=${RESULTS:-benchmarks/results/$device-x$gpus}
-    kept=runs/$device-x$gpus
+    runs_dir=runs/$device-x$gpus
     config=configs/baseline.yaml precision=bf16 sides=(32 56) counts='' batch=504
-    rounds=(--rounds 5) steps=(--steps 90) seconds=(--seconds 3) few=(--rounds 3)
-    largest=(--largest-message 256) epochs=(--train.epochs 4)
-    to=(--device cuda) set_to=(--set train.device=cuda) train_to=(--train.device cuda) processes=$gpus
-    seeds=3 shorter=()
+    rounds=(--rounds 5) steps=(--steps 90) seconds=(--seconds 3) short_epochs=(--rounds 3)
+    largest_message=(--largest-message 256) epochs=(--train.epochs 4)
+    device_flag=(--device cuda) set_device=(--set train.device=cuda) train_device=(--train.device cuda) processes=$gpus
+    seeds=3 short_run=()
 fi
 mkdir -p "$RESULTS" || exit
-echo "$device, $gpus GPUs; peers: $peers; results: $RESULTS"
-failed=() found=
+echo "$device, $gpus GPUs; trainers: $peers; results: $RESULTS"
+failed=() matched=
 
-# shellcheck disable=SC2053  # a pattern
-asked() { [[ $1 == ${ONLY:-*} ]]; } # NAME
+# shellcheck disable=SC2053  # ONLY is a pattern
+selected() { [[ $1 == ${ONLY:-*} ]]; } # NAME
 
 measure() { # NAME COMMAND...
-    local name=$1 place=$RESULTS/$1.txt
+    local name=$1 output=$RESULTS/$1.txt
     shift
-    if ! asked "$name"; then return; fi
-    found=yes
-    if [ -e "$place" ]; then return; fi
+    if ! selected "$name"; then return; fi
+    matched=yes
+    if [ -e "$output" ]; then return; fi
     echo "$(date -u +%FT%TZ) $name: $*"
-    if { echo "\$ $*" && "$@"; } >"$place.part" 2>&1; then
-        mv "$place.part" "$place"
+    if { echo "\$ $*" && "$@"; } >"$output.part" 2>&1; then
+        mv "$output.part" "$output"
     else
         failed+=("$name")
-        tail -n 3 "$place.part"
+        tail -n 3 "$output.part"
     fi
 }
 
@@ -79,13 +79,13 @@ benchmark() { # NAME MODULE OPTIONS...
         --json "$RESULTS/$name.json" "$@"
 }
 
-step() { # NAME OPTIONS...: of the trainer's step, by one process
+step() { # NAME OPTIONS...: benchmarks.step in one process
     local name=$1
     shift
-    benchmark "step-$name" step "${rounds[@]}" "${steps[@]}" "${seconds[@]}" "${set_to[@]}" "$@"
+    benchmark "step-$name" step "${rounds[@]}" "${steps[@]}" "${seconds[@]}" "${set_device[@]}" "$@"
 }
 
-together() { # NAME FILE-OR-MODULE OPTIONS...: of all processes
+distributed() { # NAME FILE-OR-MODULE OPTIONS...: runs a program on all processes under torchrun
     local name=$1
     shift
     measure "$name" "$PYTHON" -m torch.distributed.run --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 \
@@ -96,17 +96,17 @@ for side in "${sides[@]}"; do
     at=(--resolution "$side" --set "train.precision=$precision")
     step "$side" "${at[@]}"
     step "$side-cache" "${at[@]}" --set data.cache=device
-    step "$side-launched" "${at[@]}" --set data.cache=device --set train.cuda_graphs=false
+    step "$side-no-cuda-graphs" "${at[@]}" --set data.cache=device --set train.cuda_graphs=false
     step "$side-channels-first" "${at[@]}" --set data.cache=device --set train.channels_last=false
     step "$side-fp32" --resolution "$side" --set train.precision=fp32 --set data.cache=device
-    if [ -z "$REHEARSAL" ]; then # a CPU compiles for minutes
+    if [ -z "$REHEARSAL" ]; then # compilation takes minutes on a CPU
         step "$side-compiled" "${at[@]}" --set data.cache=device --set train.compile=true
     fi
-    # Whole epochs as users train them, from the launch on.
+    # Complete epochs of a normal training run, measured from its launch.
     runs=$(mktemp -d)
-    together "epochs-$side" train_ddp.py --config "$config" --runs_dir "$runs" --name run --data.shards "$SHARDS" \
+    distributed "epochs-$side" train_ddp.py --config "$config" --runs_dir "$runs" --name run --data.shards "$SHARDS" \
         --data.resolution "$side" --data.cache device --train.precision "$precision" --train.batch_size "$batch" \
-        "${train_to[@]}" "${epochs[@]}" --schedule.warmup_epochs 0 --tracking.wandb disabled --tracking.report false
+        "${train_device[@]}" "${epochs[@]}" --schedule.warmup_epochs 0 --tracking.wandb disabled --tracking.report false
     if [ -e "$runs/run/metrics.jsonl" ]; then
         grep '"kind": "epoch"' "$runs/run/metrics.jsonl" >"$RESULTS/epochs-$side.jsonl"
     fi
@@ -114,66 +114,65 @@ for side in "${sides[@]}"; do
 done
 if [ "$processes" -gt 1 ]; then
     side=${sides[0]}
-    together "step-$side-together" -m benchmarks.step --shards "$SHARDS" --config "$config" --batch-size "$batch" \
-        --json "$RESULTS/step-$side-together.json" "${rounds[@]}" "${steps[@]}" "${seconds[@]}" "${set_to[@]}" \
-        --resolution "$side" --set "train.precision=$precision" --set data.cache=device
+    distributed "step-$side-distributed" -m benchmarks.step --shards "$SHARDS" --config "$config" \
+        --batch-size "$batch" --json "$RESULTS/step-$side-distributed.json" "${rounds[@]}" "${steps[@]}" \
+        "${seconds[@]}" "${set_device[@]}" --resolution "$side" --set "train.precision=$precision" --set data.cache=device
 fi
-benchmark scaling scaling "${rounds[@]}" "${seconds[@]}" "${largest[@]}" "${to[@]}" --precision "$precision" \
-    ${counts:+--processes "$counts"} --picture "$RESULTS/scaling.png"
-benchmark checkpoint checkpoint "${rounds[@]}" "${seconds[@]}" "${set_to[@]}" --set "train.precision=$precision"
+benchmark scaling scaling "${rounds[@]}" "${seconds[@]}" "${largest_message[@]}" "${device_flag[@]}" \
+    --precision "$precision" ${counts:+--processes "$counts"} --figure "$RESULTS/scaling.png"
+benchmark checkpoint checkpoint "${rounds[@]}" "${seconds[@]}" "${set_device[@]}" --set "train.precision=$precision"
 for side in "${sides[@]}"; do
-    benchmark "loader-$side" loader "${rounds[@]}" "${seconds[@]}" "${set_to[@]}" --resolution "$side" \
+    benchmark "loader-$side" loader "${rounds[@]}" "${seconds[@]}" "${set_device[@]}" --resolution "$side" \
         --set "train.precision=$precision"
 done
 for side in "${sides[@]}"; do
-    benchmark "peers-$side" peers "${rounds[@]}" "${few[@]}" "${to[@]}" --peers "$peers" --precision "$precision" \
-        --resolution "$side" --picture "$RESULTS/peers-$side.png"
+    benchmark "peers-$side" peers "${rounds[@]}" "${short_epochs[@]}" "${device_flag[@]}" --peers "$peers" \
+        --precision "$precision" --resolution "$side" --figure "$RESULTS/peers-$side.png"
 done
-if [[ ,$peers, == *,timm_loop,* ]]; then # its network is timm's
-    benchmark peers-regnetx_002 peers "${rounds[@]}" "${few[@]}" "${to[@]}" --peers "$peers" --precision "$precision" \
-        --network regnetx_002 --picture "$RESULTS/peers-regnetx_002.png"
+if [[ ,$peers, == *,timm_loop,* ]]; then # regnetx_002 is timm's network
+    benchmark peers-regnetx_002 peers "${rounds[@]}" "${short_epochs[@]}" "${device_flag[@]}" --peers "$peers" \
+        --precision "$precision" --network regnetx_002 --figure "$RESULTS/peers-regnetx_002.png"
 fi
 
-# A run that was cut off goes on where it was, and finished ones are there for the calls with more seeds.
-accuracy() { # CONFIG SEEDS [NAME OPTIONS...]: whole runs, as users train them, by all processes
+# Interrupted runs resume; later calls with more seeds reuse finished runs.
+accuracy() { # CONFIG SEEDS [NAME OPTIONS...]: complete training runs on all processes
     local config=$1 seeds=$2 name=${3:-$1}
     shift 2
     measure "accuracy-$name-$seeds" "$PYTHON" -m benchmarks.accuracy --config "configs/$config.yaml" --seeds "$seeds" \
-        --target 63.22 --processes "$processes" --json "$RESULTS/accuracy-$name-$seeds.json" -- --runs_dir "$kept" \
-        --data.shards "$SHARDS" --data.cache device --tracking.wandb disabled --name "$name" "${@:2}" "${shorter[@]}"
-    if asked "accuracy-$name-$seeds" && [ -e "$kept/$name-accuracy" ]; then
+        --target 63.22 --processes "$processes" --json "$RESULTS/accuracy-$name-$seeds.json" -- --runs_dir "$runs_dir" \
+        --data.shards "$SHARDS" --data.cache device --tracking.wandb disabled --name "$name" "${@:2}" "${short_run[@]}"
+    if selected "accuracy-$name-$seeds" && [ -e "$runs_dir/$name-accuracy" ]; then
         mkdir -p "$RESULTS/accuracy-$name"
-        cp "$kept/$name-accuracy/"*.png "$RESULTS/accuracy-$name/"
+        cp "$runs_dir/$name-accuracy/"*.png "$RESULTS/accuracy-$name/"
     fi
 }
 accuracy best 1
 accuracy fast 1
-accuracy seed 1
-# What the reference printed, for those who have it.
-if [ -e "${REFERENCE_LOG:=../shared/reference/training_log.csv}" ] && [ -e "$kept/seed-0/metrics.jsonl" ]; then
-    measure reference "$PYTHON" -m benchmarks.reference --run "$kept/seed-0" --log "$REFERENCE_LOG" \
-        --json "$RESULTS/reference.json" --picture "$RESULTS/reference.png"
+accuracy baseline 1
+if [ -n "${BASELINE_LOG:-}" ] && [ -e "$runs_dir/baseline-0/metrics.jsonl" ]; then
+    measure baseline-curves "$PYTHON" -m benchmarks.baseline_curves --run "$runs_dir/baseline-0" --log "$BASELINE_LOG" \
+        --json "$RESULTS/baseline-curves.json" --figure "$RESULTS/baseline-curves.png"
 fi
 accuracy best 1 best-sgd --optim.name sgd
 accuracy teacher 1
 last=
-if [ -e "$RESULTS/accuracy-teacher-1.txt" ]; then # the last weights, since the best were chosen by the test images
-    last=$(find "$kept/teacher-0/checkpoints" -name 'step-*.pt' | sort | tail -n 1)
+if [ -e "$RESULTS/accuracy-teacher-1.txt" ]; then # the last checkpoint: the best one was selected on the test images
+    last=$(find "$runs_dir/teacher-0/checkpoints" -name 'step-*.pt' | sort | tail -n 1)
 fi
 if [ -n "$last" ]; then
     accuracy best 1 best-distilled --distill.teacher "$last"
-elif asked accuracy-best-distilled-1 && [ ! -e "$RESULTS/accuracy-best-distilled-1.txt" ]; then
-    failed+=("accuracy-best-distilled-1, for which accuracy-teacher-1 is needed,")
+elif selected accuracy-best-distilled-1 && [ ! -e "$RESULTS/accuracy-best-distilled-1.txt" ]; then
+    failed+=("accuracy-best-distilled-1 (needs accuracy-teacher-1)")
 fi
-for name in best fast seed; do accuracy "$name" "$seeds"; done
+for name in best fast baseline; do accuracy "$name" "$seeds"; done
 accuracy long 1
 
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]} (see $RESULTS/)" >&2
     exit 1
 fi
-if [ -z "$found" ]; then
-    echo "no result that can be had here and now has a name like $ONLY" >&2
+if [ -z "$matched" ]; then
+    echo "no benchmark that can run here matches ONLY=$ONLY" >&2
     exit 2
 fi
-echo "all measured${ONLY:+ that is like $ONLY}; results: $RESULTS/"
+echo "all benchmarks${ONLY:+ matching $ONLY} are done; results: $RESULTS/"

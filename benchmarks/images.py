@@ -1,4 +1,4 @@
-"""Images in memory, for loaders that are not this project's."""
+"""In-memory images for the loaders that this project is compared with."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -11,28 +11,28 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-if TYPE_CHECKING:  # a program that has the images already need not wait until FFCV is imported
-    from data.loader import Source
+if TYPE_CHECKING:  # imports FFCV, which programs that only use the arrays do not need
+    from data.reading.device_reader import DeviceReader
 
-CROP_PADDING = 4  # pixels of black border, of which all loaders cut at random
+CROP_PADDING = 4  # pixels of black border around an image before the random crop, in all loaders
 
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images in memory, in the form that torchvision's CIFAR100 has: arrays of bytes.
+    """Decoded images in memory, in the format of torchvision's CIFAR100.
 
     Attributes:
         pixels: uint8 (N, H, W, 3).
-        labels: of each image.
+        labels: one per image.
     """
 
     pixels: np.ndarray
     labels: list[int]
 
     @staticmethod
-    def read(source: "Source", split: str, ids: Tensor, batch_size: int) -> "StoredImages":
-        """The images of a split with these ids, int64 (N,), read so many at a time."""
-        with closing(source.read(split, ids.split(batch_size))) as batches:
+    def read(reader: "DeviceReader", split: str, ids: Tensor, batch_size: int) -> "StoredImages":
+        """Reads the images of a split with the given ids, int64 (N,), in batches."""
+        with closing(reader.read(split, ids.split(batch_size))) as batches:
             parts = [(images.clone(), labels.clone()) for images, labels, _ in batches]
         pixels = torch.cat([images for images, _ in parts]).numpy()
         return StoredImages(pixels, torch.cat([labels for _, labels in parts]).tolist())
@@ -45,7 +45,7 @@ class StoredImages:
 
 
 class ImageDataset(Dataset):
-    """Images, each as `transform` makes it of a PIL image, and their labels."""
+    """Pairs of a transformed PIL image and its label."""
 
     def __init__(self, images: StoredImages, transform: Callable[[Image.Image], Any]) -> None:
         self.images, self.transform = images, transform

@@ -1,22 +1,23 @@
-"""Do FFCV and augmentation on the device keep the network fed? python -m benchmarks.loader [--json FILE]
+"""Measures whether the data loader keeps up with the model.
 
-Two comparisons, measured in one run, the sides in turns:
+python -m benchmarks.loader [--json FILE]
 
-1. Images a second of this project's training loader (FFCV; padded crop, flip, enlarging and normalisation in
-   batches on the device) and of a torch DataLoader that does the same to single PIL images, as torchvision's
-   examples do. W workers are W processes for the DataLoader, and W threads of torch for this loader, beside the
-   one that decodes. The DataLoader gets the same images ready in memory, as arrays of bytes, so that no decoding
-   of files holds it back.
-2. Images a second of training steps (forward, backward, optimiser) on batches from the loader and on one batch
-   that stays on the device: 1 means that loading costs nothing. The batch is halved until four steps fit into
-   --seconds, since a CPU would not get through one batch of hundreds in time.
+Two comparisons, whose variants alternate within one run:
 
-In no figure: opening the shards, compilation, starting the DataLoader's processes, and a first turn of each side.
-In every figure: the start of an epoch, since nothing is loaded before the clock runs. The clock is read while the
-device is idle. Ratios are taken round by round.
+1. Throughput of this project's training loader (FFCV; padded crop, flip, resizing and normalisation in batches on the
+   device) and of a torch DataLoader that does the same with single PIL images, as in torchvision's examples. --workers
+   W means W processes for the DataLoader, and W torch threads next to the decoding thread for this loader. The
+   DataLoader reads decoded images from memory, so file access and decoding do not slow it down.
+2. Throughput of training steps (forward, backward, optimiser) on batches from the loader and on one batch that stays
+   on the device. A ratio of 1 means that loading takes no time. The batch is halved until four steps fit into
+   --seconds, because a CPU would not finish a step on hundreds of images in time.
 
-On a CPU the machine must be idle: beside another program, threads that spin while they wait for one another make
-steps up to ten times slower, by chance, and ratios mean nothing.
+Excluded: opening the shards, compilation, starting the DataLoader's processes, and a warm-up of each variant.
+Included: the start of an epoch, because nothing is prefetched before the clock starts. The clock is read while the
+device is idle. Ratios are computed round by round.
+
+On a CPU the machine must be otherwise idle: next to another program, spinning threads make steps up to ten times
+slower, at random, and ratios are meaningless.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from benchmarks import command
 from benchmarks.images import CROP_PADDING, StoredImages
 from benchmarks.timing import Spread, alternate, environment, rate, ratio, spreads
 from benchmarks.torch_loader import RandomBatches, Transformed
-from data.loader import Batch, Place, TrainingLoader, open_loaders
+from data.loader import Batch, RankInfo, TrainingLoader, open_loaders
 from data.manifest import Verify, read_manifest, verify
 from regnet.config.schema import Config
 from regnet.data_adapter import loader_options
@@ -48,13 +49,13 @@ from regnet.optim.optimizers import build_optimizer
 from regnet.training.amp import Precision
 from regnet.training.torch_setup import configure_torch
 
-POOL = 20_000  # images that the first comparison reads: 61 MB of 32x32 in memory
-STEPS = 4  # at least as many in each turn
-PROBE, PROBES = 16, 8  # images of a step, and steps, that tell how fast the device is
+POOL = 20_000  # images in the first comparison: 61 MB in memory at 32x32
+STEPS = 4  # minimum number of steps per measurement
+PROBE, PROBES = 16, 8  # images per step and number of steps that estimate the speed of the device
 
 
 class Step:
-    """One step of training: forward, backward, optimiser."""
+    """A training step: forward, backward, optimiser."""
 
     def __init__(self, config: Config, classes: int, device: torch.device) -> None:
         self.precision = Precision(config.train.precision, device)
@@ -75,25 +76,24 @@ class Step:
 
 
 def endless(loader: TrainingLoader) -> Generator[Batch]:
-    """Epoch after epoch."""
+    """The batches of all epochs."""
     for epoch in count():
         with closing(loader.epoch(epoch)) as batches:
             yield from batches
 
 
 def with_batch_size(loader: TrainingLoader, samples: int, batch_size: int) -> TrainingLoader:
-    """The same loader over the first samples alone, in whole batches."""
-    mix = replace(loader.mix, samples=samples)
-    how = loader.augment, loader.growth, mix, loader.cut, loader.window
-    return TrainingLoader(loader.source, *how, samples, batch_size, True, loader.place)
+    """The same loader over the first `samples` samples, in full batches."""
+    sampler = replace(loader.sampler, samples=samples, batch_size=batch_size, drop_last=True)
+    return TrainingLoader(loader.reader, sampler, loader.pipeline, loader.rank)
 
 
 def compare_loaders(
     loader: TrainingLoader, dataset: Dataset, workers: int, rounds: int, seconds: float
 ) -> dict[str, Spread]:
-    """Images a second of both loaders."""
-    device, size = loader.place.device, loader.batch_size
-    # Whole passes, with equal shares for the workers: none is left idle, or at work in the other side's turn.
+    """Throughput of both loaders."""
+    device, size = loader.rank.device, loader.sampler.batch_size
+    # Complete passes with an equal number of batches per worker: none is idle, or active while the other loader runs.
     passes: DataLoader = DataLoader(
         dataset,
         batch_sampler=RandomBatches(loader.samples, size, 10 * workers),
@@ -104,12 +104,12 @@ def compare_loaders(
 
     def data_loader() -> Generator[int]:
         while True:
-            images_done = 0
+            count = 0
             for images, labels in passes:
                 images.to(device, non_blocking=True)
                 labels.to(device, non_blocking=True)
-                images_done += len(images)
-            yield images_done
+                count += len(images)
+            yield count
 
     def ffcv() -> Generator[int]:
         with closing(endless(loader)) as batches:
@@ -124,7 +124,7 @@ def compare_loaders(
 
 
 def compare_steps(loader: TrainingLoader, step: Step, rounds: int, seconds: float) -> dict[str, Spread]:
-    """Images a second of steps on fresh batches and on a resident one."""
+    """Throughput of steps on loaded batches and on a resident batch."""
     with closing(endless(loader)) as batches:
         resident = next(batches)
 
@@ -139,13 +139,13 @@ def compare_steps(loader: TrainingLoader, step: Step, rounds: int, seconds: floa
                 step(batch.images, batch.labels)
                 yield len(batch.images)
 
-    sides = {"step_loaded": on_loaded, "step_resident": on_resident}
-    rates = alternate(sides, rounds, seconds, loader.place.device)
+    variants = {"step_loaded": on_loaded, "step_resident": on_resident}
+    rates = alternate(variants, rounds, seconds, loader.rank.device)
     return {**spreads(rates), "step_ratio": ratio(rates, "step_loaded", "step_resident")}
 
 
 def affordable_batch(step: Step, config: Config, seconds: float, device: torch.device) -> int:
-    """The configured batch size, halved until four steps fit into so many seconds."""
+    """The configured batch size, halved until four steps take at most `seconds`."""
     size, side = config.train.batch_size, config.data.resolution
     probe = min(PROBE, size)
     images = torch.randn(probe, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
@@ -155,7 +155,7 @@ def affordable_batch(step: Step, config: Config, seconds: float, device: torch.d
         step(images, labels)
         yield probe
 
-    # The fastest, since the first one compiles and any may be held up.
+    # The fastest one: the first includes compilation, and others may be delayed.
     fastest = max(rate(one_step(), 0, device) for _ in range(PROBES))
     while size > PROBE and STEPS * size > seconds * fastest:
         size //= 2
@@ -163,17 +163,16 @@ def affordable_batch(step: Step, config: Config, seconds: float, device: torch.d
 
 
 def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str, Any]:
-    """Both comparisons, as they go into the JSON file."""
+    """Measures both comparisons; returns the report for the JSON file."""
     device = world.device
-    where = environment(device)
+    machine = environment(device)
     directory = Path(config.data.shards)
     manifest = read_manifest(directory)
     verify(directory, manifest, Verify.once)
     configure_torch(config.seed, config.train, device)
-    # A loader's streams belong to the rank's place; there is one rank here.
-    full, _ = open_loaders(directory, manifest, loader_options(config), Place(0, 1, device))
+    full, _ = open_loaders(directory, manifest, loader_options(config), RankInfo(0, 1, device))
     pool = with_batch_size(full, min(full.samples, max(POOL, args.batch_size)), config.train.batch_size)
-    images = StoredImages.read(pool.source, "train", torch.arange(pool.samples), pool.batch_size)
+    images = StoredImages.read(pool.reader, "train", torch.arange(pool.samples), pool.sampler.batch_size)
     dataset = Transformed(images, manifest, config.data.resolution)
     results = compare_loaders(pool, dataset, args.workers, args.rounds, args.seconds)
     step = Step(config, len(manifest.classes), device)
@@ -181,7 +180,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str,
     loader = with_batch_size(full, full.samples, size)
     step_results = compare_steps(loader, step, args.rounds, args.seconds)
     return {
-        **where,
+        **machine,
         "threads": {
             "workers": args.workers,
             "torch_loaders": args.workers,
@@ -192,7 +191,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str,
         "images": pool.samples,
         "resolution": {"stored": manifest.resolution, "trained": config.data.resolution},
         "batch_size": config.train.batch_size,
-        "config": command.described(args),
+        "config": command.config_description(args),
         "precision": config.train.precision,
         "optimizer": config.optim.name,
         "step_batch_size": size,
@@ -203,30 +202,32 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> dict[str,
 
 
 def show(report: dict[str, Any]) -> None:
-    """The report as a table, under a few lines of what was measured where."""
+    """Prints the environment, the settings and the results as a table."""
     threads, resolution = report["threads"], report["resolution"]
-    command.print_place(report)
+    command.print_environment(report)
     print(
         f"{report['shards']}: {report['images']:,} images of {resolution['stored']}x{resolution['stored']} "
         f"to {resolution['trained']}x{resolution['trained']}, batches of {report['batch_size']}"
     )
-    print(f"DataLoader: {threads['workers']} processes; FFCV: 1 decoding thread, {threads['torch_loaders']} of torch")
+    print(
+        f"DataLoader: {threads['workers']} processes; FFCV: 1 decoding thread, {threads['torch_loaders']} torch threads"
+    )
     print(
         f"steps: {report['config']}, {report['precision']}, {report['optimizer']}, "
-        f"batches of {report['step_batch_size']}, {threads['torch_steps']} threads of torch"
+        f"batches of {report['step_batch_size']}, {threads['torch_steps']} torch threads"
         + (f" (OMP_WAIT_POLICY={threads['omp_wait_policy']})" if threads["omp_wait_policy"] else "")
     )
-    print(f"rounds: {report['rounds']}, of {report['seconds']:g} s for each side; warm-up and compilation left out")
+    print(f"{report['rounds']} rounds of {report['seconds']:g} s per variant, without warm-up and compilation")
     command.print_table(ROWS, report["results"], sections=("loader_ratio",))
 
 
 ROWS = {
     "ffcv": "FFCV + device augmentation",
     "data_loader": "torch DataLoader + PIL",
-    "loader_ratio": "ratio, FFCV over DataLoader",
+    "loader_ratio": "ratio, FFCV to DataLoader",
     "step_loaded": "step, batches from the loader",
     "step_resident": "step, one resident batch",
-    "step_ratio": "ratio (aim: 0.95 or more)",
+    "step_ratio": "ratio (goal: at least 0.95)",
 }
 
 
@@ -237,17 +238,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
         type=command.positive,
         default=2,
         metavar="N",
-        help="DataLoader processes, torch threads beside FFCV (%(default)s)",
+        help="DataLoader processes; torch threads of the FFCV loader (default: %(default)s)",
     )
     return parser.parse_args(argv)
 
 
 def configure(args: argparse.Namespace) -> Config:
-    """The configuration file's network, with this program's loader."""
+    """The configuration file's model, with the augmentation of this benchmark."""
     return command.configure(
         args,
         {
-            "data.workers": 1,  # decoding is never what takes the time
+            "data.workers": 1,  # decoding is never the bottleneck
             "train.grad_accum_steps": 1,
             "augment.flip": "true",
             "augment.crop_padding": CROP_PADDING,
@@ -260,4 +261,4 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(parse(sys.argv[1:]), configure, measure, show))
+    sys.exit(command.run_in_process_group(parse(sys.argv[1:]), configure, measure, show))

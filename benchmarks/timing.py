@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks that wait for the device, rounds that alternate, where it was measured."""
+"""Timing for the benchmarks: device-synchronised clocks, alternating rounds, description of the environment."""
 
 import os
 import platform
@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-Side = Callable[[], Generator[int]]  # work that yields how many items each of its pieces was; it need not end
+Variant = Callable[[], Generator[int]]  # starts work that yields the number of items of each piece; may be endless
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some rounds, and the lowest and highest of them."""
+    """Median, lowest and highest value of several rounds."""
 
     median: float
     lowest: float
@@ -31,39 +31,41 @@ class Spread:
 
 
 def rate(pieces: Generator[int], seconds: float, device: torch.device) -> float:
-    """Items a second of work that yields how many items each of its pieces was.
+    """Items per second of work that yields the number of items of each piece.
 
-    Begins with an idle device, asks for pieces until the time is over, and ends with an idle device.
+    Starts with an idle device, requests pieces until `seconds` have passed, and waits until the device is idle again.
     """
-    with closing(pieces):  # after the clock was read: leaving early is no part of the work
+    with closing(pieces):  # closed after the clock is read, because early termination is not part of the work
         synchronise(device)
-        began = time.perf_counter()
+        start = time.perf_counter()
         items = 0
         for piece in pieces:
             items += piece
-            if time.perf_counter() - began >= seconds:
+            if time.perf_counter() - start >= seconds:
                 break
         synchronise(device)
-        return items / (time.perf_counter() - began)
+        return items / (time.perf_counter() - start)
 
 
-def alternate(sides: Mapping[str, Side], rounds: int, seconds: float, device: torch.device) -> dict[str, list[float]]:
-    """The rates of each side, measured in turns, after a short turn of each that does not count.
+def alternate(
+    variants: Mapping[str, Variant], rounds: int, seconds: float, device: torch.device
+) -> dict[str, list[float]]:
+    """Rates of each variant, measured alternately after a short warm-up of each.
 
-    Every other round goes in reverse, against a machine that drifts.
+    Every other round runs in reverse order, to cancel slow drifts of the machine's speed.
     """
-    for side in sides.values():
-        rate(side(), seconds / 5, device)
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    names = list(sides)
-    for turn in range(rounds):
-        for name in names if turn % 2 == 0 else reversed(names):
-            rates[name].append(rate(sides[name](), seconds, device))
+    for variant in variants.values():
+        rate(variant(), seconds / 5, device)
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            rates[name].append(rate(variants[name](), seconds, device))
     return rates
 
 
 def ratio(rates: Mapping[str, Sequence[float]], over: str, under: str) -> Spread:
-    """One side's rates over another's, round by round."""
+    """The ratio of two variants' rates, computed round by round."""
     return Spread.of([a / b for a, b in zip(rates[over], rates[under], strict=True)])
 
 
@@ -77,19 +79,19 @@ def synchronise(device: torch.device) -> None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Date, device and versions, for a reader who was not there."""
+    """Date, device and versions of a measurement."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": cores(),
-        "load": os.getloadavg()[0],  # what else kept the machine busy in the minute before
+        "load": os.getloadavg()[0],  # load average of the minute before, by other programs
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

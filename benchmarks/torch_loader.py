@@ -1,4 +1,4 @@
-"""What a torch DataLoader needs to do this project's augmentation, image by image, as torchvision's examples do."""
+"""This project's augmentation for a torch DataLoader, image by image as in torchvision's examples."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ from data.sources.torchvision_datasets import torchvision
 
 
 class Transformed(ImageDataset):
-    """What torchvision makes of each image: float32 (3, resolution, resolution), normalised.
+    """Images transformed by torchvision: float32 (3, resolution, resolution), normalised.
 
     Args:
-        training: crop and flip at random.
+        training: apply random crop and flip.
     """
 
     def __init__(self, images: StoredImages, manifest: Manifest, resolution: int, training: bool = True) -> None:
-        transforms = torchvision.transforms  # the first version: on PIL images, a third faster than v2
+        transforms = torchvision.transforms  # version 1: a third faster than v2 on PIL images
         stored = manifest.resolution
         steps = [transforms.RandomCrop(stored, padding=CROP_PADDING), transforms.RandomHorizontalFlip()]
         if not training:
@@ -29,7 +29,7 @@ class Transformed(ImageDataset):
 
 
 class RandomBatches:
-    """The ids that the DataLoader asks its workers for in one pass, each image as often as any other."""
+    """Batches of random sample ids for one pass of the DataLoader, each image equally often."""
 
     def __init__(self, samples: int, batch_size: int, batches: int) -> None:
         self.samples, self.batch_size, self.batches = samples, batch_size, batches

@@ -21,11 +21,11 @@ from regnet.training.trainer import Trainer
 
 
 @contextmanager
-def built(config: Config, world: World) -> Iterator[tuple[Trainer, TrainingLoader]]:
-    """A trainer of the configuration's network, and its training batches, of shards that have been verified.
+def build_trainer(config: Config, world: World) -> Iterator[tuple[Trainer, TrainingLoader]]:
+    """The trainer for a configuration, and its training batches. The shards must have been verified.
 
     Raises:
-        UsageError, DataError: the run's directory, or the shards, cannot be used.
+        UsageError, DataError: the run directory or the shards cannot be used.
     """
     shards = Path(config.data.shards)
     manifest = read_manifest(shards)

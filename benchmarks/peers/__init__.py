@@ -1,1 +1,1 @@
-"""This trainer beside other ways to train the same network: see `python -m benchmarks.peers --help`."""
+"""Comparison with other trainers on the same model and data: see `python -m benchmarks.peers --help`."""

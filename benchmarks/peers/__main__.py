@@ -1,41 +1,43 @@
-"""This trainer beside its peers: python -m benchmarks.peers [--json FILE] [--picture FILE.png]
+"""Compares the speed of this trainer with that of other trainers.
 
-The same network, batches, precision, memory format, augmentation and images, trained by
+python -m benchmarks.peers [--json FILE] [--figure FILE.png]
+
+All trainers use the same model, batch size, precision, memory format, augmentation and images:
 
   ours                this trainer: train_ddp.py with a configuration
   timm_loop           timm's loader, task, optimiser and evaluator
-  torchvision_recipe  torchvision's reference recipe, written anew: its script is in no package
+  torchvision_recipe  torchvision's reference recipe, reimplemented because its script is not part of the package
   lightning_fit       PyTorch Lightning
   accelerate_loop     Accelerate
   plain_ddp           a plain script with a DataLoader and DistributedDataParallel
-  resident            this trainer's step on one batch that stays on the device: the ceiling
+  resident            this trainer's step on one batch that stays on the device: the upper limit
 
-each in its own processes under its own torchrun, in turns, several rounds. The peers get the images as arrays in
-files that are mapped into memory, and the settings that their own guides recommend for speed; this trainer reads its
-shards. Everybody takes steps of SGD with Nesterov momentum at a constant rate, over whole batches; with --steps N an
-epoch has N, and the peers' loaders hold no more images than that.
+Each trainer runs in its own processes under torchrun; they alternate over several rounds. The other trainers read the
+images from memory-mapped arrays and use the settings that their own guides recommend for speed; this trainer reads
+its shards. All take steps of SGD with Nesterov momentum at a constant learning rate, on full batches. With --steps N
+an epoch has N steps, and the other trainers' datasets hold no more images than that.
 
-Images a second are of training alone, over all epochs but the first, and begin when an epoch's first batch is asked
-for. The time to the end of all epochs is from the launch and holds an evaluation of all test images after each epoch,
-which all but `resident` make; this trainer also checks its shards and writes its checkpoints and its record in it,
-while the peers keep nothing. Memory is that of all processes of a launch together, shared pages counted once, from a
-launch of one epoch before the first round; GPU memory is the most that torch had allocated, over all ranks.
+Images per second count training only, from the request for an epoch's first batch, without the first epoch. The time
+until the end of all epochs starts at the launch and includes an evaluation of all validation images after each epoch
+(not for `resident`). In that time this trainer also verifies its shards and writes checkpoints and metrics; the other
+trainers write nothing. Memory is the sum over all processes of a launch with shared pages counted once, measured in a
+launch of one epoch before the first round. GPU memory is the peak that torch allocated, summed over all ranks.
 
-Needs pip install -r requirements-peers.txt. On a CPU the machine must be idle.
+Needs pip install -r requirements-peers.txt. On a CPU the machine must be otherwise idle.
 """
 
 import sys
 
-from benchmarks.command import tell_and_draw
+from benchmarks.command import run_benchmark_with_figure
 from benchmarks.launch import exit_when_signalled
 from benchmarks.peers.compare import measure
 from benchmarks.peers.options import parser
-from benchmarks.peers.show import picture, show
+from benchmarks.peers.show import figure, show
 
 
 def main(argv: list[str]) -> int:
-    """Exit status 0 done, 1 a peer failed, 2 wrong usage or input."""
-    return tell_and_draw(parser(__doc__).parse_args(argv), measure, show, picture)
+    """Exit code: 0 success, 1 a trainer failed, 2 invalid usage or input."""
+    return run_benchmark_with_figure(parser(__doc__).parse_args(argv), measure, show, figure)
 
 
 if __name__ == "__main__":

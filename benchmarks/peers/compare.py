@@ -1,4 +1,4 @@
-"""All peers in turns, round by round."""
+"""Runs all trainers alternately, round by round."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ from benchmarks.launch import Launcher, LaunchFailed
 from benchmarks.peers import options, samples
 from benchmarks.peers.outcome import Outcome, check, combine
 from benchmarks.peers.protocol import RankReport, Settings
-from benchmarks.peers.roster import OURS, Peer, chosen, versions
+from benchmarks.peers.roster import OURS, Peer, select, versions
 from benchmarks.timing import Spread, environment, ratio
 from data.manifest import Manifest, Verify, read_manifest, verify
 from data.reading.shard_reader import ShardReader
@@ -28,42 +28,42 @@ from regnet.config.schema import Config
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Everything, as it goes into the JSON file.
+    """Measures all trainers; returns the report for the JSON file.
 
     Raises:
-        UsageError, DataError: wrong options, missing packages, or shards that cannot be used.
-        LaunchFailed: names the peer.
+        UsageError, DataError: invalid options, missing packages, or unusable shards.
+        LaunchFailed: a trainer failed; the message names it.
     """
     options.complete(args)
-    peers = chosen(args.peers)
+    peers = select(args.peers)
     packages = versions(peers, args.network)
-    where = environment(torch.device(args.device))
-    # Beside the project's own runs: it is to their disk that this trainer's checkpoints are to be written.
+    machine = environment(torch.device(args.device))
+    # In runs/, so that this trainer's checkpoints go to the same disk as in normal training.
     runs = Path("runs").resolve()
     runs.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=runs) as folder:
-        settings = prepare(args, Path(folder))
+        settings = prepare_settings(args, Path(folder))
         launcher = Launcher(args.processes, args.threads, args.timeout, runs)
         outcomes, memory = rounds(peers, settings, launcher, args.rounds)
     return {
-        **where,
+        **machine,
         "versions": packages,
         "processes": args.processes,
         "threads": args.threads,
         "rounds": args.rounds,
-        "settings": {key: value for key, value in asdict(settings).items() if key not in _OF_A_LAUNCH},
+        "settings": {key: value for key, value in asdict(settings).items() if key not in _LAUNCH_SPECIFIC},
         "results": results(outcomes, memory),
     }
 
 
-_OF_A_LAUNCH = ("images", "config", "reports", "launched")
+_LAUNCH_SPECIFIC = ("images", "config", "reports", "launched")
 
 
-def prepare(args: argparse.Namespace, folder: Path) -> Settings:
-    """Puts this trainer's configuration and the peers' images into a folder.
+def prepare_settings(args: argparse.Namespace, folder: Path) -> Settings:
+    """Writes this trainer's configuration and the other trainers' images to `folder`.
 
     Raises:
-        UsageError, DataError: wrong options, or shards that cannot be used.
+        UsageError, DataError: invalid options, or unusable shards.
     """
     config = parse_config(options.trainer_flags(args))
     shards = Path(config.data.shards)
@@ -77,7 +77,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Settings:
 
 
 def write_images(folder: Path, shards: Path, manifest: Manifest, config: Config, settings: Settings) -> None:
-    """The test images, and the training images of this trainer's first epoch, in that order."""
+    """Writes the validation images, and the training images of this trainer's first epoch in their order."""
     size = settings.batch_size
     reader = ShardReader(shards, manifest, size, 1, config.data.prefetch_batches, config.data.loader_timeout)
     order = epoch_order(manifest.samples("train"), config.seed, 0)[: settings.steps * size]
@@ -88,47 +88,47 @@ def write_images(folder: Path, shards: Path, manifest: Manifest, config: Config,
 def rounds(
     peers: list[Peer], settings: Settings, launcher: Launcher, count: int
 ) -> tuple[dict[str, list[Outcome]], dict[str, int]]:
-    """The outcomes of each peer by name, and the bytes of memory that it took.
+    """The outcomes of each trainer by name, and its peak memory in bytes.
 
-    Before the first round each is launched for one epoch, to have all files in the machine's memory and to look at
-    the peers' own. Every other round goes in reverse, against a machine that drifts.
+    A launch of one epoch before the first round fills the page cache and measures memory. Every other round runs in
+    reverse order, to cancel slow drifts of the machine's speed.
     """
     outcomes: dict[str, list[Outcome]] = {peer.name: [] for peer in peers}
     memory = {}
     for peer in peers:
-        _, memory[peer.name] = _launch(peer, replace(settings, epochs=1), launcher, "trial", measure_memory=True)
+        _, memory[peer.name] = _launch(peer, replace(settings, epochs=1), launcher, "trial launch", measure_memory=True)
     for number in range(1, count + 1):
         for peer in peers if number % 2 else reversed(peers):
             outcome, _ = _launch(peer, settings, launcher, f"round {number}")
             outcomes[peer.name].append(outcome)
-            _tell(f"round {number}, {peer.label}: {outcome.images_per_second:,.1f} images/s")
+            _print_progress(f"round {number}, {peer.label}: {outcome.images_per_second:,.1f} images/s")
     return outcomes, memory
 
 
 def _launch(
-    peer: Peer, settings: Settings, launcher: Launcher, turn: str, measure_memory: bool = False
+    peer: Peer, settings: Settings, launcher: Launcher, stage: str, measure_memory: bool = False
 ) -> tuple[Outcome, int]:
     with tempfile.TemporaryDirectory(dir=settings.images) as reports:
         settings = replace(settings, reports=reports, launched=time.monotonic())
         try:
-            told, memory = launcher.launch(peer.module, asdict(settings), Path(reports), measure_memory)
-            outcome = combine(list(map(RankReport.read, told)))
+            reports_written, memory = launcher.launch(peer.module, asdict(settings), Path(reports), measure_memory)
+            outcome = combine(list(map(RankReport.read, reports_written)))
             check(outcome, peer, settings)
         except LaunchFailed as failure:
-            raise LaunchFailed(f"{peer.label} ({peer.name}), {turn}: {failure}") from failure
+            raise LaunchFailed(f"{peer.label} ({peer.name}), {stage}: {failure}") from failure
     return outcome, memory
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def results(outcomes: dict[str, list[Outcome]], memory: dict[str, int]) -> dict[str, Any]:
-    """Of each peer: spreads over the rounds, and everything that its launches told."""
-    rates = {name: [outcome.images_per_second for outcome in those] for name, those in outcomes.items()}
+    """Spreads over the rounds, memory, losses and all launches of each trainer."""
+    rates = {name: [outcome.images_per_second for outcome in launches] for name, launches in outcomes.items()}
 
-    def spread(name: str, figure: Callable[[Outcome], float]) -> dict[str, Any]:
-        return asdict(Spread.of([figure(outcome) for outcome in outcomes[name]]))
+    def spread(name: str, value: Callable[[Outcome], float]) -> dict[str, Any]:
+        return asdict(Spread.of([value(outcome) for outcome in outcomes[name]]))
 
     return {
         name: {
@@ -137,11 +137,11 @@ def results(outcomes: dict[str, list[Outcome]], memory: dict[str, int]) -> dict[
             "first_step": spread(name, lambda outcome: outcome.first_step),
             "finished": spread(name, lambda outcome: outcome.finished),
             "memory_bytes": memory[name],
-            "gpu_bytes": max(outcome.gpu_bytes for outcome in those),
-            "first_loss": median(outcome.epochs[0].loss for outcome in those),
-            "last_loss": median(outcome.epochs[-1].loss for outcome in those),
-            "learned": all(outcome.learned for outcome in those),
-            "launches": [asdict(outcome) for outcome in those],
+            "gpu_bytes": max(outcome.gpu_bytes for outcome in launches),
+            "first_loss": median(outcome.epochs[0].loss for outcome in launches),
+            "last_loss": median(outcome.epochs[-1].loss for outcome in launches),
+            "learned": all(outcome.learned for outcome in launches),
+            "launches": [asdict(outcome) for outcome in launches],
         }
-        for name, those in outcomes.items()
+        for name, launches in outcomes.items()
     }

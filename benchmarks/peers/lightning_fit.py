@@ -1,4 +1,4 @@
-"""PyTorch Lightning: a LightningModule and Trainer.fit, with the settings that its guide to speed recommends."""
+"""PyTorch Lightning: a LightningModule and Trainer.fit, with the settings that its performance guide recommends."""
 
 import os
 from typing import Any
@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.peers.network import peers_network
-from benchmarks.peers.protocol import Settings, Watch, run
+from benchmarks.peers.protocol import EpochTimer, Settings, run
 from benchmarks.peers.samples import loader_options, open_samples
 from benchmarks.torch_loader import Transformed
 
 # isort: split
-import lightning  # after torch_loader, which knows how to import torchvision, as this does
+import lightning  # imports torchvision, which torch_loader must import first
 from lightning.pytorch.strategies import DDPStrategy
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -22,16 +22,16 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class Classifier(lightning.LightningModule):
-    """The network, its loss and its optimiser."""
+    """The model with its loss and optimiser."""
 
     def __init__(self, settings: Settings, classes: int) -> None:
         super().__init__()
         self.settings = settings
-        self.network = peers_network(settings, classes)
+        self.model = peers_network(settings, classes)
         self.accuracy = MulticlassAccuracy(classes, average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.contiguous(memory_format=self.settings.memory_format))
+        return self.model(images.contiguous(memory_format=self.settings.memory_format))
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
@@ -47,29 +47,29 @@ class Classifier(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), **settings.sgd)
 
 
-class Watched(lightning.Callback):
-    """Tells the watch where the loop is. Its epoch ends after the evaluation; training ends with the last step."""
+class TimerCallback(lightning.Callback):
+    """Reports progress to the timer. Lightning's epochs include the evaluation, so training ends with the last step."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.watch: Watch
+        self.timer: EpochTimer
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self.watch = Watch(self.settings, module.device)
+        self.timer = EpochTimer(self.settings, module.device)
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        self.watch.begin()
+        self.timer.start_epoch()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        self.watch.step(outputs["loss"], len(batch[1]))
+        self.timer.step(outputs["loss"], len(batch[1]))
         if index + 1 == trainer.num_training_batches:
-            self.watch.trained()
+            self.timer.end_training()
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        self.watch.evaluated(float(trainer.callback_metrics["accuracy"]))
+        self.timer.end_evaluation(float(trainer.callback_metrics["accuracy"]))
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        self.watch.finished()
+        self.timer.write_report()
 
 
 def main(settings: Settings) -> None:
@@ -86,13 +86,13 @@ def main(settings: Settings) -> None:
         precision=PRECISION[settings.precision],
         max_epochs=settings.epochs,
         benchmark=True,
-        # What costs time and is not asked for. Samplers for several processes it adds by itself.
+        # Disables extra work that the other trainers do not do. Lightning adds distributed samplers by itself.
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[Watched(settings)],
+        callbacks=[TimerCallback(settings)],
     )
     train_loader: DataLoader = DataLoader(train, shuffle=True, **options)
     val_loader: DataLoader = DataLoader(val, **options)

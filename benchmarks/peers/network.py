@@ -1,4 +1,4 @@
-"""The network that all peers train."""
+"""The model that all trainers train."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from regnet.config.schema import ModelConfig
 from regnet.models.complexity import profile_operators
 from regnet.models.regnet import Model, count_parameters
 
-# Its published design parameters; timm's network of this name has tensors of the very same shapes.
+# The published design parameters; timm's model of this name has parameters of the same shapes.
 REGNETX_002 = {
     "variant": "paper",
     "depth": 13,
@@ -20,20 +20,20 @@ REGNETX_002 = {
 }
 
 
-class AnotherNetworkError(Exception):
-    """A peer would train something else than this trainer."""
+class ModelMismatchError(Exception):
+    """A trainer would train a different model than this trainer."""
 
 
 def our_network(settings: Settings, classes: int) -> nn.Module:
-    """On the CPU, in the memory format that is asked for, as the peers' network is too."""
+    """This project's model, on the CPU, in the requested memory format."""
     return _checked(Model(ModelConfig(**settings.design).design(), classes), settings)
 
 
 def peers_network(settings: Settings, classes: int) -> nn.Module:
-    """What the peers train: the same network, or timm's own implementation where it has one."""
+    """The other trainers' model, on the CPU: the same as `our_network`, or timm's implementation of it."""
     if settings.network == "ours":
         return our_network(settings, classes)
-    import data.sources.torchvision_datasets  # noqa: F401  # before timm, which imports torchvision
+    import data.sources.torchvision_datasets  # noqa: F401  # must come before timm, which imports torchvision
 
     # isort: split
     from timm import create_model
@@ -42,15 +42,15 @@ def peers_network(settings: Settings, classes: int) -> nn.Module:
 
 
 def _checked(network: nn.Module, settings: Settings) -> nn.Module:
-    found = measures(network, settings.resolution)
-    if found != settings.measures:
-        raise AnotherNetworkError(f"{found} instead of {settings.measures}")
+    actual = measures(network, settings.resolution)
+    if actual != settings.measures:
+        raise ModelMismatchError(f"the model has {actual} instead of {settings.measures}")
     return network.to(memory_format=settings.memory_format)  # type: ignore[call-overload]  # missing in its stub
 
 
 def measures(network: nn.Module, resolution: int) -> dict[str, int]:
-    """What tells another network: how large it is, and what it costs for one image. It is left in training mode."""
-    found = sum(operator.multiply_adds for operator in profile_operators(network.eval(), resolution))
+    """Numbers that differ between different models: size, and cost for one image. Sets the model to training mode."""
+    multiply_adds = sum(operator.multiply_adds for operator in profile_operators(network.eval(), resolution))
     network.train()
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    return {"parameters": count_parameters(network), "norms": norms, "multiply_adds": found}
+    return {"parameters": count_parameters(network), "norms": norms, "multiply_adds": multiply_adds}

@@ -1,4 +1,4 @@
-"""The command line of the comparison, and what follows from it for every launch."""
+"""The command line of the comparison, and the settings of its launches."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command import check_picture, check_places, device_type, positive
+from benchmarks.command import check_figure_path, check_output_paths, positive, resolve_device
 from benchmarks.images import CROP_PADDING
 from benchmarks.peers.network import REGNETX_002, measures
 from benchmarks.peers.protocol import Settings
@@ -23,65 +23,88 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 0.0005
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    result = argparse.ArgumentParser(
         prog="python -m benchmarks.peers",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
 
-    def number(name: str, default: int | None, what: str) -> None:
-        made.add_argument(name, type=positive, default=default, metavar="N", help=what)
+    def number(name: str, default: int | None, text: str) -> None:
+        result.add_argument(name, type=positive, default=default, metavar="N", help=text)
 
-    add = made.add_argument
-    add("--shards", default="shards/cifar100", metavar="DIR", help="what python -m data.convert wrote (%(default)s)")
-    add("--network", choices=("ours", "regnetx_002"), default="ours", help="ours: --config's (%(default)s)")
-    add("--config", type=Path, default=Path("configs/baseline.yaml"), metavar="FILE", help="its model (%(default)s)")
-    add("--peers", default=",".join(PEERS), metavar="A,B,...", help="beside this trainer: %(default)s")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
-    number("--processes", None, "of each peer (one for each GPU, or one)")
-    number("--workers", None, "processes of each DataLoader of a process (as many as it has cores)")
-    number("--rounds", 3, "how often each peer is launched (%(default)s)")
-    number("--epochs", 3, "of each launch, at least 2 (%(default)s)")
-    number("--steps", None, "of an epoch, where a whole one would take too long")
-    number("--batch-size", 500, "images of a step, over all processes (%(default)s)")
-    number("--resolution", 32, "side of the images that the network sees, pixels (%(default)s)")
-    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="(%(default)s)")
-    add("--lr", type=float, default=0.05, help="learning rate of everybody's SGD (%(default)s)")
-    add("--timeout", type=positive, default=3600, metavar="S", help="seconds that a launch may take (%(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write all figures, round by round, to this file too")
-    add("--picture", type=Path, metavar="FILE.png", help="draw images/s")
-    return made
+    add = result.add_argument
+    add(
+        "--shards",
+        default="shards/cifar100",
+        metavar="DIR",
+        help="shards written by python -m data.convert (default: %(default)s)",
+    )
+    add(
+        "--network",
+        choices=("ours", "regnetx_002"),
+        default="ours",
+        help="model; ours: that of --config (default: %(default)s)",
+    )
+    add(
+        "--config",
+        type=Path,
+        default=Path("configs/baseline.yaml"),
+        metavar="FILE",
+        help="configuration with the model (default: %(default)s)",
+    )
+    add("--peers", default=",".join(PEERS), metavar="A,B,...", help="other trainers (default: %(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: %(default)s)")
+    number("--processes", None, "processes of each trainer (default: one per GPU, or one)")
+    number("--workers", None, "worker processes of each DataLoader (default: the number of cores per process)")
+    number("--rounds", 3, "launches of each trainer (default: %(default)s)")
+    number("--epochs", 3, "epochs of each launch, at least 2 (default: %(default)s)")
+    number("--steps", None, "steps per epoch, for shorter epochs (default: all training images)")
+    number("--batch-size", 500, "images per step, over all processes (default: %(default)s)")
+    number("--resolution", 32, "side of the input images in pixels (default: %(default)s)")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="precision (default: %(default)s)")
+    add("--lr", type=float, default=0.05, help="learning rate of SGD in all trainers (default: %(default)s)")
+    add(
+        "--timeout",
+        type=positive,
+        default=3600,
+        metavar="S",
+        help="time limit of a launch in seconds (default: %(default)s)",
+    )
+    add("--json", type=Path, metavar="FILE", help="also write all results, including each round, to this file")
+    add("--figure", type=Path, metavar="FILE.png", help="draw the throughput as a bar chart")
+    return result
 
 
 def complete(args: argparse.Namespace) -> None:
-    """Fills in what depends on the machine, and refuses what cannot be.
+    """Fills in defaults that depend on the machine, and rejects impossible options.
 
     Raises:
-        UsageError: names the option.
+        UsageError: an impossible option; the message names it.
     """
-    args.device = device_type(args.device)
+    args.device = resolve_device(args.device)
     gpus = torch.cuda.device_count()
     args.processes = args.processes or (gpus if args.device == "cuda" else 1)
     own_cores = max(1, cores() // args.processes)
     args.workers = args.workers or own_cores
     args.threads = int(os.environ.get("OMP_NUM_THREADS", own_cores))
     if args.device == "cuda" and args.processes > gpus:
-        raise UsageError(f"--processes {args.processes}: there are {gpus} GPUs")
+        raise UsageError(f"--processes {args.processes}: this machine has {gpus} GPUs")
     if args.precision == "fp16" and args.device == "cpu":
-        raise UsageError("--precision fp16: not every peer has it on a CPU; bf16 they all have")
+        raise UsageError("--precision fp16: not all trainers support it on a CPU; use bf16")
     if args.epochs < 2:
-        raise UsageError("--epochs 1: the first epoch is no part of the rates")
+        raise UsageError("--epochs 1: must be at least 2, because the throughput excludes the first epoch")
     if args.batch_size % args.processes or args.batch_size < 2 * args.processes:
         raise UsageError(
-            f"--batch-size {args.batch_size}: not two images or more for each of {args.processes}, equally"
+            f"--batch-size {args.batch_size}: must be a multiple of --processes ({args.processes}), "
+            "with at least 2 images for each process"
         )
-    check_places(args, "json")
-    check_picture(args)
+    check_output_paths(args, "json")
+    check_figure_path(args)
 
 
 def trainer_flags(args: argparse.Namespace) -> list[str]:
-    """This trainer's, for what everybody is asked to do.
+    """Flags that make this trainer do the same work as the others.
 
     Raises:
         UsageError: the configuration file cannot be read.
@@ -90,7 +113,7 @@ def trainer_flags(args: argparse.Namespace) -> list[str]:
         REGNETX_002 if args.network == "regnetx_002" else asdict(parse_config(["--config", str(args.config)]).model)
     )
     options = {
-        "model": {**design, "weights": ""},  # nobody else begins with them
+        "model": {**design, "weights": ""},  # all trainers start from random weights
         "data": {"shards": str(Path(args.shards).resolve()), "resolution": args.resolution, "drop_last": True},
         "augment": {"flip": True, "crop_padding": CROP_PADDING},
         "train": {
@@ -98,7 +121,7 @@ def trainer_flags(args: argparse.Namespace) -> list[str]:
             "batch_size": args.batch_size,
             "precision": args.precision,
             "device": args.device,
-            "max_steps": args.steps or 0,
+            "max_steps_per_epoch": args.steps or 0,
         },
         "optim": {
             "name": "sgd",
@@ -115,14 +138,16 @@ def trainer_flags(args: argparse.Namespace) -> list[str]:
 
 
 def settings(args: argparse.Namespace, config: Config, manifest: Manifest) -> Settings:
-    """Of every launch; where its files are is told for each.
+    """The settings that all launches share; paths are filled in later.
 
     Raises:
-        UsageError: there are not enough images for a step.
+        UsageError: there are fewer training images than a step needs.
     """
-    whole = manifest.samples("train") // args.batch_size
-    if not whole:
-        raise UsageError(f"--batch-size {args.batch_size}: {args.shards} has {manifest.samples('train')} images")
+    full_steps = manifest.samples("train") // args.batch_size
+    if not full_steps:
+        raise UsageError(
+            f"--batch-size {args.batch_size}: {args.shards} has only {manifest.samples('train')} training images"
+        )
     return Settings(
         network=args.network,
         design=asdict(config.model),
@@ -134,7 +159,7 @@ def settings(args: argparse.Namespace, config: Config, manifest: Manifest) -> Se
         resolution=args.resolution,
         batch_size=args.batch_size,
         epochs=args.epochs,
-        steps=min(whole, args.steps or whole),
+        steps=min(full_steps, args.steps or full_steps),
         precision=args.precision,
         channels_last=config.train.channels_last,
         lr=config.optim.lr,

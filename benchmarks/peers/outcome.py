@@ -1,4 +1,4 @@
-"""What the ranks of one launch have told, made into one, and whether it can be believed."""
+"""Combines the reports of a launch's ranks and checks that the trainer did the requested work."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class Outcome:
     """One launch of one peer, over all ranks.
 
     Attributes:
-        first_step, finished: seconds from the launch.
-        gpu_bytes: the most that torch had allocated, over all GPUs.
+        first_step, finished: seconds from the launch until the first step and until the end of all epochs.
+        gpu_bytes: peak memory allocated by torch, summed over all GPUs.
     """
 
     first_step: float
@@ -24,7 +24,7 @@ class Outcome:
 
     @property
     def images_per_second(self) -> float:
-        """Of training, in all epochs but the first, in which workers start and algorithms are chosen."""
+        """Training throughput without the first epoch, in which workers start and cuDNN algorithms are chosen."""
         later = self.epochs[1:]
         return sum(epoch.images for epoch in later) / sum(epoch.seconds for epoch in later)
 
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def combine(reports: list[RankReport]) -> Outcome:
-    """Images added, losses averaged over them; steps, times and accuracies are rank zero's."""
+    """Sums images and averages losses over the ranks; steps, times and accuracies are those of rank 0."""
     epochs = []
     for index, first in enumerate(reports[0].epochs):
         parts = [report.epochs[index] for report in reports if index < len(report.epochs)]
@@ -45,14 +45,14 @@ def combine(reports: list[RankReport]) -> Outcome:
 
 
 def check(outcome: Outcome, peer: Peer, settings: Settings) -> None:
-    """Raises LaunchFailed for a peer that did more, less or something else than it was asked to do."""
+    """Raises LaunchFailed if a trainer did more, less or other work than requested."""
     if len(outcome.epochs) != settings.epochs:
         raise LaunchFailed(f"{len(outcome.epochs)} epochs instead of {settings.epochs}")
     steps, images = settings.steps, settings.steps * settings.batch_size
     for number, epoch in enumerate(outcome.epochs, 1):
         if (epoch.steps, epoch.images) != (steps, images):
-            done = f"{epoch.steps} steps on {epoch.images} images"
-            raise LaunchFailed(f"{done} in epoch {number}, instead of {steps} on {images}")
+            actual = f"{epoch.steps} steps on {epoch.images} images"
+            raise LaunchFailed(f"{actual} in epoch {number} instead of {steps} on {images}")
         if not math.isfinite(epoch.loss):
             raise LaunchFailed(f"the loss of epoch {number} is {epoch.loss}")
         if (epoch.accuracy is not None) != peer.evaluates:

@@ -1,4 +1,4 @@
-"""A plain script: DataLoader, DistributedDataParallel, autocast, as PyTorch's tutorials put them together."""
+"""A plain script as in PyTorch's tutorials: DataLoader, DistributedDataParallel, autocast."""
 
 import torch
 from torch import nn
@@ -7,60 +7,60 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
 from benchmarks.peers.network import peers_network
-from benchmarks.peers.place import Place, run_loop
-from benchmarks.peers.protocol import Settings, Watch
+from benchmarks.peers.process_group import Process, run_loop
+from benchmarks.peers.protocol import EpochTimer, Settings
 from benchmarks.peers.samples import loader_options, open_samples
 from benchmarks.torch_loader import Transformed
 
 
-def train(settings: Settings, place: Place) -> None:
+def train(settings: Settings, process: Process) -> None:
     samples = open_samples(settings)
     train_set = Transformed(samples.train, samples.manifest, settings.resolution)
     val_set = Transformed(samples.val, samples.manifest, settings.resolution, training=False)
-    options = loader_options(settings, place.size)
-    order: DistributedSampler = DistributedSampler(train_set, place.size, place.rank)
-    train_loader: DataLoader = DataLoader(train_set, sampler=order, **options)
-    part: DistributedSampler = DistributedSampler(val_set, place.size, place.rank, shuffle=False)
-    val_loader: DataLoader = DataLoader(val_set, sampler=part, **options)
-    network = peers_network(settings, samples.classes).to(place.device)
-    if place.size > 1:
-        network = DistributedDataParallel(network, place.device_ids, gradient_as_bucket_view=True)
-    optimizer = torch.optim.SGD(network.parameters(), **settings.sgd)
+    options = loader_options(settings, process.world_size)
+    train_sampler: DistributedSampler = DistributedSampler(train_set, process.world_size, process.rank)
+    train_loader: DataLoader = DataLoader(train_set, sampler=train_sampler, **options)
+    val_sampler: DistributedSampler = DistributedSampler(val_set, process.world_size, process.rank, shuffle=False)
+    val_loader: DataLoader = DataLoader(val_set, sampler=val_sampler, **options)
+    model = peers_network(settings, samples.classes).to(process.device)
+    if process.world_size > 1:
+        model = DistributedDataParallel(model, process.device_ids, gradient_as_bucket_view=True)
+    optimizer = torch.optim.SGD(model.parameters(), **settings.sgd)
     scaler = torch.amp.GradScaler(settings.device, enabled=settings.precision == "fp16")
-    watch = Watch(settings, place.device)
+    timer = EpochTimer(settings, process.device)
     for epoch in range(settings.epochs):
-        order.set_epoch(epoch)
-        network.train()
-        watch.begin()
+        train_sampler.set_epoch(epoch)
+        model.train()
+        timer.start_epoch()
         for images, labels in train_loader:
-            images = images.to(place.device, memory_format=settings.memory_format, non_blocking=True)
-            labels = labels.to(place.device, non_blocking=True)
+            images = images.to(process.device, memory_format=settings.memory_format, non_blocking=True)
+            labels = labels.to(process.device, non_blocking=True)
             with torch.autocast(settings.device, settings.autocast, enabled=settings.autocast is not None):
-                loss = F.cross_entropy(network(images), labels)
+                loss = F.cross_entropy(model(images), labels)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            watch.step(loss, len(labels))
-        watch.trained()
-        watch.evaluated(evaluate(network, val_loader, settings, place))
-    watch.finished()
+            timer.step(loss, len(labels))
+        timer.end_training()
+        timer.end_evaluation(evaluate(model, val_loader, settings, process))
+    timer.write_report()
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, loader: DataLoader, settings: Settings, place: Place) -> float:
-    """The share of right answers; where ranks get unequal numbers of images, the sampler repeats some."""
-    network.eval()
-    right = torch.zeros(2, device=place.device)  # and all
+def evaluate(model: nn.Module, loader: DataLoader, settings: Settings, process: Process) -> float:
+    """Top-1 accuracy. The sampler repeats some images if the ranks' numbers of images would differ."""
+    model.eval()
+    counts = torch.zeros(2, device=process.device)  # correct predictions, images
     for images, labels in loader:
-        images = images.to(place.device, memory_format=settings.memory_format, non_blocking=True)
-        labels = labels.to(place.device, non_blocking=True)
+        images = images.to(process.device, memory_format=settings.memory_format, non_blocking=True)
+        labels = labels.to(process.device, non_blocking=True)
         with torch.autocast(settings.device, settings.autocast, enabled=settings.autocast is not None):
-            logits = network(images)
-        right[0] += (logits.argmax(1) == labels).sum()
-        right[1] += len(labels)
-    right = place.sum_(right)
-    return (right[0] / right[1]).item()
+            logits = model(images)
+        counts[0] += (logits.argmax(1) == labels).sum()
+        counts[1] += len(labels)
+    counts = process.sum_(counts)
+    return (counts[0] / counts[1]).item()
 
 
 if __name__ == "__main__":

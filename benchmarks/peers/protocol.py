@@ -1,7 +1,7 @@
-"""What every peer is asked to do, and what each of its ranks tells about it.
+"""The interface between the comparison and the trainers.
 
-A peer is a module that torchrun starts with one argument, a file that holds `Settings`. Each rank writes what it
-saw into a file of its own; only rank zero's clock counts.
+A trainer is a module that torchrun starts with one argument, a file with `Settings`. Each rank writes a `RankReport`;
+times are those of rank 0.
 """
 
 import json
@@ -22,25 +22,27 @@ from benchmarks.timing import synchronise
 
 @dataclass(frozen=True)
 class Settings:
-    """One launch of one peer.
+    """Settings of one launch of one trainer.
 
     Attributes:
-        network: "ours", which all build from `design`, or the name of a network of timm that has the same layers:
-            then this trainer and the resident step build it from `design`, and the others ask timm for it.
-        design: RegNet design parameters, as regnet.config.ModelConfig takes them.
-        measures: of this trainer's network, which every peer's must have too: see benchmarks.peers.network.
-        shards: what data.convert wrote.
+        network: "ours": all trainers build the model from `design`. Otherwise the name of a timm model with the same
+            layers: this trainer and the resident step build it from `design`, the others use timm's implementation.
+        design: RegNet design parameters, the fields of regnet.config.schema.ModelConfig.
+        measures: size and cost of the model, which must be equal in all trainers: see benchmarks.peers.network.
+        shards: directory of the shards.
         images: directory with the same images as arrays: see benchmarks.peers.samples.
-        config: of this trainer, as a file.
-        reports: directory into which each rank writes what it saw.
-        resolution: side of the images that the network sees, pixels.
-        batch_size: images of a step, over all processes.
-        steps: in an epoch; each is of `batch_size` images.
+        config: configuration file of this trainer.
+        reports: directory for the reports of the ranks.
+        resolution: side of the input images in pixels.
+        batch_size: images per step, over all processes.
+        epochs: number of epochs.
+        steps: steps per epoch, each of `batch_size` images.
         precision: "fp32", "bf16" or "fp16".
-        lr, momentum, weight_decay: of SGD with Nesterov momentum, constant; every parameter decays.
+        channels_last: whether the model and the images use the channels-last memory format.
+        lr, momentum, weight_decay: settings of SGD with Nesterov momentum; constant, and applied to every parameter.
         device: "cpu" or "cuda".
-        workers: processes of each DataLoader.
-        launched: `time.monotonic()` when torchrun was started; it is the same clock for all processes of a machine.
+        workers: worker processes of each DataLoader.
+        launched: `time.monotonic()` at the launch; all processes of a machine share this clock.
     """
 
     network: str
@@ -73,7 +75,7 @@ class Settings:
 
     @property
     def sgd(self) -> dict[str, Any]:
-        """For torch.optim.SGD; fused, as this trainer's is."""
+        """Arguments of torch.optim.SGD; fused, as in this trainer."""
         return {
             "lr": self.lr,
             "momentum": self.momentum,
@@ -92,11 +94,11 @@ class Epoch:
     """One epoch of a rank.
 
     Attributes:
-        steps: taken.
-        images: trained on.
-        seconds: of training alone, from asking for the first batch until the device is idle after the last step.
-        loss: mean of the images.
-        accuracy: on the test images, after it; None if the peer does not evaluate.
+        steps: number of steps.
+        images: number of training images.
+        seconds: training time, from the request for the first batch until the device is idle after the last step.
+        loss: mean loss over the images.
+        accuracy: validation accuracy after the epoch; None if the trainer does not evaluate.
     """
 
     steps: int
@@ -108,13 +110,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank saw.
+    """The measurements of one rank.
 
     Attributes:
-        first_step: seconds from the launch until its first step was done on the device.
-        finished: seconds from the launch until all epochs were done.
-        epochs: those that this rank counted.
-        gpu_bytes: the most that torch had allocated on its GPU; 0 without one.
+        first_step: seconds from the launch until the device had finished the first step.
+        finished: seconds from the launch until the end of all epochs.
+        epochs: the epochs with this rank's numbers of images.
+        gpu_bytes: peak memory that torch allocated on the rank's GPU; 0 without a GPU.
     """
 
     first_step: float
@@ -128,26 +130,26 @@ class RankReport:
 
     @staticmethod
     def read(path: Path) -> "RankReport":
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return RankReport(**{**told, "epochs": [Epoch(**epoch) for epoch in told["epochs"]]})
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return RankReport(**{**content, "epochs": [Epoch(**epoch) for epoch in content["epochs"]]})
 
 
-class Watch:
-    """Keeps time for a rank's training loop. Between the ends of an epoch it waits for the device once in a run."""
+class EpochTimer:
+    """Times a rank's training loop. It synchronises with the device after the first step and at the end of epochs."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.epochs: list[Epoch] = []
         self.first_step = math.nan
 
-    def begin(self) -> None:
-        """Before an epoch's first batch is asked for."""
+    def start_epoch(self) -> None:
+        """To be called before the first batch of an epoch is requested."""
         self._loss = torch.zeros((), device=self.device)
         self._steps = self._images = 0
-        self._began = time.perf_counter()
+        self._start = time.perf_counter()
 
     def step(self, loss: Tensor, images: int) -> None:
-        """After each step: its mean loss, on the device, of so many images of this rank."""
+        """To be called after each step, with its mean loss (on the device) and its number of images on this rank."""
         self._loss += loss.detach() * images
         self._steps += 1
         self._images += images
@@ -155,18 +157,18 @@ class Watch:
             synchronise(self.device)
             self.first_step = self._since_launch()
 
-    def trained(self) -> None:
-        """After an epoch's last step."""
+    def end_training(self) -> None:
+        """To be called after the last step of an epoch."""
         synchronise(self.device)
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._start
         self.epochs.append(Epoch(self._steps, self._images, seconds, self._loss.item() / self._images))
 
-    def evaluated(self, accuracy: float) -> None:
-        """After the evaluation that follows: the share of all test images that were right, 0 to 1."""
+    def end_evaluation(self, accuracy: float) -> None:
+        """To be called after the evaluation that follows, with the validation accuracy, 0 to 1."""
         self.epochs[-1].accuracy = accuracy
 
-    def finished(self) -> None:
-        """After all epochs."""
+    def write_report(self) -> None:
+        """To be called after all epochs."""
         RankReport(self.first_step, self._since_launch(), self.epochs, peak_gpu_bytes(self.device)).write(self.settings)
 
     def _since_launch(self) -> float:
@@ -177,6 +179,6 @@ def peak_gpu_bytes(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
-def run(peer: Callable[[Settings], None]) -> None:
-    """A peer's command line: the file with its settings."""
-    peer(Settings(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+def run(train: Callable[[Settings], None]) -> None:
+    """The command line of a trainer: its only argument is the file with its settings."""
+    train(Settings(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))

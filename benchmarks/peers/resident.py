@@ -1,47 +1,47 @@
-"""The ceiling: this trainer's network and step on one batch that stays on the device. It loads and tests nothing."""
+"""The upper limit: this trainer's step on one batch that stays on the device, without loading and evaluation."""
 
 import torch
 from torch.nn import functional as F
 
 from benchmarks.peers.network import our_network
-from benchmarks.peers.place import Place, run_loop
-from benchmarks.peers.protocol import Settings, Watch
+from benchmarks.peers.process_group import Process, run_loop
+from benchmarks.peers.protocol import EpochTimer, Settings
 from benchmarks.peers.samples import open_samples
-from data.augment.image_transforms import Augment
+from data.augment.resize_normalize import ResizeNormalize
 from regnet.distributed.gradients import wrap_ddp
 from regnet.distributed.world import World
 from regnet.training.amp import Precision
 from regnet.training.torch_setup import keep_freed_memory
 
 
-def train(settings: Settings, place: Place) -> None:
-    if place.device.type == "cpu":
+def train(settings: Settings, process: Process) -> None:
+    if process.device.type == "cpu":
         keep_freed_memory()
     samples = open_samples(settings)
-    manifest, size = samples.manifest, settings.batch_size // place.size
-    first = place.rank * size
-    pixels = torch.from_numpy(samples.train.pixels[first : first + size].copy()).to(place.device)
-    augment = Augment(manifest.mean, manifest.std, settings.resolution, place.device)
-    images = augment.evaluation(pixels).contiguous(memory_format=settings.memory_format)
-    labels = torch.tensor(samples.train.labels[first : first + size], device=place.device)
-    world = World(place.rank, place.size, place.local_rank, place.device, control=None, heartbeat=None)
-    network = wrap_ddp(our_network(settings, samples.classes).to(place.device), world, deterministic=False)
-    optimizer = torch.optim.SGD(network.parameters(), **settings.sgd)
-    precision = Precision(settings.precision, place.device)
-    watch = Watch(settings, place.device)
+    manifest, size = samples.manifest, settings.batch_size // process.world_size
+    first = process.rank * size
+    pixels = torch.from_numpy(samples.train.pixels[first : first + size].copy()).to(process.device)
+    resize_normalize = ResizeNormalize(manifest.mean, manifest.std, settings.resolution, process.device)
+    images = resize_normalize(pixels).contiguous(memory_format=settings.memory_format)
+    labels = torch.tensor(samples.train.labels[first : first + size], device=process.device)
+    world = World(process.rank, process.world_size, process.local_rank, process.device, control=None, heartbeat=None)
+    model = wrap_ddp(our_network(settings, samples.classes).to(process.device), world, deterministic=False)
+    optimizer = torch.optim.SGD(model.parameters(), **settings.sgd)
+    precision = Precision(settings.precision, process.device)
+    timer = EpochTimer(settings, process.device)
     for _ in range(settings.epochs):
-        watch.begin()
+        timer.start_epoch()
         for _ in range(settings.steps):
             with precision.autocast():
-                logits = network(images)
+                logits = model(images)
             loss = F.cross_entropy(logits.float(), labels)
             precision.scaler.scale(loss).backward()
             precision.scaler.step(optimizer)
             precision.scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            watch.step(loss, len(labels))
-        watch.trained()
-    watch.finished()
+            timer.step(loss, len(labels))
+        timer.end_training()
+    timer.write_report()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same images for all peers: arrays in files, which all processes map into memory and share."""
+"""The images of the other trainers: arrays in files that all processes map into shared memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from data.manifest import Manifest, read_manifest
 
 @dataclass(frozen=True)
 class Samples:
-    """What a peer trains on and is tested on."""
+    """Training and validation images of a trainer."""
 
     manifest: Manifest
     train: StoredImages
@@ -30,20 +30,20 @@ def write(images: StoredImages, directory: Path, split: str) -> None:
 
 
 def open_samples(settings: Settings) -> Samples:
-    """The test images, and as many training images as an epoch takes: no loader reads ahead what nobody will use."""
+    """The validation images, and the training images of one epoch, so that loaders prefetch no unused images."""
     directory = Path(settings.images)
     train = _read(directory, "train", settings.steps * settings.batch_size)
     return Samples(read_manifest(Path(settings.shards)), train, _read(directory, "val", None))
 
 
 def _read(directory: Path, split: str, count: int | None) -> StoredImages:
-    # As a plain array: indexing a memmap costs several times as much.
+    # asarray, because indexing a memmap takes several times as long.
     pixels = np.asarray(np.load(directory / f"{split}-pixels.npy", mmap_mode="r"))
     return StoredImages(pixels[:count], np.load(directory / f"{split}-labels.npy")[:count].tolist())
 
 
 def loader_options(settings: Settings, processes: int) -> dict[str, Any]:
-    """What PyTorch's performance guide recommends for a DataLoader; with the batch size of one process."""
+    """DataLoader settings that PyTorch's performance guide recommends, with the batch size of one process."""
     return {
         "batch_size": settings.batch_size // processes,
         "num_workers": settings.workers,

@@ -1,4 +1,4 @@
-"""The comparison as tables of 80 columns, and as a picture."""
+"""The comparison as tables of 80 columns and as a figure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,31 +7,31 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command import Report, print_place
+from benchmarks.command import Report, print_environment
 from benchmarks.peers.roster import OURS, PEERS, Peer
-from regnet.report.figure import Palette, Picture
+from regnet.report.figure import Figure, Palette
 
 
 def show(report: Report) -> None:
-    """Where and what was measured, images/s with ratios, and all else."""
-    print_place(report)
+    """Prints the environment, the settings, the throughput with ratios, and times, memory and losses."""
+    print_environment(report)
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
-    of = report["settings"]
-    side, epochs = of["resolution"], of["epochs"]
+    settings = report["settings"]
+    side, epochs, device = settings["resolution"], settings["epochs"], settings["device"]
     print(
-        f"network {of['network']}, {side}x{side}, {of['precision']}, {report['processes']} x {of['device']}, "
-        f"{report['threads']} threads, {of['workers']} workers"
+        f"model {settings['network']}, {side}x{side}, {settings['precision']}, {report['processes']} x {device}, "
+        f"{report['threads']} threads, {settings['workers']} workers"
     )
     print(
-        f"rounds: {report['rounds']}, of {epochs} epochs of {of['steps']} steps of {of['batch_size']} images; "
-        "rates without the first"
+        f"{report['rounds']} rounds of {epochs} epochs of {settings['steps']} steps "
+        f"of {settings['batch_size']} images\nimages/s exclude the first epoch"
     )
     console = Console()
     console.print(rates(report["results"]))
     console.print(costs(report["results"], epochs))
     for name, result in report["results"].items():
         if not result["learned"]:
-            print(f"the loss of {PEERS[name].label} did not fall")
+            print(f"the loss of {PEERS[name].label} did not decrease")
 
 
 def rates(results: Mapping[str, Any]) -> Table:
@@ -42,8 +42,8 @@ def rates(results: Mapping[str, Any]) -> Table:
     for name, result in results.items():
         rate, ratio = result["images_per_second"], result["ours_over_it"]
         digits = ",.0f" if rate["lowest"] >= 1000 else ".1f"
-        of_ratio = ("", "") if name == OURS.name else (f"{ratio['median']:.2f}", _range(ratio, ".2f"))
-        table.add_row(PEERS[name].label, format(rate["median"], digits), _range(rate, digits), *of_ratio)
+        ratio_cells = ("", "") if name == OURS.name else (f"{ratio['median']:.2f}", _range(ratio, ".2f"))
+        table.add_row(PEERS[name].label, format(rate["median"], digits), _range(rate, digits), *ratio_cells)
     return table
 
 
@@ -76,24 +76,25 @@ def colour(peer: Peer, palette: Palette) -> str:
     return palette.groups[1] if peer.evaluates else palette.grid
 
 
-def picture(report: Report) -> Picture:
-    """Images/s as bars, with lines from the slowest round to the fastest."""
+def figure(report: Report) -> Figure:
+    """Images/s as bars, with error bars from the slowest to the fastest round."""
     results = report["results"]
-    of = report["settings"]
+    settings = report["settings"]
 
     def draw(axes: Axes, palette: Palette) -> None:
         names = list(reversed(results))
         spreads = [results[name]["images_per_second"] for name in names]
         medians = [spread["median"] for spread in spreads]
-        reach = [
+        error_bars = [
             [spread["median"] - spread["lowest"] for spread in spreads],
             [spread["highest"] - spread["median"] for spread in spreads],
         ]
         colours = [colour(PEERS[name], palette) for name in names]
         axes.barh([PEERS[name].label for name in names], medians, color=colours, height=0.6)
-        axes.errorbar(medians, range(len(names)), xerr=reach, fmt="none", ecolor=palette.ink, elinewidth=1, capsize=2)
+        positions = range(len(names))
+        axes.errorbar(medians, positions, xerr=error_bars, fmt="none", ecolor=palette.ink, elinewidth=1, capsize=2)
         axes.set_xlabel("images/s")
         axes.grid(axis="y", visible=False)
 
-    title = f"{of['network']}, {of['precision']}, {report['processes']} x {of['device']}"
-    return Picture("peers", title, 0.6 + 0.3 * len(results), draw)
+    title = f"{settings['network']}, {settings['precision']}, {report['processes']} x {settings['device']}"
+    return Figure("peers", title, 0.6 + 0.3 * len(results), draw)

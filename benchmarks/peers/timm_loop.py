@@ -1,6 +1,6 @@
 """timm: its loader with the prefetcher, which normalises on the device, its task, optimiser, scaler and evaluator.
 
-Its training script is in no package; the loop is written anew around these parts of it.
+timm's training script is not part of the package, so the loop around these components is reimplemented here.
 """
 
 from contextlib import nullcontext
@@ -11,8 +11,8 @@ from torch.utils.data import DistributedSampler
 
 from benchmarks.images import CROP_PADDING, ImageDataset, StoredImages
 from benchmarks.peers.network import peers_network
-from benchmarks.peers.place import Place, run_loop
-from benchmarks.peers.protocol import Settings, Watch
+from benchmarks.peers.process_group import Process, run_loop
+from benchmarks.peers.protocol import EpochTimer, Settings
 from benchmarks.peers.samples import Samples, loader_options, open_samples
 from data.sources.torchvision_datasets import torchvision
 
@@ -26,12 +26,12 @@ from timm.utils import NativeScaler, distribute_bn
 
 
 def untransformed(images: StoredImages) -> ImageDataset:
-    """PIL images, with a transform that timm's loader replaces by its own."""
+    """PIL images; timm's loader replaces the transform."""
     return ImageDataset(images, lambda image: image)
 
 
-def loaders(samples: Samples, settings: Settings, place: Place):  # type: ignore[no-untyped-def]  # timm's classes
-    """timm's own, but that the training images are cropped like everybody's, not resized at random."""
+def loaders(samples: Samples, settings: Settings, process: Process):  # type: ignore[no-untyped-def]  # timm's classes
+    """timm's loaders, with the padded crop that all trainers use in place of timm's random resized crop."""
     manifest, size = samples.manifest, settings.resolution
     make = partial(
         create_loader,
@@ -40,9 +40,9 @@ def loaders(samples: Samples, settings: Settings, place: Place):  # type: ignore
         mean=manifest.mean,
         std=manifest.std,
         crop_pct=1.0,
-        distributed=place.size > 1,
-        device=place.device,
-        **loader_options(settings, place.size),
+        distributed=process.world_size > 1,
+        device=process.device,
+        **loader_options(settings, process.world_size),
     )
     train, val = make(untransformed(samples.train), is_training=True), make(untransformed(samples.val))
     transforms = torchvision.transforms
@@ -54,20 +54,20 @@ def loaders(samples: Samples, settings: Settings, place: Place):  # type: ignore
     return train, val
 
 
-def train(settings: Settings, place: Place) -> None:
+def train(settings: Settings, process: Process) -> None:
     samples = open_samples(settings)
-    train_loader, val_loader = loaders(samples, settings, place)
-    model = peers_network(settings, samples.classes).to(place.device)
+    train_loader, val_loader = loaders(samples, settings, process)
+    model = peers_network(settings, samples.classes).to(process.device)
     optimizer = create_optimizer_v2(model, "sgd", filter_bias_and_bn=False, **settings.sgd)
-    task = ClassificationTask(model, device=place.device, verbose=False)
-    if place.size > 1:
-        task.prepare_distributed(device_ids=place.device_ids)
+    task = ClassificationTask(model, device=process.device, verbose=False)
+    if process.world_size > 1:
+        task.prepare_distributed(device_ids=process.device_ids)
     autocast = partial(torch.autocast, settings.device, settings.autocast) if settings.autocast else nullcontext
     scaler = NativeScaler(settings.device) if settings.precision == "fp16" else None
 
     def evaluate() -> float:
-        if place.size > 1:
-            distribute_bn(model, place.size, reduce=True)
+        if process.world_size > 1:
+            distribute_bn(model, process.world_size, reduce=True)
         task.eval()
         evaluator = task.create_evaluator(max_samples=evaluation_sample_limit(val_loader))
         with torch.inference_mode():
@@ -75,14 +75,14 @@ def train(settings: Settings, place: Place) -> None:
                 with autocast():
                     output = model(images.contiguous(memory_format=settings.memory_format))
                 evaluator.update(output, labels)
-        return evaluator.compute(distributed=place.size > 1)["top1"] / 100
+        return evaluator.compute(distributed=process.world_size > 1)["top1"] / 100
 
-    watch = Watch(settings, place.device)
+    timer = EpochTimer(settings, process.device)
     for epoch in range(settings.epochs):
         if isinstance(train_loader.sampler, DistributedSampler):
             train_loader.sampler.set_epoch(epoch)
         task.train()
-        watch.begin()
+        timer.start_epoch()
         for images, labels in train_loader:
             images = images.contiguous(memory_format=settings.memory_format)
             with autocast():
@@ -93,10 +93,10 @@ def train(settings: Settings, place: Place) -> None:
             else:
                 scaler(loss, optimizer)
             optimizer.zero_grad()
-            watch.step(loss, len(labels))
-        watch.trained()
-        watch.evaluated(evaluate())
-    watch.finished()
+            timer.step(loss, len(labels))
+        timer.end_training()
+        timer.end_evaluation(evaluate())
+    timer.write_report()
 
 
 if __name__ == "__main__":

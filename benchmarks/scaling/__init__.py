@@ -1,1 +1,1 @@
-"""How training scales over processes, measured and foretold: see `python -m benchmarks.scaling --help`."""
+"""Scaling over processes, measured and predicted: see `python -m benchmarks.scaling --help`."""

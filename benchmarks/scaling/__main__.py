@@ -1,43 +1,46 @@
-"""How does training scale over processes? python -m benchmarks.scaling [--json FILE] [--picture FILE.png]
+"""Measures how training scales over processes, and predicts larger clusters.
 
-1, 2, 4, ... processes, each number under its own torchrun, in turns, several rounds, every other one in reverse.
-Measured are the trainer's own steps (its network, DistributedDataParallel, precision, optimiser; at a rate of 0, so
-that all are alike) on one batch of real images that stays on the device:
+python -m benchmarks.scaling [--json FILE] [--figure FILE.png]
 
-  strong      --batch-size images a step in all, each process an equal part
-  weak        each process as many as the largest number of processes gives it in strong scaling
+Runs 1, 2, 4, ... processes under torchrun, alternately over several rounds, every other round in reverse order. The
+trainer's own steps (model, DistributedDataParallel, precision, optimiser) are timed on one batch of real images that
+stays on the device, with a learning rate of 0 so that all steps are equal:
 
-  step        the whole step, by the slowest rank's clock, read while the device is idle
-  compute     the same step, but that every rank keeps its gradients to itself
-  visible     the difference: what of the exchange no compute hides; below 0 where noise is larger than it
-  alone       an all-reduce of as many bytes as the gradients have, beside nothing
+  strong      strong scaling: --batch-size images per step, split evenly over the processes
+  weak        weak scaling: a constant batch per process, that of strong scaling at the largest number of processes
 
-On GPUs each process has one of its own: efficiency is images a second over those of one process, times the number of
-processes. On a CPU the same cores are there for all: one process has all of them as threads of torch, n processes an
-n-th each, and efficiency is images a second over those of one process. With weak scaling that one process has the
-batch of one process. Ratios are taken round by round.
+  step        duration of the complete step on the slowest rank, read while the device is idle
+  compute     duration of the same step without the gradient exchange (no_sync)
+  exposed     the difference: communication that is not hidden by computation; noise can make it negative
+  alone       duration of an all-reduce of the gradients' size without computation
 
-All-reduces of 4 KiB to --largest-message tell latency and bandwidth, steps of one process tell compute, and from both
-a model foretells steps of larger clusters: what a ring costs, what of it the backward pass hides, and what other
-buckets, gradients in bf16 and accumulation would change. It is checked against every step that was measured, and what
-it supposes is told under its tables. --latency and --bandwidth are for a cluster whose links are not this machine's.
+Efficiency compares images per second with those of one process. On GPUs each process has its own GPU, so the
+throughput of one process is multiplied by the number of processes. On a CPU all processes share the same cores: one
+process has all of them as torch threads, each of n processes has 1/n of them, and nothing is multiplied. In weak
+scaling the single process computes the batch of one process. Ratios are computed round by round.
 
-On a CPU the machine must be idle.
+All-reduces of 4 KiB to --largest-message give latency and bandwidth, and steps of one process give the compute time.
+From both, a model predicts larger clusters: the cost of a ring all-reduce, the part of it that the backward pass
+hides, and the effect of other bucket sizes, bf16 gradients and gradient accumulation. Predictions are compared with
+every measured step, and the model's assumptions are printed below the tables. Use --latency and --bandwidth for a
+cluster with other links than this machine's.
+
+On a CPU the machine must be otherwise idle.
 """
 
 import sys
 
-from benchmarks.command import tell_and_draw
+from benchmarks.command import run_benchmark_with_figure
 from benchmarks.launch import exit_when_signalled
+from benchmarks.scaling.figure import figure
 from benchmarks.scaling.measure import measure
 from benchmarks.scaling.options import parser
-from benchmarks.scaling.picture import picture
 from benchmarks.scaling.show import show
 
 
 def main(argv: list[str]) -> int:
-    """Exit status 0 done, 1 a launch failed, 2 wrong usage or input."""
-    return tell_and_draw(parser(__doc__).parse_args(argv), measure, show, picture)
+    """Exit code: 0 success, 1 a launch failed, 2 invalid usage or input."""
+    return run_benchmark_with_figure(parser(__doc__).parse_args(argv), measure, show, figure)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From what was measured to the tables: scaling, the model, the model beside what was measured. Pure functions."""
+"""Analyses the measurements: scaling, model fit, comparison of both, predictions. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,15 +13,15 @@ from benchmarks.scaling.protocol import Key
 from benchmarks.timing import Spread
 from regnet.distributed.gradients import reduces_in_rank_order
 
-Rounds = dict[int, list[Mapping[Key, float]]]  # by number of processes: of each round, the seconds of everything
-SHOWN = 4  # numbers of processes in the table of variants
+Rounds = dict[int, list[Mapping[Key, float]]]  # number of processes -> for each round, seconds of each measurement
+SHOWN = 4  # columns in the table of variants
 
 
 def analyse(rounds: Rounds, setting: Report, cluster: Mapping[str, Any]) -> Report:
-    """What is told beside the `setting`; all times in seconds.
+    """The results that are added to the `setting`; all times are in seconds.
 
     Args:
-        cluster: up_to (processes), latency (microseconds) and bandwidth (1e9 bytes/s), None for those measured.
+        cluster: up_to (processes), latency (microseconds) and bandwidth (1e9 bytes/s); None means as measured.
     """
     batch, each = setting["batch_size"], setting["batch_size"] // setting["processes"][-1]
     compute = fit_compute([(size, seconds) for (_, size), seconds in medians(rounds[1], "step").items()])
@@ -36,31 +36,31 @@ def analyse(rounds: Rounds, setting: Report, cluster: Mapping[str, Any]) -> Repo
         "messages": [] if measured is None else compare_messages(rounds, measured),
         "check": [] if measured is None else compare_steps(rounds, setting, compute, measured),
         "link": None if link is None else asdict(link),
-        "cluster": [] if link is None else [foretell(setting, count, each, compute, link) for count in counts],
+        "cluster": [] if link is None else [predict(setting, count, each, compute, link) for count in counts],
         "variants": [] if link is None else variants(setting, counts, compute.seconds(each), link),
         "launches": {
-            str(count): [[[*key, seconds] for key, seconds in those.items()] for those in launches]
+            str(count): [[[*key, seconds] for key, seconds in measured.items()] for measured in launches]
             for count, launches in rounds.items()
         },
     }
 
 
 def exchange_of(setting: Report, count: int) -> Exchange:
-    """The trainer's own, on so many processes."""
+    """The exchange of the trainer on `count` processes."""
     kind = setting["device_type"]
     in_rank_order = reduces_in_rank_order(count, kind, setting["deterministic"])
     return Exchange(setting["gradient_bytes"], in_rank_order=in_rank_order, overlaps=kind != "cpu")
 
 
 def medians(launches: Sequence[Mapping[Key, float]], kind: str) -> dict[Key, float]:
-    return {key: median(those[key] for those in launches) for key in launches[0] if key[0] == kind}
+    return {key: median(measured[key] for measured in launches) for key in launches[0] if key[0] == kind}
 
 
 def scaled(rounds: Rounds, setting: Report, count: int, images: int, single: int) -> dict[str, Any]:
-    """A row: so many processes with so many images each, beside one with `single`."""
+    """A row of the table: `count` processes with `images` images each, relative to one process with `single` images."""
     launches = rounds[count]
-    steps = [those["step", images] for those in launches]
-    alone = [those["step", single] for those in rounds[1]]
+    steps = [measured["step", images] for measured in launches]
+    single_steps = [measured["step", single] for measured in rounds[1]]
     row: dict[str, Any] = {
         "processes": count,
         "images": images,
@@ -69,22 +69,22 @@ def scaled(rounds: Rounds, setting: Report, count: int, images: int, single: int
         "efficiency": asdict(
             Spread.of(
                 [
-                    efficiency(count * images / seconds, single / of_one, count, setting["shared"])
-                    for seconds, of_one in zip(steps, alone, strict=True)
+                    efficiency(count * images / seconds, single / single_seconds, count, setting["shared"])
+                    for seconds, single_seconds in zip(steps, single_steps, strict=True)
                 ]
             )
         ),
     }
     if count > 1:
-        computes = [those["compute", images] for those in launches]
+        computes = [measured["compute", images] for measured in launches]
         row["compute"] = asdict(Spread.of(computes))
-        row["visible"] = asdict(Spread.of([a - b for a, b in zip(steps, computes, strict=True)]))
-        row["alone"] = asdict(Spread.of([those["gradients", setting["gradient_bytes"]] for those in launches]))
+        row["exposed"] = asdict(Spread.of([a - b for a, b in zip(steps, computes, strict=True)]))
+        row["alone"] = asdict(Spread.of([measured["gradients", setting["gradient_bytes"]] for measured in launches]))
     return row
 
 
 def measured_link(rounds: Rounds) -> Link | None:
-    """None if there never were two processes."""
+    """The link fitted to the all-reduces; None if there was only one process."""
     samples = [
         (size, count, seconds)
         for count, launches in rounds.items()
@@ -94,7 +94,7 @@ def measured_link(rounds: Rounds) -> Link | None:
 
 
 def cluster_link(measured: Link | None, cluster: Mapping[str, Any]) -> Link | None:
-    """The measured one but for what the command line says; None if something is known from neither."""
+    """The measured link, overridden by the command line; None if a value is neither measured nor given."""
     given = cluster["latency"], cluster["bandwidth"]
     if measured is None and None in given:
         return None
@@ -115,19 +115,19 @@ def compare_messages(rounds: Rounds, link: Link) -> list[dict[str, Any]]:
 
 
 def compare_steps(rounds: Rounds, setting: Report, compute: Compute, link: Link) -> list[dict[str, Any]]:
-    """Rows: what the model says of what was measured. On shared cores all images pass through all of them."""
+    """Rows that compare predictions with measurements. Shared cores together compute the images of all processes."""
     rows = []
     for count, launches in rounds.items():
         for (_, images), measured in medians(launches, "step").items():
             computes = compute.seconds(images * count if setting["shared"] else images)
             predicted = step(computes, count, exchange_of(setting, count), link)
-            own = measured if count == 1 else medians(launches, "compute")["compute", images]
+            own_compute = measured if count == 1 else medians(launches, "compute")["compute", images]
             rows.append(
                 {
                     "processes": count,
                     "images": images,
-                    "compute": {"measured": own, "predicted": computes},
-                    "visible": {"measured": measured - own, "predicted": predicted - computes},
+                    "compute": {"measured": own_compute, "predicted": computes},
+                    "exposed": {"measured": measured - own_compute, "predicted": predicted - computes},
                     "step": {"measured": measured, "predicted": predicted},
                     "error": predicted / measured - 1,
                 }
@@ -135,14 +135,14 @@ def compare_steps(rounds: Rounds, setting: Report, compute: Compute, link: Link)
     return rows
 
 
-def foretell(setting: Report, count: int, each: int, compute: Compute, link: Link) -> dict[str, Any]:
-    """A row of the cluster: weak with `each` images a process, strong with two or more of a batch as measured."""
+def predict(setting: Report, count: int, each: int, compute: Compute, link: Link) -> dict[str, Any]:
+    """A row of the cluster: weak scaling with `each` images per process, strong scaling with at least 2 per process."""
 
     def at(images: float, single: float) -> dict[str, float]:
         seconds = step(compute.seconds(images), count, exchange_of(setting, count), link)
         rate = images * count / seconds
-        of_one = single / compute.seconds(single)
-        return {"step": seconds, "rate": rate, "efficiency": efficiency(rate, of_one, count, shared=False)}
+        single_rate = single / compute.seconds(single)
+        return {"step": seconds, "rate": rate, "efficiency": efficiency(rate, single_rate, count, shared=False)}
 
     batch = setting["batch_size"]
     strong = at(batch / count, batch) if batch >= 2 * count else None
@@ -150,23 +150,23 @@ def foretell(setting: Report, count: int, each: int, compute: Compute, link: Lin
 
 
 def variants(setting: Report, counts: Sequence[int], compute: float, link: Link) -> list[dict[str, Any]]:
-    """What else could be done, and the efficiency of weak scaling that it would have on some numbers of processes."""
+    """Other settings of the exchange and their weak-scaling efficiency on some numbers of processes."""
     shown = counts[1:][:: -max(1, (len(counts) - 1) // SHOWN)][::-1]
     changes: dict[str, dict[str, Any]] = {
         "buckets of 25 MiB": {},
         "buckets of 1 MiB": {"bucket": MIB},
         "buckets of 100 MiB": {"bucket": 100 * MIB},
         "gradients in bf16": {"half": True},
-        "accumulation of 4": {"accumulate": 4},
+        "gradient accumulation of 4": {"accumulate": 4},
     }
     if exchange_of(setting, counts[-1]).in_rank_order:
         changes["a ring, not rank order"] = {"in_rank_order": False}
 
-    def reached(count: int, change: dict[str, Any]) -> float:
+    def efficiency_with(count: int, change: dict[str, Any]) -> float:
         exchange = replace(exchange_of(setting, count), **change)
         return exchange.accumulate * compute / step(compute, count, exchange, link)
 
     return [
-        {"name": name, "efficiency": {str(count): reached(count, change) for count in shown}}
+        {"name": name, "efficiency": {str(count): efficiency_with(count, change) for count in shown}}
         for name, change in changes.items()
     ]

@@ -1,4 +1,4 @@
-"""All numbers of processes in turns, round by round."""
+"""Measures all numbers of processes alternately, round by round."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from benchmarks.command import Report
 from benchmarks.launch import Launcher, LaunchFailed
 from benchmarks.scaling import options
 from benchmarks.scaling.analyse import Rounds, analyse
-from benchmarks.scaling.protocol import Key, Order, Seen
+from benchmarks.scaling.protocol import Key, RankResult, Request
 from benchmarks.timing import cores, environment
 from data.manifest import Verify, read_manifest, verify
 from regnet.config.parser import as_flags
@@ -25,27 +25,27 @@ MODULE = "benchmarks.scaling.rank"
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Everything, as it goes into the JSON file.
+    """Measures and analyses; returns the report for the JSON file.
 
     Raises:
-        UsageError, DataError: wrong options, or shards that cannot be used.
-        LaunchFailed: says with how many processes.
+        UsageError, DataError: invalid options, or unusable shards.
+        LaunchFailed: the message names the number of processes.
     """
     options.complete(args)
     config = options.configure(args)
     shards = Path(config.data.shards)
     verify(shards, read_manifest(shards), Verify.once)
-    where = environment(torch.device(args.device))
+    machine = environment(torch.device(args.device))
     logs = Path("runs").resolve()
     logs.mkdir(exist_ok=True)
-    gradients, rounds = take_turns(args, config, logs)
+    gradients, rounds = measure_rounds(args, config, logs)
     setting = {
-        **where,
+        **machine,
         "device_type": args.device,
         "shared": args.device == "cpu",
         "processes": args.processes,
         "threads": {str(count): threads(count) for count in args.processes},
-        "config": command.described(args),
+        "config": command.config_description(args),
         "resolution": config.data.resolution,
         "precision": config.train.precision,
         "deterministic": config.train.deterministic,
@@ -57,8 +57,8 @@ def measure(args: argparse.Namespace) -> Report:
     return {**setting, **analyse(rounds, setting, vars(args))}
 
 
-def take_turns(args: argparse.Namespace, config: Config, logs: Path) -> tuple[int, Rounds]:
-    """Bytes of the gradients, and all that was measured; every other round goes in reverse."""
+def measure_rounds(args: argparse.Namespace, config: Config, logs: Path) -> tuple[int, Rounds]:
+    """The size of the gradients in bytes, and all measurements; every other round runs in reverse order."""
     rounds: Rounds = {count: [] for count in args.processes}
     gradients = 0
     for number in range(args.rounds):
@@ -71,29 +71,29 @@ def take_turns(args: argparse.Namespace, config: Config, logs: Path) -> tuple[in
 
 
 def threads(processes: int) -> int:
-    """Of each process: together they have the machine's cores, however many they are."""
+    """Torch threads of each process; together the processes use all cores."""
     return max(1, cores() // processes)
 
 
 def launch(launcher: Launcher, args: argparse.Namespace, config: Config) -> tuple[int, Mapping[Key, float]]:
     with tempfile.TemporaryDirectory(prefix="regnet-scaling-") as folder:
-        flags = list(as_flags(with_own_run(config, folder)))
+        flags = list(as_flags(with_temporary_run(config, folder)))
         sizes = options.images_of(args, launcher.processes)
-        order = Order(flags, sizes, options.messages(args), args.seconds, folder)
+        request = Request(flags, sizes, options.messages(args), args.seconds, folder)
         try:
-            paths, _ = launcher.launch(MODULE, asdict(order), Path(folder))
+            paths, _ = launcher.launch(MODULE, asdict(request), Path(folder))
         except LaunchFailed as failure:
             raise LaunchFailed(f"--processes {launcher.processes}: {failure}") from failure
-        return combine([Seen.read(path) for path in paths])
+        return combine([RankResult.read(path) for path in paths])
 
 
-def with_own_run(config: Config, folder: str) -> dict[str, Any]:
-    """The configuration as a mapping, with a run that ends with its launch; launches start in another directory."""
+def with_temporary_run(config: Config, folder: str) -> dict[str, Any]:
+    """The configuration as a dict, with the run in `folder` and an absolute path of the shards."""
     plain = asdict(config)
     return {**plain, "runs_dir": folder, "data": {**plain["data"], "shards": str(Path(config.data.shards).resolve())}}
 
 
-def combine(seen: list[Seen]) -> tuple[int, dict[Key, float]]:
-    """A launch's: of every time that of the slowest rank, for whom the others wait."""
-    first = seen[0]
-    return first.gradient_bytes, {key: max(rank.seconds[key] for rank in seen) for key in first.seconds}
+def combine(results: list[RankResult]) -> tuple[int, dict[Key, float]]:
+    """Combines the ranks of a launch: each time is that of the slowest rank, because the others wait for it."""
+    first = results[0]
+    return first.gradient_bytes, {key: max(rank.seconds[key] for rank in results) for key in first.seconds}

@@ -1,4 +1,4 @@
-"""The command line, and what follows from it for every launch."""
+"""The command line, and the settings of the launches."""
 
 import argparse
 from itertools import takewhile
@@ -16,67 +16,87 @@ SMALLEST_MESSAGE = 4096  # bytes
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    made = command.parser("benchmarks.scaling", description)
+    result = command.parser("benchmarks.scaling", description)
 
-    def number(name: str, default: int, metavar: str, what: str) -> None:
-        made.add_argument(name, type=command.positive, default=default, metavar=metavar, help=f"{what} (%(default)s)")
+    def number(name: str, default: int, metavar: str, text: str) -> None:
+        result.add_argument(
+            name, type=command.positive, default=default, metavar=metavar, help=f"{text} (default: %(default)s)"
+        )
 
-    add = made.add_argument
-    add("--processes", metavar="1,2,4,...", help="(powers of two up to the number of GPUs, or of cores on a CPU)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
-    add("--precision", choices=("fp32", "bf16", "fp16"), help="(the configuration's)")
-    number("--largest-message", 64, "MIB", "of the all-reduces that tell latency and bandwidth")
-    number("--up-to", 1024, "N", "processes of the cluster that is foretold")
-    add("--latency", type=float, metavar="US", help="of the cluster's links, microseconds (as measured here)")
-    add("--bandwidth", type=float, metavar="GB/S", help="of the cluster's links, 1e9 bytes/s (as measured here)")
-    number("--timeout", 3600, "S", "seconds that a launch may take")
-    add("--picture", type=Path, metavar="FILE.png", help="draw efficiency, measured and foretold")
-    return made
+    add = result.add_argument
+    add(
+        "--processes",
+        metavar="1,2,4,...",
+        help="numbers of processes (default: powers of two up to the number of GPUs, or of cores on a CPU)",
+    )
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: %(default)s)")
+    add("--precision", choices=("fp32", "bf16", "fp16"), help="precision (default: that of --config)")
+    number("--largest-message", 64, "MIB", "largest all-reduce for the measurement of latency and bandwidth")
+    number("--up-to", 1024, "N", "processes of the largest predicted cluster")
+    add(
+        "--latency",
+        type=float,
+        metavar="US",
+        help="latency of the cluster's links in microseconds (default: as measured)",
+    )
+    add(
+        "--bandwidth",
+        type=float,
+        metavar="GB/S",
+        help="bandwidth of the cluster's links in 1e9 bytes/s (default: as measured)",
+    )
+    number("--timeout", 3600, "S", "time limit of a launch in seconds")
+    add("--figure", type=Path, metavar="FILE.png", help="draw measured and predicted efficiency")
+    return result
 
 
 def complete(args: argparse.Namespace) -> None:
-    """Fills in what depends on the machine, and refuses what cannot be. `processes` becomes a list of numbers.
+    """Fills in defaults that depend on the machine, rejects impossible options, and parses `processes` into a list.
 
     Raises:
-        UsageError: names the option.
+        UsageError: an impossible option; the message names it.
     """
-    args.device = command.device_type(args.device)
-    places = torch.cuda.device_count() if args.device == "cuda" else cores()
-    args.processes = numbers(args.processes) if args.processes else powers(places)
-    most = args.processes[-1]
-    if most > places:
-        raise UsageError(f"--processes {most}: there are {places} {'GPUs' if args.device == 'cuda' else 'cores'}")
-    if any(args.batch_size % count for count in args.processes) or args.batch_size < 4 * most:
-        raise UsageError(f"--batch-size {args.batch_size}: not four images or more for each of {most}, equally")
+    args.device = command.resolve_device(args.device)
+    available = torch.cuda.device_count() if args.device == "cuda" else cores()
+    args.processes = numbers(args.processes) if args.processes else powers(available)
+    largest = args.processes[-1]
+    if largest > available:
+        raise UsageError(
+            f"--processes {largest}: this machine has {available} {'GPUs' if args.device == 'cuda' else 'cores'}"
+        )
+    if any(args.batch_size % count for count in args.processes) or args.batch_size < 4 * largest:
+        raise UsageError(
+            f"--batch-size {args.batch_size}: must be a multiple of every --processes, and at least {4 * largest}"
+        )
     for name in ("latency", "bandwidth", "seconds"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"--{name} {value}: not a number above 0")
-    command.check_picture(args)
+            raise UsageError(f"--{name} {value}: must be a positive number")
+    command.check_figure_path(args)
 
 
-def powers(most: int) -> list[int]:
-    """1, 2, 4, ... up to `most`."""
-    return list(takewhile(lambda power: power <= most, (2**exponent for exponent in range(most.bit_length()))))
+def powers(limit: int) -> list[int]:
+    """The powers of two up to `limit`."""
+    return list(takewhile(lambda power: power <= limit, (2**exponent for exponent in range(limit.bit_length()))))
 
 
 def numbers(text: str) -> list[int]:
-    """Raises UsageError: not whole numbers that rise from 1, with which all are compared."""
+    """Raises UsageError: not increasing integers that start with 1, which all others are compared with."""
     try:
-        found = [int(number) for number in text.split(",")]
+        counts = [int(number) for number in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"--processes {text}: not numbers between commas") from error
-    if found[0] != 1 or found != sorted(set(found)):
-        raise UsageError(f"--processes {text}: numbers that rise from 1 are needed, such as 1,2,4")
-    return found
+        raise UsageError(f"--processes {text}: must be comma-separated integers") from error
+    if counts[0] != 1 or counts != sorted(set(counts)):
+        raise UsageError(f"--processes {text}: must be increasing and start with 1, e.g. 1,2,4")
+    return counts
 
 
 def configure(args: argparse.Namespace) -> Config:
-    """Raises UsageError: a file that cannot be read, or an impossible combination."""
+    """Raises UsageError: an unreadable configuration file, or conflicting options."""
     more = {
         "train.device": args.device,
         "train.grad_accum_steps": 1,
-        "train.cuda_graphs": "false",  # several processes record nothing, and one is to be compared with them
+        "train.cuda_graphs": "false",  # not available with several processes, which one process is compared with
         "data.workers": 1,
         "tracking.wandb": "disabled",
         **({"train.precision": args.precision} if args.precision else {}),
@@ -85,18 +105,18 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 def images_of(args: argparse.Namespace, processes: int) -> list[int]:
-    """Batches of each process that are measured: the strong one and the weak one.
+    """Batch sizes per process to measure: those of strong and of weak scaling.
 
-    One process has those of all, from which follows how its compute depends on the images, and a smaller one: the two
-    of 1 and 2 processes alone would lie on any line.
+    A single process measures the sizes of all numbers of processes, to fit the compute time as a function of the batch
+    size, and a smaller one: with only two sizes (1 and 2 processes) the fit could not be checked.
     """
-    size, most = args.batch_size, args.processes[-1]
+    size, largest = args.batch_size, args.processes[-1]
     if processes > 1:
-        return sorted({size // processes, size // most})
-    return sorted({size // count for count in (*args.processes, 2 * most)})
+        return sorted({size // processes, size // largest})
+    return sorted({size // count for count in (*args.processes, 2 * largest)})
 
 
 def messages(args: argparse.Namespace) -> list[int]:
-    """Bytes: from 4 KiB to the largest, each four times the one before."""
+    """Sizes of the all-reduces in bytes: 4 KiB, 16 KiB, ... up to --largest-message."""
     largest = args.largest_message * MIB
     return [SMALLEST_MESSAGE * 4**power for power in range(32) if SMALLEST_MESSAGE * 4**power <= largest]

@@ -1,22 +1,22 @@
-"""What every rank is asked to measure, and what it tells about it."""
+"""The interface between the benchmark and the ranks that it launches."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-Key = tuple[str, int]  # "step" or "compute" and images of this rank; "gradients" or "message" and bytes
+Key = tuple[str, int]  # ("step" or "compute", images per rank) or ("gradients" or "message", bytes)
 
 
 @dataclass(frozen=True)
-class Order:
-    """One launch.
+class Request:
+    """The measurements of one launch.
 
     Attributes:
-        flags: the trainer's.
-        images: of a rank's batch, each size that is to be measured.
-        messages: bytes, each size of an all-reduce that is to be measured.
-        seconds: for each of them, about.
-        reports: directory into which each rank writes what it saw.
+        flags: options of the trainer.
+        images: batch sizes per rank to measure.
+        messages: all-reduce sizes to measure, in bytes.
+        seconds: approximate duration of each measurement.
+        reports: directory for the results of the ranks.
     """
 
     flags: list[str]
@@ -27,8 +27,8 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a rank saw: bytes of all gradients, and the mean seconds of all that it measured."""
+class RankResult:
+    """Results of one rank: bytes of all gradients, and the mean seconds of each measurement."""
 
     gradient_bytes: int
     seconds: dict[Key, float]
@@ -38,6 +38,8 @@ class Seen:
         path.write_text(json.dumps({"gradient_bytes": self.gradient_bytes, "seconds": rows}), encoding="utf-8")
 
     @staticmethod
-    def read(path: Path) -> "Seen":
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return Seen(told["gradient_bytes"], {(kind, size): seconds for kind, size, seconds in told["seconds"]})
+    def read(path: Path) -> "RankResult":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return RankResult(
+            content["gradient_bytes"], {(kind, size): seconds for kind, size, seconds in content["seconds"]}
+        )

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.scaling.protocol import Key, RankResult, Request
 from benchmarks.timing import synchronise
-from benchmarks.trainer import built
+from benchmarks.trainer import build_trainer
 from data.loader import Batch
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
@@ -85,7 +85,7 @@ def clock(action: Action, count: int, world: World) -> float:
 
 
 def measure(config: Config, request: Request, world: World) -> RankResult:
-    with built(config, world) as (trainer, train):
+    with build_trainer(config, world) as (trainer, train):
         with closing(train.epoch(0)) as batches:
             batch = next(batches)
         measurements = build_actions(trainer, batch, request)

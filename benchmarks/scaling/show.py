@@ -1,4 +1,4 @@
-"""The report as tables of 80 columns."""
+"""Prints the report as tables of 80 columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,101 +6,101 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command import Report, print_place
-from benchmarks.scaling.model import ASSUMED
+from benchmarks.command import Report, print_environment
+from benchmarks.scaling.model import ASSUMPTIONS
 
 
 def show(report: Report) -> None:
-    """Where and what was measured, both kinds of scaling, the model and what it supposes."""
+    """Prints the environment, both kinds of scaling, the model's predictions and its assumptions."""
     console = Console(highlight=False)
-    print_place(report)
+    print_environment(report)
     side = report["resolution"]
     console.print(
         f"{report['config']} at {side}x{side}, {report['precision']}, gradients of {report['gradient_bytes'] / 1e6:.2f}"
         f" MB"
     )
     console.print(
-        "processes x threads of torch: "
+        "processes x torch threads: "
         + ", ".join(f"{count} x {threads}" for count, threads in report["threads"].items())
     )
-    console.print(f"rounds: {report['rounds']}, of {report['seconds']:g} s for each figure")
-    most = "with the same cores" if report["shared"] else "times processes"
-    console.print(f"efficiency: images/s over those of one process, {most}")
+    console.print(f"{report['rounds']} rounds of {report['seconds']:g} s per measurement")
+    ideal = "one process on the same cores" if report["shared"] else "one process times the number of processes"
+    console.print(f"efficiency: images/s relative to {ideal}")
+    console.print(f"strong scaling: {report['batch_size']} images per step; ms", scaling(report["strong"]), sep="\n")
     console.print(
-        f"strong scaling: {report['batch_size']} images a step in all; ms", scaling(report["strong"]), sep="\n"
-    )
-    console.print(
-        f"weak scaling: {report['weak'][0]['images']} images for each process; ms", scaling(report["weak"]), sep="\n"
+        f"weak scaling: {report['weak'][0]['images']} images per process; ms", scaling(report["weak"]), sep="\n"
     )
     compute = report["compute"]
-    console.print(f"compute of one process: {_ms(compute['fixed'])} ms + {_ms(compute['per_image'])} ms an image")
+    console.print(f"compute of one process: {_ms(compute['fixed'])} ms + {_ms(compute['per_image'])} ms per image")
     if report["measured_link"]:
         console.print(f"links: {_link(report['measured_link'])}")
-        console.print("all-reduces, measured > those of a ring, ms", messages(report["messages"]), sep="\n")
-        console.print("steps, measured > foretold, ms", check(report["check"]), sep="\n")
+        console.print("all-reduces, measured > predicted for a ring, ms", messages(report["messages"]), sep="\n")
+        console.print("steps, measured > predicted, ms", check(report["check"]), sep="\n")
     if not report["cluster"]:
-        console.print("no cluster foretold: two processes, or --latency and --bandwidth, would tell what its links are")
+        console.print("no cluster predicted: this needs two processes, or --latency and --bandwidth")
         return
     unit = "a machine like this one" if report["shared"] else "a GPU"
-    console.print(f"foretold: each process has {unit}, links: {_link(report['link'])}")
+    console.print(f"prediction: each process has {unit}; links: {_link(report['link'])}")
     console.print(cluster(report["cluster"]))
-    console.print("foretold efficiency of weak scaling, on so many processes", variants(report["variants"]), sep="\n")
-    console.print("The model supposes:")
-    for line in (*ASSUMED, *supposed(report)):
+    console.print(
+        "predicted efficiency of weak scaling, by number of processes", variants(report["variants"]), sep="\n"
+    )
+    console.print("Assumptions of the model:")
+    for line in (*ASSUMPTIONS, *further_assumptions(report)):
         console.print(f"- {line}")
 
 
-def supposed(report: Report) -> list[str]:
-    """What the model supposes here, beside what it always does."""
+def further_assumptions(report: Report) -> list[str]:
+    """Assumptions that depend on the setting."""
     lines = []
     if report["shared"]:
-        lines.append("On a CPU nothing hides the exchange, since the cores that exchange are those that compute.")
-        lines.append("In the table of steps, all processes together compute as fast as one that has all cores.")
+        lines.append("On a CPU no communication is hidden, because the same cores compute and communicate.")
+        lines.append("In the table of steps, all processes together compute as fast as one process with all cores.")
     else:
-        lines.append("The exchange goes on beside the backward pass and does not slow it.")
+        lines.append("Communication overlaps with the backward pass and does not slow it.")
     if report["shared"] or report["deterministic"]:
         lines.append(
-            "From three processes on this trainer's ranks gather all gradients, in place of a ring: p-1 messages of n "
-            "bytes. Adding them takes no time."
+            "With three or more processes this trainer's ranks gather all gradients instead of using a ring: p-1 "
+            "messages of n bytes. Adding them takes no time."
         )
     if report["link"] == report["measured_link"]:
-        lines.append("The cluster's links are like those between the processes of this machine: no network's.")
+        lines.append("The cluster's links are those between processes of this machine; there is no network.")
     return lines
 
 
 def scaling(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("proc.", "step", "compute", "visible", "alone", "images/s", "eff.", "min..max")
+    table = _table("proc.", "step", "compute", "exposed", "alone", "images/s", "eff.", "min..max")
     for row in rows:
-        parts = [_ms(row[name]["median"]) if name in row else "" for name in ("compute", "visible", "alone")]
-        reached = row["efficiency"]
+        parts = [_ms(row[name]["median"]) if name in row else "" for name in ("compute", "exposed", "alone")]
+        spread = row["efficiency"]
         table.add_row(
             str(row["processes"]),
             _ms(row["step"]["median"]),
             *parts,
             _rate(row["rate"]["median"]),
-            f"{reached['median']:.3f}",
-            f"{reached['lowest']:.2f}..{reached['highest']:.2f}",
+            f"{spread['median']:.3f}",
+            f"{spread['lowest']:.2f}..{spread['highest']:.2f}",
         )
     return table
 
 
 def check(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("proc.", "images")
-    for heading in ("compute", "visible", "step", "error"):
+    for heading in ("compute", "exposed", "step", "error"):
         table.add_column(heading, justify="right")
     for row in rows:
-        pairs = [_pair(row[name]) for name in ("compute", "visible", "step")]
+        pairs = [_pair(row[name]) for name in ("compute", "exposed", "step")]
         table.add_row(str(row["processes"]), str(row["images"]), *pairs, f"{row['error']:+.1%}")
     return table
 
 
 def messages(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """As many numbers of processes as there is room for, the largest ones."""
+    """Columns for the largest numbers of processes, as many as fit."""
     counts = sorted({row["processes"] for row in rows})[-4:]
     table = _table("KiB", *(f"{n} proc." for n in counts))
     for size in sorted({row["bytes"] for row in rows}):
-        told = {row["processes"]: _pair(row) for row in rows if row["bytes"] == size}
-        table.add_row(f"{size // 1024:,}", *(told[count] for count in counts))
+        cells = {row["processes"]: _pair(row) for row in rows if row["bytes"] == size}
+        table.add_row(f"{size // 1024:,}", *(cells[count] for count in counts))
     return table
 
 
@@ -109,8 +109,10 @@ def cluster(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         both = [
             text
-            for of in (row["weak"], row["strong"])
-            for text in ((_ms(of["step"]), _rate(of["rate"]), f"{of['efficiency']:.3f}") if of else ("", "", ""))
+            for kind in (row["weak"], row["strong"])
+            for text in (
+                (_ms(kind["step"]), _rate(kind["rate"]), f"{kind['efficiency']:.3f}") if kind else ("", "", "")
+            )
         ]
         table.add_row(str(row["processes"]), *both)
     return table
@@ -121,7 +123,7 @@ def variants(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("", *counts)
     table.columns[0].justify = "left"
     for row in rows:
-        table.add_row(row["name"], *(f"{reached:.3f}" for reached in row["efficiency"].values()))
+        table.add_row(row["name"], *(f"{value:.3f}" for value in row["efficiency"].values()))
     return table
 
 
@@ -133,12 +135,12 @@ def _table(*headings: str) -> Table:
 
 
 def _link(link: Mapping[str, float]) -> str:
-    bandwidth = f"{1e-9 / link['per_byte']:.3g} GB/s" if link["per_byte"] else "no limit to be seen"
+    bandwidth = f"{1e-9 / link['per_byte']:.3g} GB/s" if link["per_byte"] else "no measurable limit"
     return f"{link['latency'] * 1e6:.3g} us, {bandwidth}"
 
 
-def _pair(both: Mapping[str, float]) -> str:
-    return f"{_ms(both['measured'])} > {_ms(both['predicted'])}"
+def _pair(values: Mapping[str, float]) -> str:
+    return f"{_ms(values['measured'])} > {_ms(values['predicted'])}"
 
 
 def _ms(seconds: float) -> str:

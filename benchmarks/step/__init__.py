@@ -1,1 +1,1 @@
-"""Where a step's time goes: see `python -m benchmarks.step --help`."""
+"""Time profile of a training step: see `python -m benchmarks.step --help`."""

@@ -1,4 +1,4 @@
-"""What the machine can do at best, and what a step asks of it."""
+"""Peak rates of the hardware, and the work of a step."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from regnet.models.complexity import profile_operators
 from regnet.models.regnet import Model
 from regnet.training.amp import Precision
 
-# Large enough for full speed, small enough for a CPU to get through many in a second.
+# Large enough for full speed, small enough for many products per second on a CPU.
 _SIDE = {"cpu": 1024, "cuda": 8192}
-_COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, more than any cache holds
+_COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, larger than any cache
 
 
 def fastest(work: Callable[[], object], amount: int, seconds: float, device: torch.device) -> float:
-    """Units of work a second, the best of three turns, after one that does not count."""
+    """Units of work per second: the best of three measurements after a warm-up."""
 
     def pieces() -> Generator[int]:
         while True:
@@ -33,7 +33,7 @@ def fastest(work: Callable[[], object], amount: int, seconds: float, device: tor
 
 
 def matrix_rate(precision: Precision, seconds: float, device: torch.device) -> float:
-    """FLOP/s of large matrix products, a multiply-add counted as two, in the arithmetic that convolutions have."""
+    """FLOP/s of large matrix products (2 per multiply-add), with TF32 if convolutions use it."""
     side = _SIDE[device.type]
     a, b = torch.randn(2, side, side, device=device).to(precision.dtype)
     matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
@@ -45,7 +45,7 @@ def matrix_rate(precision: Precision, seconds: float, device: torch.device) -> f
 
 
 def bandwidth(seconds: float, device: torch.device) -> float:
-    """Bytes a second of a copy within the device's memory, read and written."""
+    """Bytes read and written per second by a copy in device memory."""
     source = torch.ones(_COPIED[device.type] // 4, device=device)
     target = torch.empty_like(source)
     return fastest(lambda: target.copy_(source), 2 * _COPIED[device.type], seconds, device)
@@ -53,11 +53,11 @@ def bandwidth(seconds: float, device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Work:
-    """Of one step on one device.
+    """The work of one step on one device.
 
     Attributes:
-        flops: of convolutions and linear layers, forward and twice as many backward: for inputs and for weights.
-        bytes: of every operation's tensors in and out, forward and backward, as if no cache kept any.
+        flops: FLOP of convolutions and linear layers; backward (inputs and weights) counts twice as much as forward.
+        bytes: input and output bytes of every operation, forward and backward, without caches.
     """
 
     flops: int
@@ -65,7 +65,7 @@ class Work:
 
 
 def work_of(model: ModelConfig, classes: int, images: Tensor, labels: Tensor, precision: Precision) -> Work:
-    """What a step of a network on these images asks for, without its optimiser."""
+    """The work of a step on these images, without the optimiser."""
     network = Model(model.design(), classes)
     multiply_adds = sum(operator.multiply_adds for operator in profile_operators(network.eval(), images.shape[-1]))
     network.to(images.device).train()
@@ -77,7 +77,7 @@ def work_of(model: ModelConfig, classes: int, images: Tensor, labels: Tensor, pr
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes that operations read and write."""
+    """Counts the bytes that operations read and write."""
 
     def __init__(self) -> None:
         super().__init__()

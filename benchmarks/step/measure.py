@@ -1,4 +1,4 @@
-"""All sides in turns, and what the machine can do."""
+"""Measures all variants alternately, and the peak rates of the hardware."""
 
 import time
 from argparse import Namespace
@@ -16,10 +16,10 @@ from torch.profiler import profile
 from benchmarks import command
 from benchmarks.command import Report
 from benchmarks.step.machine import bandwidth, matrix_rate, work_of
-from benchmarks.step.parts import PARTS, Clock, taken_apart
+from benchmarks.step.parts import PARTS, Clock, timed_parts
 from benchmarks.step.waits import host_waits
-from benchmarks.timing import Side, Spread, alternate, environment, ratio, spreads
-from benchmarks.trainer import built
+from benchmarks.timing import Spread, Variant, alternate, environment, ratio, spreads
+from benchmarks.trainer import build_trainer
 from data.loader import Batch, TrainingLoader
 from data.manifest import Verify, read_manifest, verify
 from regnet.config.schema import Config
@@ -32,17 +32,19 @@ TRACED = 3  # steps
 
 
 def measure(args: Namespace, config: Config, world: World) -> Report:
-    """Everything, as it goes into the JSON file; rank zero's numbers."""
-    where = environment(world.device)
+    """Runs all measurements; returns the report for the JSON file, with the times of this rank."""
+    machine = environment(world.device)
     directory = Path(config.data.shards)
     verify(directory, read_manifest(directory), Verify.once)
-    with built(config, world) as (trainer, train):
+    with build_trainer(config, world) as (trainer, train):
         run = trainer.run
         run.begin(trainer.state)
-        run.trackers = Trackers([one for one in run.trackers.trackers if not isinstance(one, ConsoleTracker)])
+        run.trackers = Trackers(
+            [tracker for tracker in run.trackers.trackers if not isinstance(tracker, ConsoleTracker)]
+        )
         steps = Steps(trainer, train)
-        rates = alternate(steps.sides(), args.rounds, 0, world.device)
-        # On a CPU the ranks' talk, and a compiler at work, would be counted with the steps.
+        rates = alternate(steps.variants(), args.rounds, 0, world.device)
+        # On a CPU, communication between ranks and a running compiler would be counted too.
         countable = world.device.type == "cuda" or not (world.size > 1 or config.train.compile)
         waits = steps.host_waits() if countable else None
         if args.trace:
@@ -52,7 +54,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
     batch = steps.resident
     work = work_of(config.model, trainer.classes, batch.images, batch.labels, trainer.learner.precision)
     return {
-        **where,
+        **machine,
         "config": command.config_description(args),
         "processes": world.size,
         "threads": torch.get_num_threads(),
@@ -71,12 +73,12 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
             "flops_per_second": matrix_rate(trainer.learner.precision, args.seconds, world.device),
             "bytes_per_second": bandwidth(args.seconds, world.device),
         },
-        "work": asdict(work),  # of one process
+        "work": asdict(work),  # per process
     }
 
 
 class Steps:
-    """Epochs of a trainer, whole or apart, and its steps on one batch."""
+    """Epochs of a trainer, complete or with separately timed parts, and its steps on one batch."""
 
     def __init__(self, trainer: Trainer, loader: TrainingLoader) -> None:
         self.trainer, self.loader = trainer, loader
@@ -84,27 +86,27 @@ class Steps:
         with closing(loader.epoch(0)) as batches:
             batch = next(batches)
             self.resident = Batch(batch.images.clone(memory_format=torch.preserve_format), *batch[1:])
-        self.turns: dict[str, list[dict[str, float]]] = {"apart": [], "alone": []}
+        self.part_seconds: dict[str, list[dict[str, float]]] = {"apart": [], "alone": []}
 
-    def sides(self) -> dict[str, Side]:
-        """One turn of each is one piece of work: so many images, over all ranks."""
-        turns: dict[str, Callable[[], None]] = {
+    def variants(self) -> dict[str, Variant]:
+        """One piece of work of each variant is an epoch, counted in images over all ranks."""
+        functions: dict[str, Callable[[], None]] = {
             "trainer": self.epoch,
             "resident": self.on_resident,
             "apart": self.apart,
         }
         if isinstance(self.trainer.learner.network, DistributedDataParallel):
-            turns["alone"] = self.alone
+            functions["alone"] = self.alone
 
-        def side(turn: Callable[[], None]) -> Generator[int]:
-            turn()
+        def variant(function: Callable[[], None]) -> Generator[int]:
+            function()
             yield self.trainer.steps * self.global_size
 
-        return {name: partial(side, turn) for name, turn in turns.items()}
+        return {name: partial(variant, function) for name, function in functions.items()}
 
     def epoch(self) -> None:
         progress = self.trainer.state.progress
-        progress.step = progress.global_step = 0  # the schedule begins again: its end is not what is measured
+        progress.step = progress.global_step = 0  # restarts the schedule, whose end must not be measured
         self.trainer.train_epoch(time.perf_counter())
 
     def on_resident(self) -> None:
@@ -120,38 +122,40 @@ class Steps:
 
     def _timed(self, name: str, exchange: AbstractContextManager) -> None:
         clock = Clock(self.trainer.world.device)
-        with exchange, taken_apart(self.trainer, self.loader, clock), clock.part("whole"):
+        with exchange, timed_parts(self.trainer, self.loader, clock), clock.part("total"):
             self.epoch()
-        whole = clock.seconds.pop("whole")
-        clock.seconds["rest"] = whole - sum(clock.seconds.values())
-        self.turns[name].append({part: seconds / self.trainer.steps for part, seconds in clock.seconds.items()})
+        total = clock.seconds.pop("total")
+        clock.seconds["rest"] = total - sum(clock.seconds.values())
+        self.part_seconds[name].append({part: seconds / self.trainer.steps for part, seconds in clock.seconds.items()})
 
     def milliseconds(self) -> dict[str, Spread]:
-        """Of each part of a step; the first turns, which warm up, are left out."""
+        """Milliseconds of each part of a step, without the warm-up."""
 
-        def of(turns: list[dict[str, float]], part: str) -> Spread:
-            return Spread.of([1000 * turn[part] for turn in turns])
+        def spread(epochs: list[dict[str, float]], part: str) -> Spread:
+            return Spread.of([1000 * epoch[part] for epoch in epochs])
 
-        apart, alone = self.turns["apart"][1:], self.turns["alone"][1:]
-        found = {part: of(apart, part) for part in PARTS if any(part in turn for turn in apart)}
+        apart, alone = self.part_seconds["apart"][1:], self.part_seconds["alone"][1:]
+        spreads_of_parts = {part: spread(apart, part) for part in PARTS if any(part in epoch for epoch in apart)}
         if alone:
             pairs = zip(apart, alone, strict=True)
-            found["exchange"] = Spread.of([1000 * (both["backward"] - own["backward"]) for both, own in pairs])
-            found["backward"] = of(alone, "backward")
-        return found
+            spreads_of_parts["exchange"] = Spread.of(
+                [1000 * (synced["backward"] - unsynced["backward"]) for synced, unsynced in pairs]
+            )
+            spreads_of_parts["backward"] = spread(alone, "backward")
+        return spreads_of_parts
 
     def host_waits(self) -> dict[str, int]:
-        """Calls by name, in one epoch's steps from the first to before the report that ends it."""
+        """Host waits by name, in the steps of one epoch before the report that ends it."""
         self.trainer.report_steps = lambda pending: None  # type: ignore[method-assign]
         try:
             with host_waits(self.trainer.world.device) as waits:
                 self.epoch()
         finally:
-            del self.trainer.report_steps  # its class's shows again
+            del self.trainer.report_steps  # restores the method of the class
         return dict(Counter(waits))
 
     def trace(self, path: Path) -> None:
-        """Writes what torch.profiler sees of some whole steps."""
+        """Writes a torch.profiler trace of a few steps."""
         trainer, steps = self.trainer, self.trainer.steps
         trainer.steps = min(TRACED, steps)
         try:

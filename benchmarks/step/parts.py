@@ -1,4 +1,4 @@
-"""Where a step's time goes: the trainer's own methods, timed one after another."""
+"""Times the parts of a step by wrapping the trainer's own methods."""
 
 import time
 from collections import defaultdict
@@ -13,12 +13,12 @@ from data.loader import TrainingLoader
 from data.reading.device_reader import StreamingReader
 from regnet.training.trainer import Trainer
 
-# In the order of a step. What is left is the loop itself, the agreement between ranks, and the learning rate.
+# In the order of a step. "rest" is the loop itself, the agreement between ranks, and the learning-rate schedule.
 PARTS = ("load", "copy", "augment", "forward", "backward", "count", "update", "report", "rest")
 
 
 class Clock:
-    """Seconds by part. The device is idle whenever the clock is read, so that parts add up but overlap no more."""
+    """Seconds per part. The device is idle whenever the clock is read, so parts no longer overlap."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -27,10 +27,10 @@ class Clock:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         synchronise(self.device)
-        began = time.perf_counter()
+        start = time.perf_counter()
         yield
         synchronise(self.device)
-        self.seconds[name] += time.perf_counter() - began
+        self.seconds[name] += time.perf_counter() - start
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -40,7 +40,7 @@ class Clock:
         return call
 
     def timed_items(self, name: str, function: Callable[..., Generator]) -> Callable[..., Generator]:
-        """For a function that yields: the time until each item is there."""
+        """For a generator function: times the wait for each item."""
 
         def call(*arguments: Any) -> Generator:
             with closing(function(*arguments)) as items:
@@ -55,10 +55,10 @@ class Clock:
 
 
 @contextmanager
-def taken_apart(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Iterator[None]:
-    """Inside it, the trainer's steps on this loader's batches are timed part by part, and wait after each."""
+def timed_parts(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Iterator[None]:
+    """Within this context, the parts of the trainer's steps are timed separately, with a synchronisation after each."""
     reader, transform_at = loader.reader, loader.pipeline.at
-    places: list[tuple[Any, str, str]] = [
+    methods: list[tuple[Any, str, str]] = [
         (trainer.learner, "forward_pass", "forward"),
         (trainer.learner, "backward_pass", "backward"),
         (trainer.learner, "count", "count"),
@@ -66,14 +66,14 @@ def taken_apart(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Itera
         (trainer, "report_steps", "report"),
     ]
     if isinstance(reader, StreamingReader):
-        places.append((reader, "copy", "copy"))
+        methods.append((reader, "copy", "copy"))
     reads: Any = reader.reader if isinstance(reader, StreamingReader) else reader
     try:
-        for owner, method, name in places:
+        for owner, method, name in methods:
             setattr(owner, method, clock.timed(name, getattr(owner, method)))
         reads.read = clock.timed_items("load", reads.read)
         loader.pipeline.at = lambda side: clock.timed("augment", transform_at(side))  # type: ignore[method-assign]
         yield
     finally:
-        for owner, method, _ in [*places, (reads, "read", "load"), (loader.pipeline, "at", "augment")]:
-            delattr(owner, method)  # its class's shows again
+        for owner, method, _ in [*methods, (reads, "read", "load"), (loader.pipeline, "at", "augment")]:
+            delattr(owner, method)  # restores the method of the class
