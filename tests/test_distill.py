@@ -7,7 +7,7 @@ from nursery import ForkedCommand
 from programs import rows, run, trainer
 from torch.nn import functional as F
 
-from benchmarks.trainer import built
+from benchmarks.trainer import build_trainer
 from regnet.checkpoint.load_model import load_trained_model
 from regnet.config.parser import parse_config
 from regnet.config.schema import DistillConfig, DistributedConfig
@@ -50,7 +50,10 @@ def test_the_trainer_asks_the_teacher_as_it_was_evaluated_and_leaves_it_so(shard
     )
     original = load_trained_model(teacher).model
     images, labels = torch.randn(20, 3, 32, 32), torch.arange(20)
-    with join_world("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (pupil, _):
+    with (
+        join_world("cpu", DistributedConfig(), PreemptionNotice()) as world,
+        build_trainer(config, world) as (pupil, _),
+    ):
         pupil.forward.train()
         logits, loss = pupil.forward_pass(images, labels)
         with torch.no_grad():

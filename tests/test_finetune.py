@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from nursery import ForkedCommand
 from programs import TINY, outcome, run, trainer
 
-from benchmarks.trainer import built
+from benchmarks.trainer import build_trainer
 from data.sources.torchvision_datasets import torchvision
 from regnet.checkpoint.file import load
 from regnet.checkpoint.load_model import untrained_model
@@ -76,7 +76,10 @@ def test_a_run_with_a_frozen_trunk_continues_to_the_same_bits(shards, uninterrup
 def test_a_frozen_trunk_computes_in_training_what_it_does_in_tests(shards, tmp_path):
     options = ["--config", str(TINY), "--runs_dir", str(tmp_path), "--data.shards", str(shards), *FROZEN]
     config = parse_config([*options, "--train.max_steps_per_epoch", "1"])
-    with join_world("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (trainer, _):
+    with (
+        join_world("cpu", DistributedConfig(), PreemptionNotice()) as world,
+        build_trainer(config, world) as (trainer, _),
+    ):
         images = torch.randn(4, 3, 32, 32)
         seen = {}
         trainer.state.model.body.register_forward_hook(lambda _, inputs, output: seen.update(output=output))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.trainer import built
+from benchmarks.trainer import build_trainer
 from data.loader import Batch
 from regnet.checkpoint.load_model import untrained_model
 from regnet.config.parser import parse_config
@@ -19,7 +19,10 @@ def trainer_of(shards, tmp_path):
         config = parse_config(
             ["--config", "tests/tiny.yaml", "--runs_dir", str(tmp_path), "--data.shards", str(shards), *flags]
         )
-        with join_world("cpu", DistributedConfig(), PreemptionNotice()) as world, built(config, world) as (trainer, _):
+        with (
+            join_world("cpu", DistributedConfig(), PreemptionNotice()) as world,
+            build_trainer(config, world) as (trainer, _),
+        ):
             return trainer
 
     return trainer_of
