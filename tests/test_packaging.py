@@ -85,7 +85,7 @@ def test_dependencies_are_those_of_requirements_txt(metadata):
 def test_the_wheel_has_every_module_and_the_report_template(wheel):
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = [*(ROOT / "regnet").rglob("*.py"), *(ROOT / "data").rglob("*.py"), ROOT / "train_ddp.py"]
-    assert packed == {path.relative_to(ROOT).as_posix() for path in modules} | {"regnet/report/page.html"}
+    assert packed == {path.relative_to(ROOT).as_posix() for path in modules} | {"regnet/report/template.html"}
 
 
 def test_every_console_script_can_be_called(installed, distribution):

@@ -1,16 +1,19 @@
-"""How runs went, as one page: python -m regnet.report."""
+"""HTML reports of runs: python -m regnet.report."""
 
 from pathlib import Path
 
+REPORT = "report"  # subdirectory of a run
 
-def report_on(run: Path) -> None:
-    """Makes the page of a run that is done, and says where it is, or why there is none."""
-    from regnet.report.page import write  # what draws takes a second to import, and a run begins without it
+
+def write_run_report(run: Path) -> None:
+    """Writes the report of a finished run into its directory, and prints its path or why there is none."""
+    from regnet.report.html_report import write_report  # matplotlib takes a second to import; runs start without it
 
     try:
-        print(f"the run as a page: {write([run], run / REPORT)}", flush=True)
-    except Exception as error:  # noqa: BLE001  # of any library that draws; the run is done, with a page or without
-        print(f"no page was made ({type(error).__name__}: {error}); python -m regnet.report {run}", flush=True)
-
-
-REPORT = "report"
+        print(f"report: {write_report([run], run / REPORT)}", flush=True)
+    except Exception as error:  # noqa: BLE001  # from any plotting library; the run itself has succeeded
+        print(
+            f"the report could not be written ({type(error).__name__}: {error}); "
+            f"to try again: python -m regnet.report {run}",
+            flush=True,
+        )

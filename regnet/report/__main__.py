@@ -1,9 +1,11 @@
-"""How one run went, or several beside one another, as one page that needs nothing else.
+"""Write a self-contained HTML report of one run, or of several runs for comparison.
 
-python -m regnet.report runs/NAME [runs/OTHER ...] [--out DIR]
+examples:
+  python -m regnet.report runs/baseline
+  python -m regnet.report runs/a-0 runs/a-1 runs/b --out comparison
 
-Writes index.html and its pictures as PNG files into the run's own report/, or that beside several runs; also while
-they train.
+Writes index.html and its figures as PNG files. Runs that differ only in their seed are combined into mean and standard
+deviation. The runs may still be training.
 """
 
 import argparse
@@ -13,19 +15,29 @@ from pathlib import Path
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, USAGE
 from regnet.report import REPORT
-from regnet.report.page import write
+from regnet.report.html_report import write_report
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of python -m regnet.report."""
+    options = argparse.ArgumentParser(
+        prog="python -m regnet.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run")
+    options.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"output directory (default: RUN/{REPORT} for one run, {REPORT}/ in the parent directory for several)",
+    )
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m regnet.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run")
-    parser.add_argument("--out", type=Path, help="directory for the page (report/ of the run, or beside several)")
-    args = parser.parse_args(argv)
-    place = args.runs[0] if len(args.runs) == 1 else args.runs[0].absolute().parent
+    args = parser().parse_args(argv)
+    parent = args.runs[0] if len(args.runs) == 1 else args.runs[0].absolute().parent
     try:
-        print(write(args.runs, args.out or place / REPORT))
+        print(write_report(args.runs, args.out or parent / REPORT))
     except (UsageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE

@@ -1,59 +1,83 @@
-"""The curves of a report: what metrics.jsonl holds, over epochs or steps."""
+"""Training curves: columns of metrics.jsonl over epochs or steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from regnet.report.figure import Palette, Picture
-from regnet.report.seeds import Group, Series, by_epoch, by_step
+from regnet.report.figure import Figure, Palette
+from regnet.report.seed_groups import SeedGroup, Series, series_by_epoch, series_by_step
+
+
+class Column(NamedTuple):
+    """A column of metrics.jsonl, its line style, and the factor that its values are multiplied by."""
+
+    name: str
+    style: str = "-"
+    scale: float = 1
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Columns of metrics.jsonl over epochs or steps; `columns` are names, line styles and factors."""
+    """A figure with one or more columns of metrics.jsonl.
+
+    Attributes:
+        name, title: see Figure.
+        axis: what the columns are plotted against.
+        from_zero: the y axis starts at 0.
+    """
 
     name: str
     title: str
     axis: Literal["epoch", "step"]
-    columns: tuple[tuple[str, str, float], ...]
+    columns: tuple[Column, ...]
     from_zero: bool = False
 
-    def picture(self, groups: Sequence[Group]) -> Picture | None:
-        """None where no run has such a column: those of an older program, or at their beginning, may not."""
-        series_of = by_epoch if self.axis == "epoch" else by_step
-        drawn = [(group.label, [series_of(group.runs, key) for key, *_ in self.columns]) for group in groups]
-        if not any(len(series.x) for _, of_columns in drawn for series in of_columns):
+    def figure(self, groups: Sequence[SeedGroup]) -> Figure | None:
+        """None if no run has values in these columns."""
+        series_of = series_by_epoch if self.axis == "epoch" else series_by_step
+        lines = [(group.label, [series_of(group.runs, column.name) for column in self.columns]) for group in groups]
+        if not any(len(series.x) for _, columns in lines for series in columns):
             return None
-        return Picture(self.name, self.title, 2.9, partial(self._draw, drawn=drawn))
+        return Figure(self.name, self.title, 2.9, partial(self._draw, lines=lines))
 
-    def _draw(self, axes: Axes, palette: Palette, drawn: Sequence[tuple[str, Sequence[Series]]]) -> None:
-        for colour, (name, of_columns) in zip(palette.groups, drawn, strict=False):
-            for (_, style, scale), series in zip(self.columns, of_columns, strict=True):
-                x, mean, deviation = series.x, scale * series.mean, scale * series.deviation
-                label = name if style == "-" else None
+    def _draw(self, axes: Axes, palette: Palette, lines: Sequence[tuple[str, Sequence[Series]]]) -> None:
+        for colour, (group_label, columns) in zip(palette.groups, lines, strict=False):
+            for (_, style, scale), series in zip(self.columns, columns, strict=True):
+                x, mean, std = series.x, scale * series.mean, scale * series.std
+                label = group_label if style == "-" else None
                 marker = "o" if len(x) == 1 else ""
                 (line,) = axes.plot(x, mean, style, color=colour, linewidth=1.4, label=label)
-                line.set(marker=marker, markersize=3, clip_on=False, zorder=3)  # at nought it lies on the frame
-                if deviation.any():
-                    axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+                line.set(marker=marker, markersize=3, clip_on=False, zorder=3)  # visible on the frame if all are 0
+                if std.any():
+                    axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
         axes.set_xlabel(self.axis)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if self.from_zero:
             axes.set_ylim(bottom=0)
-        if len(drawn) > 1:
+        if len(lines) > 1:
             axes.legend()
 
 
 CURVES = (
-    Curve("loss", "Loss; dashed: of training", "epoch", (("val_loss", "-", 1), ("train_loss", "--", 1))),
-    Curve("accuracy", "Accuracy, %; dashed: of training", "epoch",
-          (("val_top1", "-", 100), ("train_top1", "--", 100)), from_zero=True),
-    Curve("steps", "Training loss of a step", "step", (("loss", "-", 1),)),
-    Curve("learning_rate", "Learning rate", "step", (("lr", "-", 1),), from_zero=True),
-    Curve("speed", "Training images a second", "epoch", (("images_per_second", "-", 1),), from_zero=True),
-    Curve("time", "Seconds an epoch, with its evaluation", "epoch", (("seconds", "-", 1),), from_zero=True),
-)  # fmt: skip
+    Curve(
+        "loss",
+        "Loss (solid: validation, dashed: training)",
+        "epoch",
+        (Column("val_loss"), Column("train_loss", "--")),
+    ),
+    Curve(
+        "accuracy",
+        "Top-1, % (solid: validation, dashed: training)",
+        "epoch",
+        (Column("val_top1", scale=100), Column("train_top1", "--", scale=100)),
+        from_zero=True,
+    ),
+    Curve("steps", "Training loss per step", "step", (Column("loss"),)),
+    Curve("learning_rate", "Learning rate", "step", (Column("lr"),), from_zero=True),
+    Curve("speed", "Training throughput (images/s)", "epoch", (Column("images_per_second"),), from_zero=True),
+    Curve("time", "Time per epoch, with evaluation (s)", "epoch", (Column("seconds"),), from_zero=True),
+)

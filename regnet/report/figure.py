@@ -1,4 +1,4 @@
-"""A picture drawn with matplotlib: as a PNG file, or as SVG that takes its colours from the page it is put into."""
+"""Figures drawn with matplotlib: as PNG files, or as SVG that takes its colours from the HTML report."""
 
 import io
 import re
@@ -9,40 +9,46 @@ from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-WIDTH = 4.5  # inches, at which a phone shows text of 9 points at about its own size
+WIDTH = 4.5  # inches; text of 9 points then has about its own size on a phone
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours: of text and frames, of grid lines, of the groups one after another."""
+    """Colours.
+
+    Attributes:
+        ink: of text and frames.
+        grid: of grid lines.
+        groups: of the groups, in their order.
+    """
 
     ink: str
     grid: str
     groups: tuple[str, ...]
 
 
-_PRINTED = "#0067a8 #c2500a #00805c #a3357a #6a5acd #8a6d00 #b3202c #4b6b1f"
-PRINT = Palette("#1b1f24", "#d5d9de", tuple(_PRINTED.split()))
-# Colours that no picture uses, in whose place the page puts its own, light or dark.
-PAGE = Palette("#010108", "#010109", tuple(f"#01010{digit}" for digit in range(len(PRINT.groups))))
-_VARIABLES = {PAGE.ink: "var(--ink)", PAGE.grid: "var(--grid)"} | {
-    colour: f"var(--group-{index})" for index, colour in enumerate(PAGE.groups)
+_PNG_COLOURS = "#0067a8 #c2500a #00805c #a3357a #6a5acd #8a6d00 #b3202c #4b6b1f"
+PNG_PALETTE = Palette("#1b1f24", "#d5d9de", tuple(_PNG_COLOURS.split()))
+# Placeholders that no figure uses otherwise; they are replaced by CSS variables, which depend on light or dark mode.
+SVG_PALETTE = Palette("#010108", "#010109", tuple(f"#01010{digit}" for digit in range(len(PNG_PALETTE.groups))))
+_CSS_VARIABLES = {SVG_PALETTE.ink: "var(--ink)", SVG_PALETTE.grid: "var(--grid)"} | {
+    colour: f"var(--group-{index})" for index, colour in enumerate(SVG_PALETTE.groups)
 }
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Something to draw.
+class Figure:
+    """A figure that can be rendered as PNG and as SVG.
 
     Attributes:
         name: of its PNG file, without the suffix.
-        title: what it shows.
-        height: inches; it is as wide as all others.
-        draw: onto these axes, in these colours.
+        title: caption.
+        height: inches; the width is WIDTH.
+        draw: draws onto the axes in the colours of the palette.
     """
 
     name: str
@@ -51,20 +57,20 @@ class Picture:
     draw: Callable[[Axes, Palette], None]
 
     def png(self) -> bytes:
-        return self._render(PRINT, "png", titled=True)
+        return self._render(PNG_PALETTE, "png", with_title=True)
 
     def svg(self) -> str:
-        """To be put into a page, as wide as there is room, with its colours as the page's variables."""
-        text = self._render(PAGE, "svg", titled=False).decode()
-        text = re.sub(r"(?<=: )#01010\d", lambda found: _VARIABLES[found[0]], text)
-        whole = text[text.index("<svg") :]
-        return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{self.title}"', whole, count=1)
+        """An <svg> element without fixed size, coloured by the CSS variables of the document that contains it."""
+        text = self._render(SVG_PALETTE, "svg", with_title=False).decode()
+        text = re.sub(r"(?<=: )#01010\d", lambda match: _CSS_VARIABLES[match[0]], text)
+        element = text[text.index("<svg") :]
+        return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{self.title}"', element, count=1)
 
-    def _render(self, palette: Palette, kind: str, titled: bool) -> bytes:
+    def _render(self, palette: Palette, file_format: str, with_title: bool) -> bytes:
         style: Any = {
             "font.size": 9,
             "svg.fonttype": "none",
-            "text.parse_math": False,  # a class may be called anything
+            "text.parse_math": False,  # class names may contain $
             "svg.hashsalt": self.name,
             "text.color": palette.ink,
             "axes.edgecolor": palette.grid,
@@ -84,15 +90,15 @@ class Picture:
             "legend.fontsize": 8,
         }
         with mpl.rc_context(style), warnings.catch_warnings():
-            figure = Figure(figsize=(WIDTH, self.height + 0.25 * titled), layout="constrained")
+            figure = mpl_figure.Figure(figsize=(WIDTH, self.height + 0.25 * with_title), layout="constrained")
             FigureCanvasAgg(figure)
             axes = figure.add_subplot()
             self.draw(axes, palette)
-            if titled:
+            if with_title:
                 axes.set_title(self.title, fontsize=10)
             buffer = io.BytesIO()
-            # A file gets boxes for letters that its font lacks; the page has its reader's fonts.
+            # PNG files show boxes for characters that the font lacks; in SVG the browser chooses the font.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            metadata = {"Date": None} if kind == "svg" else None
-            figure.savefig(buffer, format=kind, dpi=160, transparent=kind == "svg", metadata=metadata)
+            metadata = {"Date": None} if file_format == "svg" else None
+            figure.savefig(buffer, format=file_format, dpi=160, transparent=file_format == "svg", metadata=metadata)
         return buffer.getvalue()

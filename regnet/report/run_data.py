@@ -1,4 +1,4 @@
-"""A run as its directory tells it; whatever is not there yet, or is being written, is left out."""
+"""Everything a report shows of a run, read from its directory. The run may still be training."""
 
 import contextlib
 import json
@@ -26,158 +26,165 @@ class RunData:
     """One run.
 
     Attributes:
-        standing: how it stands: running, finished, preempted, failed, or died.
-        config: as config.yaml has it.
-        epochs, steps: the lines of metrics.jsonl.
-        events: those of events.jsonl.
-        result: what result.json says; empty unless it is of the run's last epoch so far.
-        outcome: of the same evaluation; None where there is no result.
+        status: running, finished, preempted, failed or died.
+        state: content of state.json.
+        config: content of config.yaml.
+        epochs, steps: lines of metrics.jsonl.
+        events: lines of events.jsonl.
+        result: content of result.json; empty if there is none for the latest epoch.
+        evaluation: content of evaluation.npz; None without a result.
     """
 
     name: str
     directory: Path
-    standing: str
+    status: str
     state: RunState
     config: dict[str, Any]
     epochs: list[Row]
     steps: list[Row]
     events: list[Row]
     result: Row
-    outcome: EvaluationFile | None
+    evaluation: EvaluationFile | None
 
     @property
     def options(self) -> Row:
-        """Dotted options and their values."""
+        """Dotted option names and their values."""
         return _flatten(self.config)
 
     @property
     def best(self) -> Row | None:
-        """The epoch of the highest test accuracy, the first of equals."""
+        """The epoch with the highest validation accuracy, the earliest if several have it."""
         return max(self.epochs, key=lambda row: row["val_top1"], default=None)
 
 
-Fits = Callable[[Any], bool]
+Check = Callable[[Any], bool]
 
 
-def _whole(value: Any) -> bool:
+def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(value: Any) -> bool:
-    return _whole(value) or isinstance(value, float)
+def _is_number(value: Any) -> bool:
+    return _is_int(value) or isinstance(value, float)
 
 
-def _loss(value: Any) -> bool:
-    """A loss that was no number is written as none."""
-    return value is None or _number(value)
+def _is_number_or_none(value: Any) -> bool:
+    """Non-finite values are written as null."""
+    return value is None or _is_number(value)
 
 
-def _text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _time(value: Any) -> bool:
-    return _text(value) and bool(datetime.fromisoformat(value))
+def _is_time(value: Any) -> bool:
+    return _is_text(value) and bool(datetime.fromisoformat(value))
 
 
-_EPOCH: dict[str, Fits] = {
-    "epoch": _whole,
-    **dict.fromkeys(("train_loss", "train_top1", "val_loss"), _loss),
-    **dict.fromkeys(("val_top1", "val_top5", "seconds", "images_per_second"), _number),
+def _is_class_accuracy(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+_EPOCH: dict[str, Check] = {
+    "epoch": _is_int,
+    **dict.fromkeys(("train_loss", "train_top1", "val_loss"), _is_number_or_none),
+    **dict.fromkeys(("val_top1", "val_top5", "seconds", "images_per_second"), _is_number),
 }
-_STEP: dict[str, Fits] = {"step": _whole, "lr": _number, "loss": _loss}
+_STEP: dict[str, Check] = {"step": _is_int, "lr": _is_number, "loss": _is_number_or_none}
 _COLUMNS = {"epoch": _EPOCH, "step": _STEP}
-_EVENT: dict[str, Fits] = {
-    "at": _time,
-    **dict.fromkeys(("what", "detail"), _text),
-    **dict.fromkeys(("attempt", "epoch", "step"), _whole),
+_EVENT: dict[str, Check] = {
+    "time": _is_time,
+    **dict.fromkeys(("kind", "detail"), _is_text),
+    **dict.fromkeys(("attempt", "epoch", "step"), _is_int),
 }
-_RESULT: dict[str, Fits] = {
-    "class_accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
-    **dict.fromkeys(("epochs", "parameters"), _whole),
-    **dict.fromkeys(("top1", "top5", "calibration_error"), _number),
+_RESULT: dict[str, Check] = {
+    "class_accuracy": _is_class_accuracy,
+    **dict.fromkeys(("epochs", "parameters"), _is_int),
+    **dict.fromkeys(("top1", "top5", "calibration_error"), _is_number),
 }
 
 
 def read_run_data(directory: Path) -> RunData:
-    """Raises UsageError if the directory holds no run, or one of its files cannot be used."""
+    """Reads a run. Raises UsageError if the directory holds no run, or if one of its files is damaged."""
     try:
         state = parse_state(directory / STATE)
         rows, result = _read_metrics(directory / "metrics.jsonl"), _read_result(directory / RESULT, state.epoch)
         return RunData(
-            Path(os.path.abspath(directory)).name,
-            directory,
-            run_status(directory, state),
-            state,
-            _read_config(directory / "config.yaml"),
-            rows["epoch"],
-            rows["step"],
-            _read_events(directory),
-            result,
-            read_evaluation_file(directory / EVALUATION) if result and (directory / EVALUATION).exists() else None,
+            name=Path(os.path.abspath(directory)).name,
+            directory=directory,
+            status=run_status(directory, state),
+            state=state,
+            config=_read_config(directory / "config.yaml"),
+            epochs=rows["epoch"],
+            steps=rows["step"],
+            events=_read_events(directory),
+            result=result,
+            evaluation=(
+                read_evaluation_file(directory / EVALUATION) if result and (directory / EVALUATION).exists() else None
+            ),
         )
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{directory}: holds no run ({Path(str(error.filename)).name} is not there)") from error
+        raise UsageError(f"{directory} is not a run: it has no {Path(str(error.filename)).name}") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{directory}: cannot be read ({' '.join(str(error).split())})") from error
+        raise UsageError(f"{directory} cannot be read: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Whatever is wrong inside is told with the file's name. Raises ValueError."""
+def _naming(file: str) -> Iterator[None]:
+    """Prefixes the errors of the block with the file name. Raises ValueError."""
     try:
         yield
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    with _named(path.name):
+    with _naming(path.name):
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError("no configuration")
+            raise ValueError("not a configuration")
     return config
 
 
 def _read_events(directory: Path) -> list[Row]:
-    with _named(EVENTS):
+    with _naming(EVENTS):
         events = read_events(directory)
         for event in events:
-            _check(event, _EVENT)
+            _validate(event, _EVENT)
     return events
 
 
 def _read_result(path: Path, epoch: int) -> Row:
-    """Of this epoch; a run that was given more epochs leaves the one of its earlier end behind."""
+    """The result, if it is of this epoch: a run that is continued for more epochs keeps its earlier result."""
     if not path.exists():
         return {}
-    with _named(path.name):
+    with _naming(path.name):
         result = json.loads(path.read_text(encoding="utf-8"))
-        _check(result, _RESULT)
+        _validate(result, _RESULT)
     return result if result["epochs"] == epoch else {}
 
 
 def _read_metrics(path: Path) -> dict[str, list[Row]]:
-    """The lines of each kind; the last one may be torn, or being written. Raises ValueError for another."""
-    found: dict[str, list[Row]] = {"epoch": [], "step": []}
+    """The lines by kind. The last line may be incomplete and is then skipped. Raises ValueError for other damage."""
+    rows: dict[str, list[Row]] = {"epoch": [], "step": []}
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    with _named(path.name):
+    with _naming(path.name):
         for line in lines:
             if line.endswith("\n"):
                 row = json.loads(line)
-                _check(row, {"kind": _text})
-                if row["kind"] in found:
-                    others = row.keys() - {"kind"}  # which some version of the program has added
-                    _check(row, {**dict.fromkeys(others, _loss), **_COLUMNS[row["kind"]]})
-                    found[row["kind"]].append(row)
-    return found
+                _validate(row, {"kind": _is_text})
+                if row["kind"] in rows:
+                    additional = row.keys() - {"kind"}  # columns of later versions
+                    _validate(row, {**dict.fromkeys(additional, _is_number_or_none), **_COLUMNS[row["kind"]]})
+                    rows[row["kind"]].append(row)
+    return rows
 
 
-def _check(row: Any, columns: Mapping[str, Fits]) -> None:
-    """Raises ValueError if something is not there, or of another kind."""
-    for column, fits in columns.items():
-        if not isinstance(row, dict) or column not in row or not fits(row[column]):
-            raise ValueError(f"{column} is missing or no such thing; damaged, or of another version")
+def _validate(row: Any, columns: Mapping[str, Check]) -> None:
+    """Raises ValueError if a column is missing or fails its check."""
+    for column, is_valid in columns.items():
+        if not isinstance(row, dict) or column not in row or not is_valid(row[column]):
+            raise ValueError(f"{column} is missing or invalid; the file is damaged or of another version")
 
 
 def _flatten(config: dict[str, Any], section: str = "") -> dict[str, Any]:
