@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data.errors import DataError
 from data.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
-from data.sampler import share
+from data.sampler import rank_slice
 from data.shard_writer import LARGEST_SIDE, ChannelSums, Encoding, load_pixels, write_shard
 from data.sources.registry import Kind, Source, hold_out, open_source
 
@@ -96,7 +96,7 @@ def _work(task: Task, source: Source, encoding: Encoding, done: Synchronized, re
         results.send(WriterError(f"{task.path.name}: {error}"))
 
 
-def convert(
+def convert_dataset(
     source: Source,
     out: Path,
     shards: int,
@@ -167,7 +167,7 @@ def _plan(source: Source, out: Path, shards: int, encoding: Encoding, skip_bad: 
         if len(indices) < shards:
             raise DataError(f"{len(indices)} {split} images cannot fill {shards} shards: choose a smaller --shards")
         for shard in range(shards):
-            part = share(len(indices), shard, shards)
+            part = rank_slice(len(indices), shard, shards)
             path = out / f"{split}-{shard:05d}-of-{shards:05d}.beton"
             tasks.append(Task(split, path, part.start, indices[part]))
     return tasks, skipped
@@ -257,7 +257,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.hold_out:
             source = hold_out(source, args.hold_out)
         began = time.monotonic()
-        manifest = convert(source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, record)
+        manifest = convert_dataset(
+            source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, record
+        )
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,14 +1,14 @@
-"""What can be wrong with samples."""
+"""Errors of the data package."""
 
 
 class DataError(Exception):
-    """Missing, damaged or foreign input: told in one line, exit status 2."""
+    """Missing, damaged or unsuitable input: reported in one line, exit code 2."""
 
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # libraries quoted in it may use several
+        super().__init__(" ".join(message.split()))  # messages of libraries may span several lines
 
 
 class LoaderError(RuntimeError):
-    """The loader broke or stalled while a run was under way: exit status 1."""
+    """The loader failed or stalled during a run: exit code 1."""

@@ -1,4 +1,4 @@
-"""A picture that is in no shard, made what an evaluation makes of those that are."""
+"""Prepares an image that is not in any shard exactly as evaluation prepares a stored one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,47 +7,49 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.augment.random_resized_crop import RandomResizedCrop
+from data.augment.random_resized_crop import center_crop
 from data.loader import check_sizes
 from data.manifest import Manifest
 from data.reading.ffcv_imports import resize_crop
-from data.shard_writer import to_size
+from data.shard_writer import to_stored_size
 
 
 @dataclass(frozen=True)
 class InferenceTransform:
-    """How a data set stores pictures, and what of a stored one is evaluated.
+    """How a dataset's images are stored, and how evaluation crops stored images.
 
     Attributes:
-        resolution, mixed: as in the manifest.
-        middle: side of the square that is cut out, over the shorter side; 0 for whole images.
-        side: that it is resized to, pixels; read only if it is cut out.
+        stored_resolution, mixed: `resolution` and `mixed` of the manifest.
+        center_crop_ratio: side of the square centre crop divided by the image's shorter side; 0 for whole images.
+        resolution: side that crops are resized to, pixels; read only with center_crop_ratio.
     """
 
-    resolution: int
+    stored_resolution: int
     mixed: bool
-    middle: float
-    side: int
+    center_crop_ratio: float
+    resolution: int
 
-    def __call__(self, picture: Image.Image) -> np.ndarray:
-        """A picture in RGB -> uint8 (height, width, 3), square."""
-        stored = np.asarray(to_size(picture, self.resolution, self.mixed))
-        if not self.middle:
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """An RGB image -> uint8 (height, width, 3), square."""
+        stored = np.asarray(to_stored_size(image, self.stored_resolution, self.mixed))
+        if not self.center_crop_ratio:
             return stored
-        cut = RandomResizedCrop({"val": torch.tensor([stored.shape[:2]])}, smallest=1.0, middle=self.middle, seed=0)
-        top, left, height, width = cut.evaluation(self.side).places[0].tolist()
-        square = np.empty((self.side, self.side, 3), np.uint8)
+        crop = center_crop(torch.tensor([stored.shape[:2]]), self.center_crop_ratio, self.resolution)
+        top, left, height, width = crop.boxes[0].tolist()
+        square = np.empty((self.resolution, self.resolution, 3), np.uint8)
         resize_crop(np.ascontiguousarray(stored), top, top + height, left, left + width, square)
         return square
 
 
-def preparation(
-    directory: Path, manifest: Manifest, smallest_cut: float, middle: float, side: int
+def inference_transform(
+    directory: Path, manifest: Manifest, rrc_min_scale: float, center_crop_ratio: float, resolution: int
 ) -> InferenceTransform:
-    """For the options of a run: `augment.rrc_min_scale`, `data.center_crop_ratio` and `data.resolution`.
+    """The transform of a run with these options of `augment` and `data`.
 
     Raises:
-        DataError: the run sees whole images, and those of this directory have mixed sizes.
+        DataError: the run uses whole images, and those of this directory have different sizes.
     """
-    check_sizes(directory, manifest, smallest_cut)
-    return InferenceTransform(manifest.resolution, manifest.mixed, middle if smallest_cut else 0.0, side)
+    check_sizes(directory, manifest, rrc_min_scale)
+    return InferenceTransform(
+        manifest.resolution, manifest.mixed, center_crop_ratio if rrc_min_scale else 0.0, resolution
+    )

@@ -1,4 +1,4 @@
-"""Shards on each machine's own disk: copied once, by one process, while the others there wait."""
+"""Shards on each node's local disk: one process copies them once, while the others on the node wait."""
 
 import contextlib
 import fcntl
@@ -8,53 +8,56 @@ import shutil
 from pathlib import Path
 
 from data.errors import DataError
-from data.manifest import MANIFEST, Verify, is_whole, read_manifest, verify
+from data.manifest import MANIFEST, Verify, is_intact, read_manifest, verify
 
 
-def prepare(source: Path, under: Path | None, how: Verify) -> None:
-    """What one process of each machine does before any reads: checks the shards, or copies them to `under`.
+def prepare_shards(source: Path, cache_dir: Path | None, how: Verify) -> None:
+    """Verifies the shards, or copies them to `cache_dir`. One process per node calls it before any process reads.
 
     Raises:
-        DataError: they are not what their manifest says, or the disk has not enough room.
+        DataError: the shards do not match their manifest, or the disk has too little space.
     """
-    if under is None:
+    if cache_dir is None:
         verify(source, read_manifest(source), how)
     else:
-        stage(source, under)
+        copy_shards(source, cache_dir)
 
 
-def prepared(source: Path, under: Path | None) -> Path:
-    """Where the shards are that `prepare` has made ready."""
-    return source if under is None else staged(source, under)
+def shard_directory(source: Path, cache_dir: Path | None) -> Path:
+    """The directory to read after `prepare_shards`."""
+    return source if cache_dir is None else copy_directory(source, cache_dir)
 
 
-def stage(source: Path, under: Path) -> Path:
-    """A verified copy of a converted data set on a local disk; the one that is there, if it is whole.
+def copy_shards(source: Path, cache_dir: Path) -> Path:
+    """Copies a converted dataset to a local disk and verifies the copy; an intact copy is reused.
 
     Args:
-        under: a directory on the local disk, which any number of jobs may share.
+        cache_dir: directory on the local disk; any number of jobs may share it.
 
     Returns:
-        where the copy is: a directory under `under` that is named by the manifest's digest.
+        the directory of the copy, under `cache_dir`, named by the manifest's digest.
 
     Raises:
-        DataError: the source is not whole, or the disk has not enough room.
-        OSError: the disk.
+        DataError: the source does not match its manifest, or the disk has too little space.
+        OSError: the disk failed.
     """
     manifest = read_manifest(source)
-    target = staged(source, under)
+    target = copy_directory(source, cache_dir)
     target.mkdir(parents=True, exist_ok=True)
     with open(target / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another job of this machine may be at it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another job on this node may be copying
         if (target / MANIFEST).exists():
-            with contextlib.suppress(DataError):  # something has damaged it since: it is copied again
+            with contextlib.suppress(DataError):  # the copy has been damaged since: copy it again
                 verify(target, read_manifest(target), Verify.once)
                 return target
-        # What an interrupted copy has left need not be copied again.
-        shards = [shard for split in manifest.splits.values() for shard in split if not is_whole(target, shard)]
+        # Shards that an interrupted copy has completed are kept.
+        shards = [shard for split in manifest.splits.values() for shard in split if not is_intact(target, shard)]
         needed, free = sum(shard.size for shard in shards), shutil.disk_usage(target).free
         if needed > free:
-            raise DataError(f"{under}: {free / 1e9:.1f} GB are free, and {source} needs {needed / 1e9:.1f} GB")
+            raise DataError(
+                f"{cache_dir}: {free / 1e9:.1f} GB are free, but {source} needs {needed / 1e9:.1f} GB: free some "
+                "space, choose another data.local_cache_dir, or leave it empty to read the shards in place"
+            )
         for shard in shards:
             _copy(source / shard.name, target / shard.name)
         verify(target, manifest, Verify.always)
@@ -62,13 +65,13 @@ def stage(source: Path, under: Path) -> Path:
     return target
 
 
-def staged(source: Path, under: Path) -> Path:
-    """Where a data set's copy is: the same place for the same bytes, and for these alone."""
+def copy_directory(source: Path, cache_dir: Path) -> Path:
+    """The directory of a dataset's copy: its name is a digest of the manifest."""
     try:
         digest = hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(f"{source / MANIFEST}: {error.strerror}") from error
-    return under / f"shards-{digest[:16]}"
+    return cache_dir / f"shards-{digest[:16]}"
 
 
 def _copy(source: Path, target: Path) -> None:

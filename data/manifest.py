@@ -1,6 +1,6 @@
-"""The manifest of a converted data set: what its shards must be before FFCV may open one of them.
+"""The manifest of a converted dataset, against which shards are verified before FFCV opens one of them.
 
-FFCV itself notices hardly any damage: a changed byte is served as data, a cut file can end the process.
+FFCV itself detects hardly any damage: a changed byte is served as data, and a truncated file can crash the process.
 """
 
 import contextlib
@@ -20,17 +20,18 @@ T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 FORMAT = "regnet-shards"
-_SEAL = "sha256"  # a manifest is believed like its shards: by a digest
+_SEAL = "sha256"  # the manifest itself is verified by a digest, like its shards
 VERSION = 4
-CONTENTS = 2**256  # sums of digests are taken modulo this, so that no division into shards changes them
+_CONVERT_AGAIN = "restore it from a copy, or convert again with python -m data.convert --overwrite"
+CONTENT_MODULUS = 2**256  # digests of samples are added modulo this: the sum does not depend on the shards
 
 
 class Verify(StrEnum):
-    """How shards are checked before they are opened; sizes always are."""
+    """How shards are checked before they are opened."""
 
-    once = "once"  # SHA-256 once for each machine and state of the files
-    always = "always"  # SHA-256 each time
-    sizes = "sizes"
+    once = "once"  # SHA-256 once per node, and again when a file has changed
+    always = "always"  # SHA-256 every time
+    sizes = "sizes"  # file sizes only, which the others check as well
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,21 @@ class Shard:
     samples: int
     size: int  # bytes
     sha256: str
-    content: str  # sum modulo 2**256 of the samples' own SHA-256 (of id, label and pixels)
+    content: str  # sum modulo 2**256 of the SHA-256 of every sample (of its id, label and pixels)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A converted data set.
+    """A converted dataset.
 
     Attributes:
-        source: how it was made, as `data.convert` was told.
-        resolution: side of the stored images, pixels; of mixed sizes the longest that any may have.
-        mixed: whether they have sizes of their own.
-        mean, std: of each channel of the training images, in units of the byte range scaled to 0..1.
+        source: the options of `data.convert`.
+        resolution: side of the stored images, pixels; if sizes are mixed, the longest side that any may have.
+        mixed: whether images keep their own sizes and shapes; otherwise all are `resolution` x `resolution`.
+        classes: class names, by label.
+        mean, std: per channel of the training images; a byte is scaled to 0..1.
         splits: the shards of "train" and "val".
-        skipped: images left out because they could not be read.
+        skipped: images that --skip-bad left out.
     """
 
     source: dict[str, Any]
@@ -69,19 +71,20 @@ class Manifest:
 
     @property
     def identity(self) -> str:
-        """Equal for the same images under the same labels, however many shards they are in."""
+        """Equal for the same images with the same labels, however many shards they are in."""
         contents = [
-            sum(int(shard.content, 16) for shard in self.splits[split]) % CONTENTS for split in ("train", "val")
+            sum(int(shard.content, 16) for shard in self.splits[split]) % CONTENT_MODULUS for split in ("train", "val")
         ]
         facts = json.dumps([contents, self.resolution, self.classes])
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def samples(self, split: str) -> int:
+        """Number of samples of a split."""
         return sum(shard.samples for shard in self.splits[split])
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Writes the manifest whole or not at all."""
+    """Writes the manifest atomically."""
     record = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     text = json.dumps({**record, _SEAL: _seal(record)}, indent=1)
     temporary = directory / f".{MANIFEST}.tmp"
@@ -96,33 +99,35 @@ def read_manifest(directory: Path) -> Manifest:
     """Reads and checks a manifest.
 
     Raises:
-        DataError: there is none, or it is not one of ours, or its numbers cannot be right.
+        DataError: it is missing, damaged, altered, of another format version, or has impossible values.
     """
     path = directory / MANIFEST
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
-            f"{directory}: no {MANIFEST}, so no converted data set (or an unfinished one); see python -m data.convert"
+            f"{directory}: no {MANIFEST}: not a converted dataset, or its conversion was not completed; "
+            "convert it with python -m data.convert"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error})") from error
+        raise DataError(f"{path}: cannot be read as JSON ({error}); {_CONVERT_AGAIN}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise DataError(f"{path}: not a manifest of converted shards")
+        raise DataError(f"{path}: not the manifest of a converted dataset")
     if record.get("version") != VERSION:
-        versions = f"format version {record.get('version')}, this program reads {VERSION}"
-        raise DataError(f"{path}: {versions}: convert again, with --overwrite")
+        versions = f"format version {record.get('version')}, but this program reads version {VERSION}"
+        raise DataError(f"{path}: {versions}; {_CONVERT_AGAIN}")
     try:
         manifest = _parse(record)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: damaged manifest ({type(error).__name__}: {str(error)[:200]})") from error
+        cause = f"{type(error).__name__}: {str(error)[:200]}"
+        raise DataError(f"{path}: damaged manifest ({cause}); {_CONVERT_AGAIN}") from error
     if record.pop(_SEAL, None) != _seal(record):
-        raise DataError(f"{path}: altered since it was written (its SHA-256 differs)")
+        raise DataError(f"{path}: altered since it was written (its SHA-256 differs); {_CONVERT_AGAIN}")
     return manifest
 
 
 def _seal(record: dict[str, Any]) -> str:
-    """The digest of a manifest's content, in whatever way it is laid out."""
+    """SHA-256 of a manifest's content, whatever its layout in the file."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
@@ -133,7 +138,7 @@ def _parse(record: dict[str, Any]) -> Manifest:
         raise ValueError("mean and std must be three numbers each, between 0 and 1")
     classes = _list(record["classes"], str)
     if len(classes) < 2 or len(set(classes)) != len(classes):
-        raise ValueError("fewer than two classes, or one name twice")
+        raise ValueError("fewer than two classes, or a duplicate name")
     resolution = _typed(record["resolution"], int)
     if resolution < 1:
         raise ValueError(f"resolution {resolution}")
@@ -147,13 +152,13 @@ def _parse_shards(entries: Any) -> tuple[Shard, ...]:
     types = get_type_hints(Shard)
     for entry in _typed(entries, list):
         if set(_typed(entry, dict)) != set(types):
-            raise ValueError(f"a shard is described by {', '.join(types)}")
+            raise ValueError(f"the fields of a shard must be {', '.join(types)}")
         shard = Shard(**{key: _typed(entry[key], kind) for key, kind in types.items()})
         digests = [shard.sha256, shard.content]
         if shard.samples < 1 or shard.size < 1 or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
             raise ValueError(f"shard {shard.name!r} has an impossible count, size or digest")
         if shard.first_id != next_id or not re.fullmatch(r"[\w.-]+\.beton", shard.name):
-            raise ValueError(f"shard {shard.name!r} is out of place")
+            raise ValueError(f"shard {shard.name!r} has an invalid name or first_id")
         shards.append(shard)
         next_id += shard.samples
     if not shards:
@@ -163,7 +168,7 @@ def _parse_shards(entries: Any) -> tuple[Shard, ...]:
 
 def _typed(value: Any, kind: type[T]) -> T:
     if type(value) is not kind:
-        raise TypeError(f"{value!r} where a {kind.__name__} is due")
+        raise TypeError(f"expected a {kind.__name__}, got {value!r}")
     return value
 
 
@@ -180,25 +185,25 @@ def verify(directory: Path, manifest: Manifest, how: Verify) -> None:
     """Checks every shard against the manifest.
 
     Raises:
-        DataError: names the first file that differs, with what was expected and found.
+        DataError: names the first file that differs, and what was expected and found.
     """
     shards = [shard for split in manifest.splits.values() for shard in split]
     for shard in shards:
         _check_size(directory / shard.name, shard.size)
     if how is Verify.sizes:
         return
-    seen = _seen_marker(directory, shards)
-    if how is Verify.once and os.path.exists(seen):
+    marker = _verified_marker(directory, shards)
+    if how is Verify.once and os.path.exists(marker):
         return
     for shard in shards:
         _check_digest(directory / shard.name, shard.sha256)
-    with contextlib.suppress(OSError):  # a home that cannot be written to only means that the next run checks again
-        seen.parent.mkdir(parents=True, exist_ok=True)
-        seen.touch()
+    with contextlib.suppress(OSError):  # if the cache is not writable, the next run just checks again
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
 
 
-def is_whole(directory: Path, shard: Shard) -> bool:
-    """Whether a file is the one that a manifest describes."""
+def is_intact(directory: Path, shard: Shard) -> bool:
+    """Whether a shard's file has the size and the digest that the manifest records."""
     try:
         _check_size(directory / shard.name, shard.size)
         _check_digest(directory / shard.name, shard.sha256)
@@ -213,7 +218,9 @@ def _check_digest(path: Path, expected: str) -> None:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     if found != expected:
-        raise DataError(f"{path}: SHA-256 {found[:16]}..., the manifest says {expected[:16]}...")
+        raise DataError(
+            f"{path}: SHA-256 {found[:16]}..., but the manifest records {expected[:16]}...; {_CONVERT_AGAIN}"
+        )
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -222,11 +229,11 @@ def _check_size(path: Path, expected: int) -> None:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     if found != expected:
-        raise DataError(f"{path}: {found} bytes, the manifest says {expected}")
+        raise DataError(f"{path}: {found} bytes, but the manifest records {expected}; {_CONVERT_AGAIN}")
 
 
-def _seen_marker(directory: Path, shards: list[Shard]) -> Path:
-    """A file whose existence says: on this machine, these very files had these digests."""
+def _verified_marker(directory: Path, shards: list[Shard]) -> Path:
+    """A file that exists if, on this node, exactly these files had these digests."""
     digest = hashlib.sha256(socket.gethostname().encode())
     for shard in shards:
         path = (directory / shard.name).resolve()

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import DataError
-from data.manifest import CONTENTS, Shard, sha256
+from data.manifest import CONTENT_MODULUS, Shard, sha256
 from data.reading.ffcv_imports import MIN_PAGE_SIZE, DatasetWriter, IntField, MemoryAllocator, RGBImageField
 from data.sources.registry import Source
 
@@ -85,7 +85,9 @@ def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> t
     except DECODE_ERRORS as error:
         raise DataError(f"{name}: cannot be decoded ({error})") from error
     if image.mode.startswith(_DEEP):
-        raise DataError(f"{name}: mode {image.mode}, of more than eight bits to a channel")
+        raise DataError(
+            f"{name}: mode {image.mode} has more than 8 bits per channel; convert it to 8 bits, or use --skip-bad"
+        )
     if image.mode != "RGB":
         if not encoding.convert_rgb:
             raise DataError(f"{name}: mode {image.mode}, not RGB; --convert-rgb accepts such images")
@@ -94,13 +96,13 @@ def load_pixels(source: Source, split: str, index: int, encoding: Encoding) -> t
         size = f"{image.width}x{image.height}"
         wanted = f"{encoding.resolution}x{encoding.resolution}"
         raise DataError(f"{name}: {size} pixels, not {wanted}; --resize or --longest-side accept such images")
-    image = to_size(image, encoding.resolution, encoding.mixed)
+    image = to_stored_size(image, encoding.resolution, encoding.mixed)
     if not 0 <= label < len(source.classes):
         raise DataError(f"{name}: label {label}, but there are {len(source.classes)} classes")
     return np.asarray(image), label
 
 
-def to_size(image: Image.Image, resolution: int, mixed: bool) -> Image.Image:
+def to_stored_size(image: Image.Image, resolution: int, mixed: bool) -> Image.Image:
     """An image as shards have it: no side longer than `resolution` if they are mixed, else a square."""
     if mixed:
         return shrink(image, resolution)
@@ -140,7 +142,7 @@ class _Rows:
     def __getitem__(self, row: int) -> tuple[np.ndarray, int, int]:
         pixels, label = load_pixels(self.source, self.split, self.indices[row], self.encoding)
         self.sums.add(pixels)
-        self.content = (self.content + self._digest(pixels, label, self.first_id + row)) % CONTENTS
+        self.content = (self.content + self._digest(pixels, label, self.first_id + row)) % CONTENT_MODULUS
         return pixels, label, self.first_id + row
 
     def _digest(self, pixels: np.ndarray, label: int, sample: int) -> int:

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from data.errors import DataError, LoaderError
-from data.loader import EvaluationLoader, Place, open_loaders
+from data.loader import EvaluationLoader, RankInfo, open_loaders
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
 from regnet.cli import exit_code_of
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     with join_world(args.device, config.distributed, PreemptionNotice()) as world:
         directory, manifest = open_shards(config, world)
         check_classes(trained, directory, manifest)
-        rank = Place(world.rank, world.size, world.device)
+        rank = RankInfo(world.rank, world.size, world.device)
         _, batches = open_loaders(directory, manifest, loader_options(config), rank)
         precision = Precision(config.train.precision, world.device)
         plain, flip_tta = evaluate(trained.model, batches, precision, len(trained.classes), world)

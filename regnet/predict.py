@@ -21,7 +21,7 @@ from rich.padding import Padding
 from rich.text import Text
 from torch import Tensor
 
-from data.augment.image_transforms import Augment
+from data.augment.resize_normalize import ResizeNormalize
 from data.errors import DataError
 from data.inference_transform import InferenceTransform
 from data.shard_writer import DECODE_ERRORS
@@ -93,7 +93,7 @@ def from_onnx(path: Path) -> Classifier:
 
 def evaluation_transform(mean: Sequence[float], std: Sequence[float], resolution: int) -> Callable[[Tensor], Tensor]:
     """uint8 (N, side, side, 3) -> float32 (N, 3, resolution, resolution), as in evaluation."""
-    return Augment(mean, std, resolution, CPU).evaluation
+    return ResizeNormalize(mean, std, resolution, CPU)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:

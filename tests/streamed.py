@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.loader import Place, open_loaders
+from data.loader import RankInfo, open_loaders
 from data.manifest import read_manifest
 from regnet.config.schema import AugmentConfig, Config, DataConfig, TrainConfig
 from regnet.data_adapter import loader_options
@@ -30,7 +30,7 @@ config = Config(
     train=TrainConfig(batch_size=20),
 )
 manifest = read_manifest(directory)
-train, val = open_loaders(directory, manifest, loader_options(config), Place(0, 1, torch.device("cpu")))
+train, val = open_loaders(directory, manifest, loader_options(config), RankInfo(0, 1, torch.device("cpu")))
 baseline, peak, samples = 0, 0, 0
 for loader in (train.epoch(0), train.epoch(1), val):
     for batch in loader:

@@ -39,7 +39,7 @@ def refused(done, *words, status=2):
 def read_all(out, split, batch=7):
     """Every stored sample of a split: pixels, labels, ids, in the order of ids."""
     manifest = read_manifest(out)
-    reader = ShardReader(out, manifest, batch, workers=1, batches_ahead=2, timeout=30)
+    reader = ShardReader(out, manifest, batch, workers=1, prefetch_batches=2, timeout=30)
     batches = torch.arange(manifest.samples(split)).split(batch)
     parts = [tuple(part.clone() for part in item) for item in reader.read(split, batches)]
     return tuple(torch.cat(part).numpy() for part in zip(*parts, strict=True))
@@ -80,7 +80,7 @@ def test_samples_come_in_any_order_across_shards(tmp_path):
     source = class_folders(tmp_path / "images")
     assert convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 3).returncode == 0
     straight = read_all(tmp_path / "out", "train")
-    reader = ShardReader(tmp_path / "out", read_manifest(tmp_path / "out"), 5, workers=1, batches_ahead=1, timeout=30)
+    reader = ShardReader(tmp_path / "out", read_manifest(tmp_path / "out"), 5, workers=1, prefetch_batches=1, timeout=30)
     for images, labels, ids in reader.read("train", epoch_order(12, seed=1, epoch=2).split(5)):
         assert np.array_equal(images, straight[0][ids])
         assert np.array_equal(labels, straight[1][ids])
@@ -265,7 +265,7 @@ def test_labels_outside_the_classes_are_refused_at_both_ends(tmp_path):
     manifest = read_manifest(out)
     write_manifest(out, replace_field(manifest, classes=manifest.classes[:50]))
     with pytest.raises(DataError, match="label outside 0 to 49"):
-        ShardReader(out, read_manifest(out), 10, workers=1, batches_ahead=1, timeout=10)
+        ShardReader(out, read_manifest(out), 10, workers=1, prefetch_batches=1, timeout=10)
 
 
 def test_a_killed_conversion_leaves_no_manifest_and_is_safely_repeated(tmp_path):

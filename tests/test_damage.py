@@ -1,4 +1,4 @@
-"""Whatever happens to a converted data set's files is caught before FFCV opens one of them, or changes nothing."""
+"""Damage to a converted dataset's files is detected before FFCV opens one of them, or changes nothing."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ from data.manifest import Verify, read_manifest, verify
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
+def intact(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("intact")
     source = class_folders(folder / "images", train=6, val=3)
     assert convert("--source", "folder", "--root", source, "--out", folder / "out", "--shards", 3).returncode == 0
     return folder / "out"
@@ -26,31 +26,31 @@ def whole(tmp_path_factory):
 FILES = [*(f"{split}-{k:05d}-of-00003.beton" for split in ("train", "val") for k in range(3)), "manifest.json"]
 
 
-def opened(directory: Path) -> dict:
-    """What a training would be given: every sample of both splits."""
+def read_verified(directory: Path) -> dict:
+    """Every sample of both splits, read as training does."""
     verify(directory, read_manifest(directory), Verify.always)
     return {split: [torch.from_numpy(part) for part in read_all(directory, split)] for split in ("train", "val")}
 
 
 @pytest.fixture(scope="module")
-def content(whole) -> dict:
-    return opened(whole)
+def content(intact) -> dict:
+    return read_verified(intact)
 
 
 def same(ours: dict, theirs: dict) -> bool:
     return all(torch.equal(a, b) for split in theirs for a, b in zip(ours[split], theirs[split], strict=True))
 
 
-# The damages that FFCV itself does not notice, or dies of: cut in the data, at the end by 5, 24 and 2,400 bytes, one
-# byte changed; and what file systems and people do.
-KINDS = ["cut", "short", "byte", "zeros", "more", "empty", "missing", "swapped", "directory", "unreadable link"]
+# Damage that FFCV does not detect or that crashes it (files truncated within the data, or by 5, 24 or 2,400 bytes; one
+# byte changed), and what file systems and people do.
+KINDS = ["truncated", "short", "byte", "zeros", "longer", "empty", "missing", "swapped", "directory", "dangling link"]
 
 
-def hurt(directory: Path, kind: str, name: str, place: float, value: int) -> None:
+def damage(directory: Path, kind: str, name: str, position: float, value: int) -> None:
     path = directory / name
     content = bytearray(path.read_bytes())
-    at = min(int(place * len(content)), len(content) - 1)
-    if kind == "cut":
+    at = min(int(position * len(content)), len(content) - 1)
+    if kind == "truncated":
         os.truncate(path, at)
     elif kind == "short":
         os.truncate(path, max(0, len(content) - (5, 24, 2400)[value % 3]))
@@ -58,59 +58,61 @@ def hurt(directory: Path, kind: str, name: str, place: float, value: int) -> Non
         count = 1 if kind == "byte" else 200
         content[at : at + count] = bytes([value if kind == "byte" else 0] * len(content[at : at + count]))
         path.write_bytes(content)
-    elif kind == "more":
+    elif kind == "longer":
         path.write_bytes(bytes(content) + bytes([value]) * 10)
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "swapped":
         other = directory / FILES[value % len(FILES)]
-        mine, theirs = path.read_bytes(), other.read_bytes()
-        path.write_bytes(theirs)
-        other.write_bytes(mine)
+        first, second = path.read_bytes(), other.read_bytes()
+        path.write_bytes(second)
+        other.write_bytes(first)
     else:
         path.unlink()
         if kind == "directory":
             path.mkdir()
-        elif kind == "unreadable link":
+        elif kind == "dangling link":
             path.symlink_to(directory / "nowhere")
 
 
-def is_caught_or_harmless(whole: Path, content: dict, damages) -> None:
-    place = whole.parent / "hurt"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(whole, place)
-    for damage in damages:
+def assert_detected_or_harmless(intact: Path, content: dict, damages) -> None:
+    directory = intact.parent / "damaged"
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(intact, directory)
+    for arguments in damages:
         try:
-            hurt(place, *damage)
+            damage(directory, *arguments)
         except (OSError, IndexError):
             continue  # already missing, or empty
-    refused = ""
+    message = ""
     try:
-        found = opened(place)
+        found = read_verified(directory)
     except DataError as error:
-        refused = str(error)
-    if refused:
-        assert str(place) in refused
-        assert "\n" not in refused
+        message = str(error)
+    if message:
+        assert str(directory) in message
+        assert "\n" not in message
     else:
         assert same(found, content), damages
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "swapped"])
-def test_every_kind_of_damage_to_every_file_is_named(whole, kind, name):
-    place = whole.parent / "hurt"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(whole, place)
-    original = (whole / name).read_bytes()
-    hurt(place, kind, name, 0.5, (original[len(original) // 2] + 1) % 256)
-    if (place / name).is_file() and (place / name).read_bytes() == original:
-        pytest.skip("this part of the file is zeros already")
+def test_every_kind_of_damage_to_every_file_is_reported_with_its_name(intact, kind, name):
+    directory = intact.parent / "damaged"
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(intact, directory)
+    original = (intact / name).read_bytes()
+    damage(directory, kind, name, 0.5, (original[len(original) // 2] + 1) % 256)
+    if (directory / name).is_file() and (directory / name).read_bytes() == original:
+        pytest.skip("this part of the file is already zero")
     with pytest.raises(DataError) as refused:
-        opened(place)
-    assert str(place / name) in str(refused.value) or str(place) + ": no manifest" in str(refused.value)
-    if kind in ("cut", "short", "more", "empty") and name != "manifest.json":
-        assert f"{(place / name).stat().st_size} bytes, the manifest says {len(original)}" in str(refused.value)
+        read_verified(directory)
+    assert str(directory / name) in str(refused.value) or str(directory) + ": no manifest" in str(refused.value)
+    if kind in ("truncated", "short", "longer", "empty") and name != "manifest.json":
+        assert f"{(directory / name).stat().st_size} bytes, but the manifest records {len(original)};" in str(
+            refused.value
+        )
 
 
 @given(
@@ -123,5 +125,5 @@ def test_every_kind_of_damage_to_every_file_is_named(whole, kind, name):
     )
 )
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_random_damage_is_caught_or_harmless(whole, content, damages):
-    is_caught_or_harmless(whole, content, damages)
+def test_random_damage_is_detected_or_harmless(intact, content, damages):
+    assert_detected_or_harmless(intact, content, damages)

@@ -14,7 +14,7 @@ from rich.console import Console
 from test_convert import convert
 from torch.nn import functional as F
 
-from data.loader import Place, open_loaders
+from data.loader import RankInfo, open_loaders
 from data.manifest import read_manifest
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import load_trained_model
@@ -65,7 +65,7 @@ def test_flip_tta_averages_the_logits(trained, shards, tmp_path):
     assert evaluate(path, "--json", file).returncode == 0
     loaded, manifest = load_trained_model(path), read_manifest(shards)
     model = loaded.model
-    _, batches = open_loaders(shards, manifest, loader_options(loaded.config), Place(0, 1, torch.device("cpu")))
+    _, batches = open_loaders(shards, manifest, loader_options(loaded.config), RankInfo(0, 1, torch.device("cpu")))
     with torch.inference_mode():
         outputs = [((model(batch.images) + model(batch.images.flip(3))) / 2, batch.labels) for batch in batches]
     logits, labels = (torch.cat(tensors) for tensors in zip(*outputs, strict=True))
@@ -90,7 +90,7 @@ def test_other_classes_and_unusable_files_are_one_line_errors(trained, tmp_path)
     assert convert("--source", "folder", "--root", source, "--out", out, "--shards", 1).returncode == 0
     path = trained / "checkpoints" / "best.pt"
     for file, flags, words in (
-        (path, ("--shards", out), "trained on other classes"),
+        (path, ("--shards", out), "has other classes than the checkpoint"),
         (path, ("--shards", tmp_path / "none"), "no manifest.json"),
         (path, ("--json", tmp_path / "none" / "evaluation.json"), f"{tmp_path / 'none'} is not a directory"),
         (tmp_path / "none.pt", (), "none.pt"),

@@ -1,6 +1,6 @@
-"""The small stand-in for OpenCV that FFCV was built with does what OpenCV does.
+"""FFCV is built against a small replacement of OpenCV: it resizes as OpenCV does.
 
-Where one side grows while the other shrinks the two can differ; nothing here asks for that.
+The two can differ if one side grows while the other shrinks; no test does that.
 """
 
 import cv2

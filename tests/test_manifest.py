@@ -1,3 +1,5 @@
+"""The manifest: what is refused, and how shards are verified against it."""
+
 import copy
 import hashlib
 import json
@@ -45,7 +47,7 @@ VALID = Manifest(
 
 @pytest.fixture
 def directory(tmp_path):
-    """The shards and their manifest."""
+    """A directory with shards and their manifest."""
     for name, content in CONTENTS.items():
         (tmp_path / name).write_bytes(content)
     write_manifest(tmp_path, VALID)
@@ -54,7 +56,7 @@ def directory(tmp_path):
 
 @contextmanager
 def manifest_of(text):
-    """A folder with this manifest, and the shards of the valid one."""
+    """A directory with this manifest and the shards of the valid one."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in CONTENTS.items():
             (Path(folder) / name).write_bytes(content)
@@ -69,40 +71,40 @@ def valid_record():
 
 
 def resealed(record):
-    """The text of an altered manifest whose digest is right all the same: what its other checks are for."""
+    """The text of a record with a digest that matches it, to test the other checks."""
     body = {key: value for key, value in record.items() if key != "sha256"}
     seal = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "sha256": seal})
 
 
-def one_line(caught):
+def assert_one_line(caught):
     message = str(caught.value)
     assert message.strip()
     assert "\n" not in message
     return message
 
 
-def refusal(directory):
+def read_error(directory):
     with pytest.raises(DataError) as caught:
         read_manifest(directory)
-    return one_line(caught)
+    return assert_one_line(caught)
 
 
-def verify_refusal(directory, how=Verify.always):
+def verify_error(directory, how=Verify.always):
     with pytest.raises(DataError) as caught:
         verify(directory, read_manifest(directory), how)
-    return one_line(caught)
+    return assert_one_line(caught)
 
 
-def test_what_is_written_is_read(directory):
+def test_a_manifest_is_read_as_it_was_written(directory):
     assert read_manifest(directory) == VALID
     assert [read_manifest(directory).samples(split) for split in ("train", "val")] == [7, 2]
     assert sorted(path.name for path in directory.iterdir()) == sorted([MANIFEST, *CONTENTS])
 
 
-def test_a_folder_without_manifest_is_named(tmp_path):
-    assert str(tmp_path) in refusal(tmp_path)
-    assert "none" in refusal(tmp_path / "none")
+def test_a_directory_without_manifest_is_named(tmp_path):
+    assert str(tmp_path) in read_error(tmp_path)
+    assert "none" in read_error(tmp_path / "none")
 
 
 def changed(path, value):
@@ -170,13 +172,13 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("path", "value"), IMPOSSIBLE)
-def test_impossible_entry_is_refused(path, value):
+def test_an_impossible_value_is_refused(path, value):
     with manifest_of(changed(path, value)) as directory:
-        assert MANIFEST in refusal(directory)
+        assert MANIFEST in read_error(directory)
 
 
 def entry_paths(tree, path=()):
-    """The paths of all entries in a tree of dicts and lists."""
+    """The paths of all entries of nested dicts and lists."""
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in pairs:
         yield (*path, key)
@@ -187,22 +189,22 @@ REQUIRED = [path for path in entry_paths(valid_record()) if isinstance(path[-1],
 
 
 @pytest.mark.parametrize("path", REQUIRED)
-def test_missing_entry_is_refused(path):
+def test_a_missing_entry_is_refused(path):
     record = valid_record()
     entry = record
     for key in path[:-1]:
         entry = entry[key]
     del entry[path[-1]]
     with manifest_of(resealed(record) if path != ("sha256",) else json.dumps(record)) as directory:
-        assert MANIFEST in refusal(directory)
+        assert MANIFEST in read_error(directory)
 
 
 @pytest.mark.parametrize(
     "text", ["", "null", "[]", "3", '"text"', "{}", '{"format": "regnet-shards"}', b"\xff\xfe", "[" * 100_000]
 )
-def test_foreign_text_is_refused(text):
+def test_text_that_is_not_a_manifest_is_refused(text):
     with manifest_of(text) as directory:
-        assert MANIFEST in refusal(directory)
+        assert MANIFEST in read_error(directory)
 
 
 def is_well_formed(manifest):
@@ -224,12 +226,12 @@ def is_well_formed(manifest):
     )
 
 
-def is_refused_or_whole(directory):
-    """Reading gives a DataError or a manifest in order, which in turn fits the files or gives a DataError."""
+def assert_refused_or_valid(directory):
+    """Reading raises a DataError or gives a valid manifest, which matches the files or fails verification."""
     try:
         manifest = read_manifest(directory)
-    except DataError as refused:
-        message = str(refused)
+    except DataError as error:
+        message = str(error)
     else:
         assert is_well_formed(manifest)
         write_manifest(directory, manifest)
@@ -237,8 +239,8 @@ def is_refused_or_whole(directory):
         try:
             verify(directory, manifest, Verify.always)
             return
-        except DataError as refused:
-            message = str(refused)
+        except DataError as error:
+            message = str(error)
     assert message.strip()
     assert "\n" not in message
 
@@ -260,7 +262,7 @@ json_values = st.recursive(
 
 @st.composite
 def mutated_records(draw):
-    """A valid manifest of which a few entries are deleted, replaced or negated."""
+    """A valid manifest with a few entries deleted, replaced or negated."""
     record = copy.deepcopy(valid_record())
     for _ in range(draw(st.integers(1, 3))):
         *parents, last = draw(st.sampled_from(list(entry_paths(record))))
@@ -279,53 +281,53 @@ def mutated_records(draw):
 
 @given(mutated_records())
 @settings(deadline=None, max_examples=150)
-def test_a_mutated_manifest_is_refused_or_whole(record):
+def test_a_mutated_manifest_with_a_matching_digest_is_refused_or_valid(record):
     with manifest_of(resealed(record)) as directory:
-        is_refused_or_whole(directory)
+        assert_refused_or_valid(directory)
 
 
 @given(mutated_records())
 @settings(deadline=None, max_examples=60)
-def test_an_altered_manifest_is_never_believed(record):
+def test_a_mutated_manifest_with_its_old_digest_is_refused(record):
     with manifest_of(json.dumps(record)) as directory:
         if record != valid_record():
-            refusal(directory)
+            read_error(directory)
 
 
-def test_an_altered_number_that_could_be_right_is_noticed(directory):
+def test_an_altered_but_possible_value_is_detected(directory):
     record = valid_record()
     record["mean"][0] += 0.01
     (directory / MANIFEST).write_text(json.dumps(record))
-    assert "altered since it was written" in refusal(directory)
+    assert "altered since it was written" in read_error(directory)
 
 
 @given(json_values)
 @settings(deadline=None, max_examples=60)
-def test_foreign_json_is_refused(document):
+def test_other_json_is_refused(document):
     with manifest_of(json.dumps(document)) as directory:
-        refusal(directory)
+        read_error(directory)
 
 
 @given(st.floats(0, 1, exclude_max=True))
 @settings(deadline=None, max_examples=60)
-def test_a_truncated_manifest_is_refused(share):
+def test_a_truncated_manifest_is_refused(fraction):
     text = json.dumps(valid_record())
-    with manifest_of(text[: int(share * len(text))]) as directory:
-        refusal(directory)
+    with manifest_of(text[: int(fraction * len(text))]) as directory:
+        read_error(directory)
 
 
 @given(st.data())
 @settings(deadline=None, max_examples=80)
-def test_a_manifest_with_one_other_byte_is_refused_unless_it_says_the_same(data):
+def test_a_manifest_with_one_changed_byte_is_refused_unless_its_content_is_equal(data):
     text = bytearray(json.dumps(valid_record()).encode())
-    place = data.draw(st.integers(0, len(text) - 1))
-    text[place] = data.draw(st.integers(0, 255))
+    position = data.draw(st.integers(0, len(text) - 1))
+    text[position] = data.draw(st.integers(0, 255))
     with manifest_of(bytes(text)) as directory, suppress(DataError):
         assert read_manifest(directory) == VALID
 
 
 @pytest.mark.parametrize("how", Verify)
-def test_whole_shards_pass(directory, how):
+def test_intact_shards_pass(directory, how):
     verify(directory, read_manifest(directory), how)
     verify(directory, read_manifest(directory), how)
 
@@ -352,7 +354,7 @@ def change_one_byte(path):
 @pytest.mark.parametrize("name", CONTENTS)
 def test_a_damaged_shard_is_named(directory, name, damage):
     damage(directory / name)
-    assert name in verify_refusal(directory)
+    assert name in verify_error(directory)
 
 
 @pytest.mark.parametrize("damage", [shorten, lengthen, Path.unlink])
@@ -360,28 +362,28 @@ def test_a_damaged_shard_is_named(directory, name, damage):
 def test_sizes_are_always_checked(directory, how, damage):
     verify(directory, read_manifest(directory), how)
     damage(directory / "val-0.beton")
-    assert "val-0.beton" in verify_refusal(directory, how)
+    assert "val-0.beton" in verify_error(directory, how)
 
 
-def test_a_folder_in_place_of_a_shard_is_named(directory):
+def test_a_directory_in_place_of_a_shard_is_named(directory):
     path = directory / "val-0.beton"
     path.unlink()
     path.mkdir()
     train, (val,) = VALID.splits.values()
     same_size = replace(val, size=path.stat().st_size)
     write_manifest(directory, replace(VALID, splits={"train": train, "val": (same_size,)}))
-    assert "val-0.beton" in verify_refusal(directory)
+    assert "val-0.beton" in verify_error(directory)
 
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """The names of the files that are hashed from now on."""
+    """Collects the names of the files that are hashed."""
     names = []
     monkeypatch.setattr("data.manifest.sha256", lambda path: names.append(path.name) or sha256(path))
     return names
 
 
-def test_once_hashes_once_and_again_after_a_change(directory, hashed):
+def test_once_hashes_once_and_again_after_a_file_changed(directory, hashed):
     for _ in range(2):
         verify(directory, VALID, Verify.once)
     assert hashed == list(CONTENTS)
@@ -391,19 +393,19 @@ def test_once_hashes_once_and_again_after_a_change(directory, hashed):
 
 
 @pytest.mark.parametrize(("how", "times"), [(Verify.always, 2), (Verify.sizes, 0)])
-def test_always_hashes_each_time_and_sizes_never(directory, hashed, how, times):
+def test_always_hashes_every_time_and_sizes_never(directory, hashed, how, times):
     for _ in range(2):
         verify(directory, VALID, how)
     assert hashed == times * list(CONTENTS)
 
 
-def test_once_does_not_take_a_damaged_shard_for_a_checked_one(directory):
+def test_once_reports_a_damaged_shard_every_time(directory):
     change_one_byte(directory / "val-0.beton")
     for _ in range(2):
-        assert "val-0.beton" in verify_refusal(directory, Verify.once)
+        assert "val-0.beton" in verify_error(directory, Verify.once)
 
 
-def test_a_cache_that_cannot_be_written_to_is_no_error(directory, monkeypatch):
+def test_a_cache_that_is_not_writable_is_not_an_error(directory, monkeypatch):
     (directory / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(directory / "file"))
     verify(directory, VALID, Verify.once)

@@ -1,4 +1,4 @@
-"""RandAugment against torchvision's own operations."""
+"""RandAugment's operations against torchvision's."""
 
 import math
 
@@ -17,19 +17,19 @@ EXACT += [Operation.posterize, Operation.solarize, Operation.equalize]
 
 @pytest.fixture(scope="module")
 def images():
-    """Smooth, noisy, dark and plain ones: uint8 (N, SIDE, SIDE, 3)."""
+    """Smooth, noisy, dark and constant images: uint8 (N, SIDE, SIDE, 3)."""
     generator = torch.Generator().manual_seed(0)
     smooth = torch.nn.functional.interpolate(
         torch.rand(COUNT, 3, 4, 4, generator=generator), SIDE, mode="bilinear", align_corners=False
     )
     noisy = torch.rand(COUNT, 3, SIDE, SIDE, generator=generator)
     planes = torch.cat([smooth, noisy, smooth / 4, noisy / 8 + 0.5])
-    plain = torch.full((3, 3, SIDE, SIDE), 0.4)
-    return (255 * torch.cat([planes, plain])).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    constant = torch.full((3, 3, SIDE, SIDE), 0.4)
+    return (255 * torch.cat([planes, constant])).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def theirs(image, operation, sign, magnitude):
-    """uint8 (3, SIDE, SIDE) to the same."""
+def torchvision_operation(image, operation, sign, magnitude):
+    """uint8 (3, SIDE, SIDE) -> the same."""
     strength = sign * magnitude / 30
     degrees = math.degrees(math.atan(0.3 * strength))
     shift = int(150 / 331 * SIDE * strength)
@@ -72,31 +72,35 @@ def theirs(image, operation, sign, magnitude):
 @pytest.mark.parametrize("magnitude", [0, 9, 20, 30])
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 @pytest.mark.parametrize("operation", Operation)
-def test_operations_are_torchvisions(images, operation, sign, magnitude):
+def test_operations_agree_with_torchvision(images, operation, sign, magnitude):
     count = len(images)
     found = apply(images, torch.full((count,), operation), torch.full((count,), sign), magnitude)
-    expected = torch.stack([theirs(image.permute(2, 0, 1), operation, sign, magnitude) for image in images])
-    differ = (found.permute(0, 3, 1, 2).int() - expected.int()).abs()
+    expected = torch.stack(
+        [torchvision_operation(image.permute(2, 0, 1), operation, sign, magnitude) for image in images]
+    )
+    difference = (found.permute(0, 3, 1, 2).int() - expected.int()).abs()
     if operation in EXACT:
-        assert not differ.any()
+        assert not difference.any()
     elif operation <= Operation.rotate:
-        assert (differ > 0).float().mean() < 0.05, "but where a pixel lies between two"
+        assert (difference > 0).float().mean() < 0.05, "except where a position lies between two pixels"
     else:
-        assert differ.max() <= 1, "the last bit of a float decides between two bytes"
-        assert (differ > 0).float().mean() < 0.2
+        assert difference.max() <= 1, "floating-point rounding decides between two bytes"
+        assert (difference > 0).float().mean() < 0.2
 
 
-def test_every_sample_has_operations_of_its_own(images):
+def test_every_sample_gets_its_own_operations(images):
     ids = torch.arange(1000, 1000 + len(images))
     found = randaugment(images, ids, 7, 2, 2, 9)
-    for place, sample in enumerate(ids.tolist()):
-        expected = images[place : place + 1]
-        for turn in (0, 1):
-            key = torch.tensor([2 * sample + turn])
-            operation = integers(7, 2, Purpose.operation, key, len(Operation))
-            sign = 1.0 - 2.0 * integers(7, 2, Purpose.operation_sign, key, 2)
+    for row, sample in enumerate(ids.tolist()):
+        expected = images[row : row + 1]
+        for position in (0, 1):
+            key = torch.tensor([2 * sample + position])
+            operation = integers(7, 2, Purpose.randaugment_operation, key, len(Operation))
+            sign = 1.0 - 2.0 * integers(7, 2, Purpose.randaugment_sign, key, 2)
             expected = apply(expected, operation, sign, 9)
-        assert torch.equal(found[place : place + 1], expected)
-    drawn = integers(7, 2, Purpose.operation, 2 * torch.arange(5000), len(Operation)).bincount(minlength=14)
-    assert drawn.min() > 0.8 * 5000 / 14
-    assert not torch.equal(found, randaugment(images, ids, 7, 3, 2, 9)), "others in another epoch"
+        assert torch.equal(found[row : row + 1], expected)
+    counts = integers(7, 2, Purpose.randaugment_operation, 2 * torch.arange(5000), len(Operation)).bincount(
+        minlength=14
+    )
+    assert counts.min() > 0.8 * 5000 / 14
+    assert not torch.equal(found, randaugment(images, ids, 7, 3, 2, 9)), "other operations in another epoch"

@@ -1,3 +1,5 @@
+"""RandomResizedCrop and centre crops: the boxes, and what the decoder makes of them."""
+
 import cv2
 import numpy as np
 import pytest
@@ -7,10 +9,10 @@ from hypothesis import strategies as st
 from images import photo_folders
 from PIL import Image
 
-from data.augment.random_resized_crop import RandomResizedCrop
+from data.augment.random_resized_crop import RandomResizedCrop, center_crop
 from data.convert import main as convert
 from data.errors import DataError, LoaderError
-from data.inference_transform import preparation
+from data.inference_transform import inference_transform
 from data.manifest import read_manifest
 from data.reading.ffcv_imports import Reader
 from data.reading.shard_reader import ShardReader
@@ -20,9 +22,8 @@ sides = st.integers(1, 400)
 size_lists = st.lists(st.tuples(sides, sides), min_size=1, max_size=20)
 
 
-def cut_of(sizes, smallest=0.3, middle=0.875, seed=4):
-    table = torch.tensor(sizes, dtype=torch.int64)
-    return RandomResizedCrop({"train": table, "val": table}, smallest, middle, seed)
+def random_boxes(sizes, min_scale=0.3, seed=4, epoch=0):
+    return RandomResizedCrop(min_scale, seed).boxes(torch.tensor(sizes, dtype=torch.int64), epoch, 8).boxes
 
 
 def inside(boxes, sizes):
@@ -31,45 +32,45 @@ def inside(boxes, sizes):
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=size_lists, smallest=st.floats(0.01, 1), epoch=st.integers(0, 5))
-def test_boxes_lie_inside_their_images_and_are_no_smaller_and_no_other_shape_than_asked_for(sizes, smallest, epoch):
-    boxes = cut_of(sizes, smallest).training(epoch, 8).places
+@given(sizes=size_lists, min_scale=st.floats(0.01, 1), epoch=st.integers(0, 5))
+def test_boxes_are_inside_their_images_with_the_required_area_and_aspect_ratio(sizes, min_scale, epoch):
+    boxes = random_boxes(sizes, min_scale, epoch=epoch)
     assert inside(boxes, sizes)
-    for (height, width), (_, _, cut_height, cut_width) in zip(sizes, boxes.tolist(), strict=True):
-        # Whole pixels are half a pixel off at most; what fits into no image of that shape is as large as can be.
-        assert 3 / 4 * (cut_height - 0.5) <= cut_width + 0.5
-        assert 3 / 4 * (cut_width - 0.5) <= cut_height + 0.5
-        as_large_as_can_be = cut_height == height or cut_width == width
-        assert (cut_height + 0.5) * (cut_width + 0.5) >= smallest * height * width or as_large_as_can_be
+    for (height, width), (_, _, crop_height, crop_width) in zip(sizes, boxes.tolist(), strict=True):
+        # Rounding to pixels is off by at most half a pixel; where no attempt fits, the box is as large as possible.
+        assert 3 / 4 * (crop_height - 0.5) <= crop_width + 0.5
+        assert 3 / 4 * (crop_width - 0.5) <= crop_height + 0.5
+        as_large_as_possible = crop_height == height or crop_width == width
+        assert (crop_height + 0.5) * (crop_width + 0.5) >= min_scale * height * width or as_large_as_possible
 
 
 @settings(max_examples=30, deadline=None)
 @given(sizes=size_lists, other=st.tuples(sides, sides), epoch=st.integers(0, 5))
-def test_a_box_depends_on_its_own_image_seed_and_epoch_alone(sizes, other, epoch):
-    boxes = cut_of(sizes, smallest=0.9).training(epoch, 8).places
-    among_others = cut_of([other, *sizes[1:], other], smallest=0.9).training(epoch, 8).places
+def test_a_box_does_not_depend_on_other_images(sizes, other, epoch):
+    boxes = random_boxes(sizes, 0.9, epoch=epoch)
+    among_others = random_boxes([other, *sizes[1:], other], 0.9, epoch=epoch)
     assert torch.equal(among_others[1:-1], boxes[1:])
 
 
-def test_the_two_places_of_a_box_are_drawn_each_by_itself():
-    """One draw for both would give squares, which have as much room on both sides, one number twice."""
-    top, left, height, width = cut_of([(200, 200)] * 20_000, smallest=0.2).training(0, 8).places.unbind(1)
+def test_top_and_left_are_independent():
+    """If both used one random number, they would be equal for squares, which have the same range for both."""
+    top, left, height, width = random_boxes([(200, 200)] * 20_000, 0.2).unbind(1)
     squares = (height == width) & (height < 190)
     assert squares.sum() > 50
     assert (top == left)[squares].double().mean() < 0.3
 
 
-def test_other_seeds_and_epochs_cut_elsewhere():
+def test_other_seeds_and_epochs_give_other_boxes():
     sizes = [(200, 300)] * 50
-    boxes = cut_of(sizes).training(0, 8).places
-    assert not torch.equal(cut_of(sizes).training(1, 8).places, boxes)
-    assert not torch.equal(cut_of(sizes, seed=5).training(0, 8).places, boxes)
+    boxes = random_boxes(sizes)
+    assert not torch.equal(random_boxes(sizes, epoch=1), boxes)
+    assert not torch.equal(random_boxes(sizes, seed=5), boxes)
 
 
-def test_boxes_are_spread_as_torchvisions_are():
-    """Means and deviations of 4,000 boxes, to four standard errors of the difference or so."""
+def test_boxes_are_distributed_like_torchvisions():
+    """Means and standard deviations of 4,000 boxes, to about four standard errors of the difference."""
     size, count = (200, 300), 4000
-    ours = cut_of([size] * count, smallest=0.2).training(0, 8).places.double()
+    ours = random_boxes([size] * count, 0.2).double()
     torch.manual_seed(0)
     image, torch_box = torch.empty(3, *size), torchvision.transforms.RandomResizedCrop.get_params
     theirs = torch.tensor([torch_box(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])
@@ -79,35 +80,36 @@ def test_boxes_are_spread_as_torchvisions_are():
 
 
 @settings(max_examples=50, deadline=None)
-@given(sizes=size_lists, middle=st.floats(0.05, 1))
-def test_the_middle_is_a_square_in_the_middle(sizes, middle):
-    boxes = cut_of(sizes, middle=middle).evaluation(8).places
+@given(sizes=size_lists, ratio=st.floats(0.05, 1))
+def test_center_crops_are_centred_squares(sizes, ratio):
+    boxes = center_crop(torch.tensor(sizes, dtype=torch.int64), ratio, 8).boxes
     assert inside(boxes, sizes)
     for (height, width), (top, left, side, other) in zip(sizes, boxes.tolist(), strict=True):
-        assert side == other == max(1, int(middle * min(height, width)))
+        assert side == other == max(1, int(ratio * min(height, width)))
         assert abs(height - side - 2 * top) <= 1
         assert abs(width - side - 2 * left) <= 1
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return photo_folders(tmp_path_factory.mktemp("pictures"), train=3, val=2)
+def photos(tmp_path_factory):
+    return photo_folders(tmp_path_factory.mktemp("photos"), train=3, val=2)
 
 
-def converted(pictures, out, *options):
-    command = ["--source", "folder", "--root", str(pictures), "--out", str(out), "--shards", "2"]
+def converted(photos, out, *options):
+    command = ["--source", "folder", "--root", str(photos), "--out", str(out), "--shards", "2"]
     assert convert([*command, *(() if "--longest-side" in options else ("--longest-side", "160")), *options]) == 0
     return out, read_manifest(out)
 
 
 def decoded(out, manifest, split, boxes):
-    reader = ShardReader(out, manifest, 5, workers=1, batches_ahead=1, timeout=60)
+    reader = ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=60)
     ids = torch.arange(manifest.samples(split))
-    return torch.cat([images.clone() for images, _, _ in reader.read(split, ids.split(5), boxes(reader.sizes))])
+    batches = reader.read(split, ids.split(5), boxes(reader.sizes[split]))
+    return torch.cat([images.clone() for images, _, _ in batches])
 
 
 def shrunk(path):
-    """What the conversion keeps of a picture."""
+    """What the conversion stores of an image, before compression."""
     with Image.open(path) as image:
         scale = min(1, 160 / max(image.size))
         width, height = (round(scale * length) for length in image.size)
@@ -115,90 +117,90 @@ def shrunk(path):
 
 
 @pytest.mark.parametrize("mode", ["raw", "jpg"])
-def test_what_the_boxes_say_is_cut_out_and_resized(pictures, tmp_path, mode):
-    """Against OpenCV: raw pixels to one step, JPEG to what compression does to noise."""
-    out, manifest = converted(pictures, tmp_path / "out", "--mode", mode)
-    places = []
+def test_the_decoder_crops_to_the_boxes_and_resizes(photos, tmp_path, mode):
+    """Against OpenCV: raw pixels to one level, JPEG to its compression noise."""
+    out, manifest = converted(photos, tmp_path / "out", "--mode", mode)
+    crops = []
 
     def boxes(sizes):
-        places.append(RandomResizedCrop(sizes, 0.3, 0.875, 4).training(2, 48))
-        return places[0]
+        crops.append(RandomResizedCrop(0.3, 4).boxes(sizes, 2, 48))
+        return crops[0]
 
     images = decoded(out, manifest, "train", boxes)
-    files = sorted((pictures / "train").glob("*/*"))
+    files = sorted((photos / "train").glob("*/*"))
     assert images.shape == (len(files), 48, 48, 3)
     differences = []
-    for path, image, (top, left, height, width) in zip(files, images, places[0].places.tolist(), strict=True):
-        part = shrunk(path)[top : top + height, left : left + width]
-        expected = cv2.resize(part, (48, 48), interpolation=cv2.INTER_AREA)
+    for path, image, (top, left, height, width) in zip(files, images, crops[0].boxes.tolist(), strict=True):
+        crop = shrunk(path)[top : top + height, left : left + width]
+        expected = cv2.resize(crop, (48, 48), interpolation=cv2.INTER_AREA)
         differences.append(np.abs(image.numpy().astype(int) - expected.astype(int)))
     assert np.mean(differences) < (0.1 if mode == "raw" else 3)
 
 
-def test_a_picture_is_prepared_as_an_evaluation_has_it(pictures, tmp_path):
-    out, manifest = converted(pictures, tmp_path / "out")
-    prepared = preparation(out, manifest, smallest_cut=0.3, middle=0.8, side=40)
-    images = decoded(out, manifest, "val", lambda sizes: RandomResizedCrop(sizes, 0.3, 0.8, 0).evaluation(40))
-    for path, image in zip(sorted((pictures / "val").glob("*/*")), images, strict=True):
-        with Image.open(path) as picture:
-            assert np.array_equal(prepared(picture.convert("RGB")), image.numpy())
+def test_the_inference_transform_gives_what_evaluation_reads(photos, tmp_path):
+    out, manifest = converted(photos, tmp_path / "out")
+    transform = inference_transform(out, manifest, rrc_min_scale=0.3, center_crop_ratio=0.8, resolution=40)
+    images = decoded(out, manifest, "val", lambda sizes: center_crop(sizes, 0.8, 40))
+    for path, image in zip(sorted((photos / "val").glob("*/*")), images, strict=True):
+        with Image.open(path) as photo:
+            assert np.array_equal(transform(photo.convert("RGB")), image.numpy())
 
 
-def test_sizes_are_kept_unless_a_side_is_too_long(pictures, tmp_path):
-    out, manifest = converted(pictures, tmp_path / "out")
+def test_images_keep_their_size_unless_a_side_is_too_long(photos, tmp_path):
+    out, manifest = converted(photos, tmp_path / "out")
     assert manifest.mixed
-    reader = ShardReader(out, manifest, 5, workers=1, batches_ahead=1, timeout=60)
-    expected = [shrunk(path).shape[:2] for path in sorted((pictures / "train").glob("*/*"))]
+    reader = ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=60)
+    expected = [shrunk(path).shape[:2] for path in sorted((photos / "train").glob("*/*"))]
     assert reader.sizes["train"].tolist() == [list(size) for size in expected]
     assert max(max(size) for size in expected) == 160
 
 
-def refused(pictures, out, *options):
-    command = ["--source", "folder", "--root", str(pictures), "--out", str(out), "--shards", "1"]
+def refused(photos, out, *options):
+    command = ["--source", "folder", "--root", str(photos), "--out", str(out), "--shards", "1"]
     return convert([*command, *options]) == 2
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])
-def test_more_than_eight_bits_to_a_channel_are_refused(tmp_path, capsys, mode):
-    pictures = photo_folders(tmp_path / "pictures", train=1, val=1)
+def test_more_than_eight_bits_per_channel_are_refused(tmp_path, capsys, mode):
+    photos = photo_folders(tmp_path / "photos", train=1, val=1)
     Image.fromarray(np.full((40, 40), 3000, np.uint16 if mode == "I;16" else np.float32)).save(
-        pictures / "train" / "plain" / "deep.tiff"
+        photos / "train" / "plain" / "deep.tiff"
     )
-    assert refused(pictures, tmp_path / "out", "--longest-side", "100", "--convert-rgb")
-    assert f"deep.tiff: mode {mode}, of more than eight bits" in capsys.readouterr().err
+    assert refused(photos, tmp_path / "out", "--longest-side", "100")
+    assert f"deep.tiff: mode {mode} has more than 8 bits per channel" in capsys.readouterr().err
 
 
-def test_a_side_that_no_page_could_hold_is_refused(pictures, tmp_path, capsys):
-    assert refused(pictures, tmp_path / "out", "--longest-side", "16385")
+def test_a_longest_side_that_exceeds_a_page_is_refused(photos, tmp_path, capsys):
+    assert refused(photos, tmp_path / "out", "--longest-side", "16385")
     assert "16385 is more than 16384 pixels" in capsys.readouterr().err
 
 
-def test_room_for_large_pictures_is_little_where_there_are_none(pictures, tmp_path):
-    out, _ = converted(pictures, tmp_path / "out", "--longest-side", "2000")
+def test_a_large_longest_side_takes_little_space_if_no_image_is_large(photos, tmp_path):
+    out, _ = converted(photos, tmp_path / "out", "--longest-side", "2000")
     assert sum(file.stat().st_size for file in out.iterdir()) < 200e6
 
 
-def test_a_jpeg_that_cannot_be_decoded_is_an_error(pictures, tmp_path):
-    out, manifest = converted(pictures, tmp_path / "out", "--mode", "jpg")
+def test_a_jpeg_that_cannot_be_decoded_is_an_error(photos, tmp_path):
+    out, manifest = converted(photos, tmp_path / "out", "--mode", "jpg")
     shard = out / manifest.splits["val"][0].name
     content = bytearray(shard.read_bytes())
-    begin = content.index(b"\xff\xd8\xff")
-    content[begin + 2 : begin + 40] = bytes(38)
+    start = content.index(b"\xff\xd8\xff")
+    content[start + 2 : start + 40] = bytes(38)
     shard.write_bytes(content)
     with pytest.raises(LoaderError, match=r"sample \d cannot be decoded"):
-        decoded(out, manifest, "val", lambda sizes: RandomResizedCrop(sizes, 0.3, 0.8, 0).evaluation(40))
+        decoded(out, manifest, "val", lambda sizes: center_crop(sizes, 0.8, 40))
 
 
-def test_a_table_that_does_not_fit_the_bytes_is_refused(pictures, tmp_path):
-    """Which no reader should follow: the decoder copies as many bytes as were stored."""
-    out, manifest = converted(pictures, tmp_path / "out")
+def test_a_table_that_does_not_match_the_bytes_is_refused(photos, tmp_path):
+    """The decoder would copy as many bytes as the table says, beyond the image's end."""
+    out, manifest = converted(photos, tmp_path / "out")
     shard = out / manifest.splits["val"][0].name
     rows = Reader(str(shard)).metadata.tobytes()
     content = bytearray(shard.read_bytes())
-    begin = content.index(rows)
-    row = np.frombuffer(content, Reader(str(shard)).metadata.dtype, count=1, offset=begin).copy()
+    start = content.index(rows)
+    row = np.frombuffer(content, Reader(str(shard)).metadata.dtype, count=1, offset=start).copy()
     row["f0"]["height"] = 1
-    content[begin : begin + row.nbytes] = row.tobytes()
+    content[start : start + row.nbytes] = row.tobytes()
     shard.write_bytes(content)
-    with pytest.raises(DataError, match="an image whose bytes are not where, or as many as"):
-        ShardReader(out, manifest, 5, workers=1, batches_ahead=1, timeout=60)
+    with pytest.raises(DataError, match="an image's bytes does not match the file's table"):
+        ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=60)

@@ -36,7 +36,7 @@ def test_every_pixel_and_label_is_read_back(real_cifar100, converted):
     assert (manifest.samples("train"), manifest.samples("val"), len(manifest.classes)) == (50_000, 10_000, 100)
     assert (manifest.classes[0], manifest.classes[99]) == ("apple", "worm")
     source = open_source(Kind.cifar100, real_cifar100)
-    reader = ShardReader(converted, manifest, 1000, workers=2, batches_ahead=2, timeout=60)
+    reader = ShardReader(converted, manifest, 1000, workers=2, prefetch_batches=2, timeout=60)
     for split in ("train", "val"):
         for images, labels, ids in reader.read(split, torch.arange(manifest.samples(split)).split(1000)):
             originals = [source.split(split)[index] for index in ids.tolist()]

@@ -1,0 +1,10 @@
+"""Augmentation of training images, in batches and on the device.
+
+An augmentation takes three places: an option in `AugmentConfig` (regnet/config/schema.py), a member of
+`data.rng.Purpose` for every kind of random number it needs, and its code here, applied in `image_transforms` (stored
+bytes) or `pipeline` (normalised images).
+"""
+
+from typing import Any
+
+AugmentOptions = Any  # regnet's AugmentConfig, which data/ must not import; read by attribute

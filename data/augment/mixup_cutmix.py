@@ -1,7 +1,7 @@
-"""Two images in one: Mixup and CutMix, drawn for each sample by itself.
+"""Mixup and CutMix, decided for each sample separately.
 
-A sample's partner is any sample of the training set, not one of its batch, so that what becomes of it depends on
-(seed, epoch, sample id) alone, however many processes there are; see data.draws.
+A sample is mixed with any sample of the training set, not with one of its batch, so that the result depends on
+(seed, epoch, sample id) alone and not on the number of processes; see data.rng.
 """
 
 from dataclasses import dataclass
@@ -13,54 +13,55 @@ from torch.nn import functional as F
 from data.rng import Epoch, Purpose, integers, uniforms
 
 
-@dataclass
+@dataclass(frozen=True)
 class MixupCutmix:
-    """What is mixed, and how often.
+    """Mixes samples with others, and their targets in the same proportion.
 
     Attributes:
-        mixup: share of samples blended with their partner (Zhang et al., mixup, 2018), 0 to 1.
-        cutmix: share of samples with a rectangle of their partner in it (Yun et al., CutMix, 2019), 0 to 1.
-        samples, classes: of the training set.
-        seed: of the draws. What a sample keeps of itself is uniform in 0..1: the papers' Beta(1, 1).
+        mixup_prob: probability that a sample is blended with its partner (Zhang et al., mixup, 2018).
+        cutmix_prob: probability that a rectangle of its partner is pasted into a sample (Yun et al., CutMix, 2019).
+        samples, classes: numbers of samples and classes of the training set.
+        seed: seed of the random numbers. Lambda, the fraction that a sample keeps, is uniform in 0..1: the papers'
+            Beta(1, 1).
     """
 
-    mixup: float
-    cutmix: float
+    mixup_prob: float
+    cutmix_prob: float
     samples: int
     classes: int
     seed: int
 
     @property
-    def wanted(self) -> bool:
-        return self.mixup + self.cutmix > 0
+    def enabled(self) -> bool:
+        return self.mixup_prob + self.cutmix_prob > 0
 
     def partners(self, ids: Tensor, epoch: Epoch) -> Tensor:
-        """Whom each sample is mixed with: ids, int64 (n,)."""
+        """Ids of the samples that these are mixed with: int64 (n,)."""
         return integers(self.seed, epoch, Purpose.mix_partner, ids, self.samples)
 
-    def mixed(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor]:
-        """The samples `ids`, the n first of 2n images and labels, with parts of the n last, their partners.
+    def mix(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor]:
+        """Mixes the first n of 2n images and labels, samples `ids`, with the last n, their partners.
 
         Returns:
-            float32 (n, 3, H, W), and targets, float32 (n, classes), in proportion to the parts.
+            float32 (n, 3, H, W), and targets, float32 (n, classes).
         """
-        own, others = images.chunk(2)
-        kept = self._kept(ids, epoch, own.shape[-1])
-        shares = kept.mean((1, 2, 3)).unsqueeze(1)
-        own_targets, other_targets = F.one_hot(labels, self.classes).to(own.dtype).chunk(2)
-        return torch.lerp(others, own, kept), torch.lerp(other_targets, own_targets, shares)
+        own, partners = images.chunk(2)
+        weights = self._weights(ids, epoch, own.shape[-1])
+        lambdas = weights.mean((1, 2, 3)).unsqueeze(1)
+        own_targets, partner_targets = F.one_hot(labels, self.classes).to(own.dtype).chunk(2)
+        return torch.lerp(partners, own, weights), torch.lerp(partner_targets, own_targets, lambdas)
 
-    def _kept(self, ids: Tensor, epoch: Epoch, side: int) -> Tensor:
-        """How much each pixel keeps of its own: float32 (n, 1, side, side)."""
+    def _weights(self, ids: Tensor, epoch: Epoch, side: int) -> Tensor:
+        """Weight of the sample's own pixels, 0 to 1: float32 (n, 1, side, side)."""
 
-        def draw(purpose: Purpose) -> Tensor:
+        def uniform(purpose: Purpose) -> Tensor:
             return uniforms(self.seed, epoch, purpose, ids).view(-1, 1, 1, 1)
 
-        kind, share = draw(Purpose.mix_kind), draw(Purpose.mix_share)
-        half = (1 - share).sqrt() / 2  # of the rectangle's side; what is beyond the image's edge is lost
-        place = (torch.arange(side, device=ids.device) + 0.5) / side
-        in_rows = (place.view(1, 1, -1, 1) - draw(Purpose.mix_row)).abs() < half
-        in_columns = (place.view(1, 1, 1, -1) - draw(Purpose.mix_column)).abs() < half
-        cut = ~(in_rows & in_columns)
-        blended = torch.where(kind < self.mixup, share, torch.ones_like(share))
-        return torch.where((kind >= self.mixup) & (kind < self.mixup + self.cutmix), cut, blended)
+        kind, lambda_ = uniform(Purpose.mix_kind), uniform(Purpose.mix_lambda)
+        half = (1 - lambda_).sqrt() / 2  # of the rectangle's side; what lies beyond the image's edge is lost
+        centres = (torch.arange(side, device=ids.device) + 0.5) / side
+        in_rows = (centres.view(1, 1, -1, 1) - uniform(Purpose.mix_row)).abs() < half
+        in_columns = (centres.view(1, 1, 1, -1) - uniform(Purpose.mix_column)).abs() < half
+        outside = ~(in_rows & in_columns)
+        blended = torch.where(kind < self.mixup_prob, lambda_, torch.ones_like(lambda_))
+        return torch.where((kind >= self.mixup_prob) & (kind < self.mixup_prob + self.cutmix_prob), outside, blended)

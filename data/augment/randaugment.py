@@ -1,8 +1,8 @@
-"""RandAugment for a batch on the device: each sample has operations of its own, drawn from (seed, epoch, sample id).
+"""RandAugment for batches on the device; the operations of a sample depend on (seed, epoch, sample id).
 
 Source: Cubuk et al., RandAugment (2020), section 3; operations, ranges and rounding are those of torchvision's
-RandAugment, but that images are sheared around their centre. All samples go through every kind of operation, and each
-keeps what it drew: to pick samples out would make the host wait for the device.
+RandAugment, except that images are sheared around their centre. Every operation is computed for all samples, and each
+sample keeps the result of its own: selecting samples would make the host wait for the device.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from data.rng import Epoch, Purpose, integers
 
-LEVELS = 30  # of magnitude
+MAX_MAGNITUDE = 30
 _GREY = (0.2989, 0.587, 0.114)
 
 
@@ -36,27 +36,36 @@ class Operation(IntEnum):
 
 
 def randaugment(images: Tensor, ids: Tensor, seed: int, epoch: Epoch, count: int, magnitude: int) -> Tensor:
-    """`count` operations of a magnitude, 0 to 30, one after another: uint8 (N, H, W, 3) to the same."""
-    for turn in range(count):
-        keys = ids * count + turn
-        operations = integers(seed, epoch, Purpose.operation, keys, len(Operation))
-        negative = integers(seed, epoch, Purpose.operation_sign, keys, 2).bool()
+    """Applies `count` operations of a magnitude (0 to 30) in sequence: uint8 (N, H, W, 3) -> the same."""
+    for position in range(count):
+        keys = ids * count + position
+        operations = integers(seed, epoch, Purpose.randaugment_operation, keys, len(Operation))
+        negative = integers(seed, epoch, Purpose.randaugment_sign, keys, 2).bool()
         images = apply(images, operations, torch.where(negative, -1.0, 1.0), magnitude)
     return images
 
 
 def apply(images: Tensor, operations: Tensor, signs: Tensor, magnitude: int) -> Tensor:
-    """One operation for each sample: uint8 (N, H, W, 3), int64 (N,), and -1 or 1 for those that have two directions."""
+    """Applies one operation per sample.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        operations: int64 (N,).
+        signs: float32 (N,), -1 or 1: the direction of operations that have two.
+
+    Returns:
+        uint8 (N, H, W, 3).
+    """
     planes = images.permute(0, 3, 1, 2).float()
-    strength = magnitude / LEVELS
+    strength = magnitude / MAX_MAGNITUDE
     per_sample = (-1, 1, 1, 1)
     blended = _blend(planes, operations.view(per_sample), (1 + 0.9 * strength * signs).view(per_sample))
     threshold = 255 * (1 - strength)
-    bits = 1 << round(4 * strength)  # as many of the lowest are cut off
+    step = 1 << round(4 * strength)  # between the levels that posterize keeps
     results = (
-        (Operation.shear_x, Operation.rotate, _moved(planes, operations, strength * signs)),
+        (Operation.shear_x, Operation.rotate, _affine(planes, operations, strength * signs)),
         (Operation.brightness, Operation.sharpness, blended),
-        (Operation.posterize, Operation.posterize, (planes / bits).floor() * bits),
+        (Operation.posterize, Operation.posterize, (planes / step).floor() * step),
         (Operation.solarize, Operation.solarize, torch.where(planes >= threshold, 255 - planes, planes)),
         (Operation.autocontrast, Operation.autocontrast, _autocontrast(planes)),
         (Operation.equalize, Operation.equalize, _equalize(planes)),
@@ -67,34 +76,34 @@ def apply(images: Tensor, operations: Tensor, signs: Tensor, magnitude: int) -> 
     return planes.to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _moved(planes: Tensor, operations: Tensor, strength: Tensor) -> Tensor:
-    """Sheared, shifted or turned around the centre by the nearest pixels; black where nothing was."""
+def _affine(planes: Tensor, operations: Tensor, strength: Tensor) -> Tensor:
+    """Shears, translates or rotates around the centre by nearest neighbours; uncovered pixels are black."""
     side = planes.shape[-1]
 
-    def of(operation: Operation, value: Tensor) -> Tensor:
+    def only_for(operation: Operation, value: Tensor) -> Tensor:
         return torch.where(operations == operation, value, 0.0)
 
-    angle = of(Operation.rotate, strength * math.radians(30))
-    shift = (strength * 150 / 331 * side).trunc() * 2 / side
+    angle = only_for(Operation.rotate, strength * math.radians(30))
+    translation = (strength * 150 / 331 * side).trunc() * 2 / side
     rows = (
-        torch.stack((angle.cos(), -angle.sin() + of(Operation.shear_x, strength * 0.3)), 1),
-        torch.stack((angle.sin() + of(Operation.shear_y, strength * 0.3), angle.cos()), 1),
+        torch.stack((angle.cos(), -angle.sin() + only_for(Operation.shear_x, strength * 0.3)), 1),
+        torch.stack((angle.sin() + only_for(Operation.shear_y, strength * 0.3), angle.cos()), 1),
     )
-    shifts = (of(Operation.translate_x, -shift), of(Operation.translate_y, -shift))
-    matrix = torch.stack([torch.cat((row, end.unsqueeze(1)), 1) for row, end in zip(rows, shifts, strict=True)], 1)
+    shifts = (only_for(Operation.translate_x, -translation), only_for(Operation.translate_y, -translation))
+    matrix = torch.stack([torch.cat((row, shift.unsqueeze(1)), 1) for row, shift in zip(rows, shifts, strict=True)], 1)
     grid = F.affine_grid(matrix, list(planes.shape), align_corners=False)
     return F.grid_sample(planes, grid, mode="nearest", align_corners=False)
 
 
 def _blend(planes: Tensor, operations: Tensor, factors: Tensor) -> Tensor:
-    """Away from, or towards: black, their own grey, the mean grey, a blurred image."""
+    """Blends with black (brightness), grey (colour), the mean grey (contrast) or a blurred image (sharpness)."""
     grey = _grey(planes)
-    against = torch.zeros_like(planes)
-    against = torch.where(operations == Operation.colour, grey, against)
-    against = torch.where(operations == Operation.contrast, grey.mean((1, 2, 3), keepdim=True), against)
-    against = torch.where(operations == Operation.sharpness, _blurred(planes), against)
-    # What is the same in both stays, whatever the factors add up to in the last bit.
-    return (factors * planes + (1 - factors) * against + 1e-3).clamp(0, 255).floor()
+    other = torch.zeros_like(planes)
+    other = torch.where(operations == Operation.colour, grey, other)
+    other = torch.where(operations == Operation.contrast, grey.mean((1, 2, 3), keepdim=True), other)
+    other = torch.where(operations == Operation.sharpness, _blurred(planes), other)
+    # The small constant keeps pixels that are equal in both, although the factors may not add up to exactly 1.
+    return (factors * planes + (1 - factors) * other + 1e-3).clamp(0, 255).floor()
 
 
 def _grey(planes: Tensor) -> Tensor:
@@ -103,7 +112,7 @@ def _grey(planes: Tensor) -> Tensor:
 
 
 def _blurred(planes: Tensor) -> Tensor:
-    """Each pixel with its neighbours, itself five times; the outermost pixels have too few, and stay."""
+    """A 3x3 blur with weight 5 in the centre; border pixels stay as they are."""
     if planes.shape[-1] < 3:
         return planes
     blurred = planes.clone()
@@ -113,21 +122,21 @@ def _blurred(planes: Tensor) -> Tensor:
 
 
 def _autocontrast(planes: Tensor) -> Tensor:
-    """Each channel stretched to 0..255; one of a single value stays."""
+    """Stretches each channel to 0..255; constant channels stay as they are."""
     low, high = planes.amin((2, 3), keepdim=True), planes.amax((2, 3), keepdim=True)
     stretched = ((planes - low) * (255 / (high - low))).clamp(0, 255).floor()
     return torch.where(high > low, stretched, planes)
 
 
 def _equalize(planes: Tensor) -> Tensor:
-    """Each channel with its values spread so that all are about as frequent."""
+    """Equalizes the histogram of each channel."""
     count, channels = planes.shape[:2]
     values = planes.long().reshape(count * channels, -1)
     histogram = torch.zeros((len(values), 256), dtype=torch.int64, device=planes.device)
     histogram.scatter_add_(1, values, torch.ones_like(values))
-    most = values.amax(1, keepdim=True)
-    step = (values.shape[1] - histogram.gather(1, most)) // 255
+    highest = values.amax(1, keepdim=True)
+    step = (values.shape[1] - histogram.gather(1, highest)) // 255
     below = F.pad(histogram.cumsum(1)[:, :-1], (1, 0))
     table = ((below + step // 2) // step.clamp(min=1)).clamp(0, 255)
-    spread = torch.where(step > 0, table.gather(1, values), values)
-    return spread.view(planes.shape).float()
+    equalized = torch.where(step > 0, table.gather(1, values), values)
+    return equalized.view(planes.shape).float()

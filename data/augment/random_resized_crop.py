@@ -1,7 +1,8 @@
-"""Which part of a stored image the network gets: one cut out at random and resized, or the middle in an evaluation.
+"""RandomResizedCrop for training images, and the centre crop of validation images.
 
-Source: Szegedy et al., Going Deeper with Convolutions (2015), section 6; ten attempts at each image, as torchvision
-and FFCV make them.
+Only the boxes are computed here; data.reading.crop_decoder crops and resizes while it decodes.
+Source: Szegedy et al., Going Deeper with Convolutions (2015), section 6; ten attempts per image, as in torchvision and
+FFCV.
 """
 
 import math
@@ -13,73 +14,80 @@ from torch import Tensor
 
 from data.rng import Purpose, integers, uniforms
 
-_SHAPE = 4 / 3  # of width over height, or of height over width, at most
+_MAX_ASPECT_RATIO = 4 / 3  # of width to height, and of height to width
 _ATTEMPTS = 10
 
 
 class CropBoxes(NamedTuple):
-    """What is cut out of each sample of a split, and the side that it is resized to.
+    """The crop of every sample of a split.
 
     Attributes:
-        places: int64 (samples, 4): top, left, height and width, pixels of the stored image.
-        side: pixels.
+        boxes: int64 (samples, 4): top, left, height and width, pixels of the stored image.
+        side: side that crops are resized to, pixels.
     """
 
-    places: Tensor
+    boxes: Tensor
     side: int
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Boxes for all samples of a split, in the order of their ids.
+    """Random boxes for all samples of a split, in the order of their ids.
 
     Attributes:
-        sizes: of each split's images, int64 (samples, 2): height and width, pixels.
-        smallest: share of the image's area that is cut out for training at least.
-        middle: side of the square for evaluation, over the shorter side of the image.
-        seed: of the draws.
+        min_scale: smallest area of a crop, as a fraction of the image.
+        seed: seed of the random numbers.
     """
 
-    sizes: dict[str, Tensor]
-    smallest: float
-    middle: float
+    min_scale: float
     seed: int
 
-    def training(self, epoch: int, side: int) -> CropBoxes:
-        """Of an area and a shape drawn evenly (the shape on a logarithmic scale), at a place drawn evenly."""
-        sizes = self.sizes["train"]
-        found = _largest(sizes)
-        open_ids = torch.arange(len(sizes))
+    def boxes(self, sizes: Tensor, epoch: int, side: int) -> CropBoxes:
+        """Boxes of uniform area, log-uniform aspect ratio and uniform position.
+
+        Args:
+            sizes: int64 (samples, 2): height and width of the stored images, pixels.
+            side: side that crops are resized to, pixels.
+        """
+        boxes = _largest_boxes(sizes)
+        unplaced = torch.arange(len(sizes))
         for attempt in range(_ATTEMPTS):
-            keys = open_ids * _ATTEMPTS + attempt
-            parts, fits = self._attempt(sizes[open_ids], keys, epoch)
-            ids, keys, parts = open_ids[fits], keys[fits], parts[fits]
-            room = sizes[ids] - parts + 1
-            top = integers(self.seed, epoch, Purpose.cut_row, keys, room[:, 0])
-            left = integers(self.seed, epoch, Purpose.cut_column, keys, room[:, 1])
-            found[ids] = torch.cat([torch.stack([top, left], 1), parts], 1)
-            open_ids = open_ids[~fits]
-        return CropBoxes(found, side)
+            keys = unplaced * _ATTEMPTS + attempt
+            crops, fits = self._random_crops(sizes[unplaced], keys, epoch)
+            ids, keys, crops = unplaced[fits], keys[fits], crops[fits]
+            positions = sizes[ids] - crops + 1
+            top = integers(self.seed, epoch, Purpose.rrc_row, keys, positions[:, 0])
+            left = integers(self.seed, epoch, Purpose.rrc_column, keys, positions[:, 1])
+            boxes[ids] = torch.cat([torch.stack([top, left], 1), crops], 1)
+            unplaced = unplaced[~fits]
+        return CropBoxes(boxes, side)
 
-    def evaluation(self, side: int) -> CropBoxes:
-        """The middle, a square."""
-        sizes = self.sizes["val"]
-        square = (self.middle * sizes.min(1).values.double()).long().clamp(min=1)
-        return CropBoxes(_centred(sizes, torch.stack([square, square], 1)), side)
-
-    def _attempt(self, sizes: Tensor, keys: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Heights and widths, int64 (n, 2), and whether they fit into the images."""
-        share = self.smallest + (1 - self.smallest) * uniforms(self.seed, epoch, Purpose.cut_area, keys).double()
-        area = share * sizes.prod(1)
-        shape = ((2 * uniforms(self.seed, epoch, Purpose.cut_shape, keys).double() - 1) * math.log(_SHAPE)).exp()
-        parts = torch.stack([(area * ratio).sqrt().round().long() for ratio in (1 / shape, shape)], 1)
-        return parts, ((parts > 0) & (parts <= sizes)).all(1)
+    def _random_crops(self, sizes: Tensor, keys: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Heights and widths, int64 (n, 2), and whether they fit into their images, bool (n,)."""
+        uniform_area = uniforms(self.seed, epoch, Purpose.rrc_area, keys).double()
+        area = (self.min_scale + (1 - self.min_scale) * uniform_area) * sizes.prod(1)
+        uniform_ratio = uniforms(self.seed, epoch, Purpose.rrc_aspect_ratio, keys).double()
+        ratio = ((2 * uniform_ratio - 1) * math.log(_MAX_ASPECT_RATIO)).exp()
+        crops = torch.stack([(area * factor).sqrt().round().long() for factor in (1 / ratio, ratio)], 1)
+        return crops, ((crops > 0) & (crops <= sizes)).all(1)
 
 
-def _largest(sizes: Tensor) -> Tensor:
-    """The largest box of a permitted shape in the middle, for images that ten attempts did not fit into."""
-    return _centred(sizes, torch.minimum(sizes, (sizes.flip(1) * _SHAPE).round().long()))
+def center_crop(sizes: Tensor, ratio: float, side: int) -> CropBoxes:
+    """Square boxes in the centre.
+
+    Args:
+        sizes: int64 (samples, 2): height and width of the stored images, pixels.
+        ratio: side of the box divided by the image's shorter side.
+        side: side that crops are resized to, pixels.
+    """
+    square = (ratio * sizes.min(1).values.double()).long().clamp(min=1)
+    return CropBoxes(_centred(sizes, torch.stack([square, square], 1)), side)
 
 
-def _centred(sizes: Tensor, parts: Tensor) -> Tensor:
-    return torch.cat([(sizes - parts) // 2, parts], 1)
+def _largest_boxes(sizes: Tensor) -> Tensor:
+    """Centred boxes, as large as the aspect ratio allows, for images in which no attempt fits."""
+    return _centred(sizes, torch.minimum(sizes, (sizes.flip(1) * _MAX_ASPECT_RATIO).round().long()))
+
+
+def _centred(sizes: Tensor, crops: Tensor) -> Tensor:
+    return torch.cat([(sizes - crops) // 2, crops], 1)

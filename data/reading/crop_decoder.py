@@ -1,4 +1,4 @@
-"""FFCV's decoder for a part of each image, resized: where that part is, the caller says for every sample."""
+"""An FFCV decoder that crops every image to a given box and resizes the crop."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,12 +17,12 @@ from data.reading.ffcv_imports import (
 )
 
 
-class BoxDecoder(SimpleRGBImageDecoder):
-    """Images of any sizes, raw or JPEG -> uint8 (N, side, side, 3), resized by OpenCV's INTER_AREA.
+class CropDecoder(SimpleRGBImageDecoder):
+    """Images of any size, raw or JPEG -> uint8 (N, side, side, 3), resized with OpenCV's INTER_AREA.
 
-    FFCV's own random decoders draw from numpy's generator, so that an image would depend on the thread and the
-    batch that it comes in. This one takes its boxes from the third of the storage's tables, int64 (samples, 4), and
-    marks in the fourth, uint8 (samples,), what it could not decode: in a thread of numba's it cannot raise.
+    FFCV's own random decoders use numpy's generator, so that a crop would depend on the thread and the batch. This one
+    reads its boxes from the third array of the storage's state, int64 (samples, 4). It flags samples that it could not
+    decode in the fourth, uint8 (samples,), because it cannot raise in numba's threads.
     """
 
     def __init__(self, side: int) -> None:
@@ -38,12 +38,12 @@ class BoxDecoder(SimpleRGBImageDecoder):
         decode_jpeg, resize, copy = (Compiler.compile(function) for function in (imdecode, resize_crop, memcpy))
 
         def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]  # for numba
-            for place in each(len(batch_indices)):
-                sample = batch_indices[place]
+            for position in each(len(batch_indices)):
+                sample = batch_indices[position]
                 image = metadata[sample]
                 stored = read(image["data_ptr"], storage_state)
                 height, width = np.uint32(image["height"]), np.uint32(image["width"])
-                # Memory for one image of each thread; FFCV has it for all images of all batches ahead.
+                # Memory for one image per thread; FFCV allocates it for all images of all prefetched batches.
                 pixels = np.empty((height, width, 3), np.uint8)
                 if image["mode"] == jpeg:
                     status = decode_jpeg(stored, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
@@ -52,7 +52,7 @@ class BoxDecoder(SimpleRGBImageDecoder):
                 else:
                     copy(stored, pixels)
                 box = storage_state[2][sample]
-                resize(pixels, box[0], box[0] + box[2], box[1], box[1] + box[3], destination[place])
+                resize(pixels, box[0], box[0] + box[2], box[1], box[1] + box[3], destination[position])
             return destination[: len(batch_indices)]
 
         decode.is_parallel = True  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""The parts of FFCV that this project uses, imported without what importing FFCV does to a process.
+"""The parts of FFCV that this project uses, imported without FFCV's side effects.
 
-FFCV sets PyTorch to one thread, and builds a numba dictionary of two entries, which compiles for seconds; the
-entries are only ever read as constants, for which a plain dictionary serves as well.
+Importing FFCV sets PyTorch to one thread and builds a numba dictionary of two entries, which compiles for seconds. The
+entries are only read as constants, for which a plain dictionary is enough.
 """
 
 import numba.typed

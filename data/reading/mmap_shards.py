@@ -1,4 +1,4 @@
-"""All shards of a split as one table of samples in memory, which the system fills as it is touched."""
+"""All shards of a split as one memory-mapped table of samples."""
 
 import mmap
 import os
@@ -15,7 +15,7 @@ from data.reading.ffcv_imports import IMAGE_MODES, Compiler, Reader, cast_int_to
 
 _TABLE = numba.uint64[::1]
 _BOXES = numba.int64[:, ::1]
-_MARKS = numba.uint8[::1]
+_FLAGS = numba.uint8[::1]
 
 
 class _File(NamedTuple):
@@ -28,26 +28,30 @@ class _File(NamedTuple):
 class MappedShards:
     """All shards of a split, mapped into memory and joined into one table of samples.
 
-    The pointers in FFCV's tables are offsets into a file. Here they become addresses in memory, so that one
-    compiled pipeline reads every shard.
+    The pointers in FFCV's tables are offsets into a file. Here they become memory addresses, so that one compiled
+    pipeline can read every shard.
 
     Attributes:
-        metadata: FFCV's fields of each sample.
+        metadata: FFCV's record of every sample; fields f0, f1 and f2 are image, label and id.
+        tables: addresses of the stored images, ascending, and their sizes in bytes.
+
+    Raises:
+        DataError: a shard does not match the manifest, or its tables do not match its size.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, split: str) -> None:
         metadata, pointers, sizes = [], [], []
-        self._files: list[_File] = []  # mapped as long as there are addresses into them
+        self._files: list[_File] = []  # kept open, because the tables hold addresses into them
         for shard in manifest.splits[split]:
             path = directory / shard.name
             reader = Reader(str(path))
-            file = open(path, "rb")  # noqa: SIM115  # open as long as it is mapped
+            file = open(path, "rb")  # noqa: SIM115  # stays open as long as it is mapped
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._files.append(_File(path, file, mapped, shard.samples))
             base = np.uint64(np.frombuffer(mapped, np.uint8).ctypes.data)
             rows = reader.metadata.copy()
-            _check_rows(path, rows, shard.first_id, shard.samples, manifest)
-            _check_places(path, rows["f0"], reader.alloc_table, len(mapped))
+            _check_samples(path, rows, shard.first_id, shard.samples, manifest)
+            _check_extents(path, rows["f0"], reader.alloc_table, len(mapped))
             rows["f0"]["data_ptr"] += base
             metadata.append(rows)
             pointers.append(reader.alloc_table["ptr"] + base)
@@ -60,7 +64,7 @@ class MappedShards:
 
     @property
     def sizes(self) -> np.ndarray:
-        """int64 (samples, 2): height and width of each image, pixels."""
+        """Height and width of every image, pixels: int64 (samples, 2)."""
         image = self.metadata["f0"]
         return np.stack([image["height"], image["width"]], 1).astype(np.int64)
 
@@ -71,42 +75,40 @@ class MappedShards:
 
     @property
     def raw(self) -> bool:
-        """Whether all images are raw bytes of one size, for which no decoder is needed."""
+        """Whether all images are raw bytes of one size, which need no decoder."""
         sizes, modes = self.sizes, self.metadata["f0"]["mode"]
         return bool((sizes == sizes[0]).all() and (modes == IMAGE_MODES["raw"]).all())
 
-    def parts(self, samples: int) -> Iterator[np.ndarray]:
-        """All images of raw shards in order: uint8 (n, H, W, 3), n of at most so many.
+    def raw_images(self, count: int) -> Iterator[np.ndarray]:
+        """The images of raw shards in order, at most `count` at a time: uint8 (n, H, W, 3).
 
         Raises:
-            LoaderError: as `check` does.
+            LoaderError: a file has changed, see `check`.
         """
         height, width = self.sizes[0]
         first = 0
         for file in self._files:
             stored = np.frombuffer(file.mapped, np.uint8)
             images = np.lib.stride_tricks.sliding_window_view(stored, 3 * height * width)
-            places = self.metadata["f0"]["data_ptr"][first : first + file.samples] - np.uint64(stored.ctypes.data)
-            for begin in range(0, file.samples, samples):
+            offsets = self.metadata["f0"]["data_ptr"][first : first + file.samples] - np.uint64(stored.ctypes.data)
+            for start in range(0, file.samples, count):
                 self.check()
-                yield images[places[begin : begin + samples]].reshape(-1, height, width, 3)
+                yield images[offsets[start : start + count]].reshape(-1, height, width, 3)
             first += file.samples
 
     def check(self) -> None:
-        """Raises LoaderError for a file that has changed: if it shrank, reading it would end the process by SIGBUS."""
+        """Raises LoaderError if a file has changed: reading one that has shrunk would end the process with SIGBUS."""
         for path, file, mapped, _ in self._files:
-            now = os.fstat(file.fileno())
-            if now.st_nlink == 0:
-                raise LoaderError(f"{path} was deleted or replaced while it was in use")
-            if now.st_size != len(mapped):
-                raise LoaderError(
-                    f"{path} has {now.st_size} bytes instead of {len(mapped)}: it changed while it was in use"
-                )
+            status = os.fstat(file.fileno())
+            if status.st_nlink == 0:
+                raise LoaderError(f"{path} was deleted or replaced during the run")
+            if status.st_size != len(mapped):
+                raise LoaderError(f"{path} changed during the run: {status.st_size} bytes instead of {len(mapped)}")
 
-    def forget(self) -> None:
-        """Gives back the memory of what was read; it is read again where it is asked for again.
+    def release(self) -> None:
+        """Releases the pages read so far to the system; they are read again when needed.
 
-        What other processes have mapped, they keep.
+        Pages that other processes have mapped stay in memory.
         """
         for _, file, mapped, _ in self._files:
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -118,63 +120,63 @@ class MappedShards:
             size = tables[1][np.searchsorted(tables[0], address)]
             return numba.carray(cast_int_to_byte_ptr(address), size)
 
-        tables = numba.types.Tuple([_TABLE, _TABLE, _BOXES, _MARKS])
+        tables = numba.types.Tuple([_TABLE, _TABLE, _BOXES, _FLAGS])
         return Compiler.compile(read, numba.uint8[::1](numba.uint64, tables))
 
 
 class EpochShards:
-    """What FFCV asks its storage for in one pass over some batches.
+    """The storage that FFCV reads from in one pass over some batches.
 
     Args:
-        boxes: int64 (samples, 4), for a decoder that cuts; (0, 4) for one that doesn't.
-        forget_every: batches after which what was read is forgotten; 0 for never.
+        boxes: int64 (samples, 4) for a decoder that crops; (0, 4) for one that does not.
+        release_every: batches after which pages are released; 0 for never.
 
     Attributes:
-        state: what the compiled pipeline gets: addresses, ascending, the bytes that each holds, the boxes, and room for
-            marks at samples that cannot be decoded.
+        state: arguments of the compiled pipeline: addresses (ascending), their sizes in bytes, boxes, and a flag for
+            every sample that cannot be decoded.
     """
 
-    def __init__(self, shards: MappedShards, boxes: np.ndarray, forget_every: int) -> None:
-        self.shards, self.forget_every = shards, forget_every
+    def __init__(self, shards: MappedShards, boxes: np.ndarray, release_every: int) -> None:
+        self.shards, self.release_every = shards, release_every
         self._undecoded = np.zeros(len(boxes), np.uint8)
         self.state = (*shards.tables, boxes, self._undecoded)
 
     def start_batch(self, batch: int) -> None:
-        """FFCV tells of each batch before it reads it."""
+        """Called by FFCV before it reads a batch."""
         self.shards.check()
-        if self.forget_every and batch % self.forget_every == 0:
-            self.shards.forget()
+        if self.release_every and batch % self.release_every == 0:
+            self.shards.release()
 
     def check_batch(self, ids: np.ndarray) -> None:
-        """Raises LoaderError for a sample of this batch, just read, that could not be decoded."""
+        """Raises LoaderError if a sample of the batch just read could not be decoded."""
         if len(self._undecoded) and (bad := ids[self._undecoded[ids] > 0]).size:
             raise LoaderError(f"sample {bad[0]} cannot be decoded: its JPEG is damaged")
 
-    # FFCV opens its storage for each epoch; the mappings outlive that.
+    # FFCV enters its storage once per epoch; the mappings outlive that.
     def __enter__(self) -> None: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
 
-def _check_rows(path: Path, rows: np.ndarray, first_id: int, samples: int, manifest: Manifest) -> None:
+def _check_samples(path: Path, rows: np.ndarray, first_id: int, samples: int, manifest: Manifest) -> None:
     if len(rows) != samples or not np.array_equal(rows["f2"], np.arange(first_id, first_id + samples)):
-        raise DataError(f"{path}: not the samples {first_id} to {first_id + samples - 1} that the manifest says")
+        raise DataError(f"{path}: does not hold samples {first_id} to {first_id + samples - 1} as its manifest says")
     if rows["f1"].min() < 0 or rows["f1"].max() >= len(manifest.classes):
-        raise DataError(f"{path}: a label outside 0 to {len(manifest.classes) - 1}")
+        raise DataError(f"{path}: holds a label outside 0 to {len(manifest.classes) - 1}")
     sides, side = (rows["f0"]["width"], rows["f0"]["height"]), manifest.resolution
     if manifest.mixed:
         if not all(((lengths > 0) & (lengths <= side)).all() for lengths in sides):
-            raise DataError(f"{path}: images with sides of none or of more than {side}, which the manifest says")
+            raise DataError(f"{path}: holds images whose sides are not 1 to {side} pixels as its manifest says")
     elif not all((lengths == side).all() for lengths in sides):
-        raise DataError(f"{path}: images of another size than {side}, which the manifest says")
+        raise DataError(f"{path}: holds images that are not {side}x{side} pixels as its manifest says")
 
 
-def _check_places(path: Path, images: np.ndarray, places: np.ndarray, size: int) -> None:
-    """An image's bytes lie in the file, and a raw one has as many as its pixels: the decoder looks at neither."""
-    by_place = places[np.argsort(places["ptr"])]
-    found = by_place[np.searchsorted(by_place["ptr"], images["data_ptr"]).clip(max=len(places) - 1)]
+def _check_extents(path: Path, images: np.ndarray, allocations: np.ndarray, size: int) -> None:
+    """Every image's bytes lie in the file, and a raw image has as many as its pixels: the decoder checks neither."""
+    by_offset = allocations[np.argsort(allocations["ptr"])]
+    found = by_offset[np.searchsorted(by_offset["ptr"], images["data_ptr"]).clip(max=len(allocations) - 1)]
     pixels = 3 * images["height"].astype(np.uint64) * images["width"].astype(np.uint64)
     is_raw = images["mode"] == IMAGE_MODES["raw"]
     inside = (found["ptr"] == images["data_ptr"]) & (found["ptr"] + found["size"] <= size)
     if not (inside & (~is_raw | (found["size"] == pixels))).all():
-        raise DataError(f"{path}: an image whose bytes are not where, or as many as, its table says")
+        raise DataError(f"{path}: the position or the size of an image's bytes does not match the file's table")
