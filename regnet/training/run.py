@@ -129,7 +129,7 @@ class Run(AbstractContextManager["Run"]):
         self._ending = Status.preempted, reason
         if self.checkpointer is not None:
             step = self.checkpointer.saved[1]
-            self.say(f"{reason.capitalize()}; checkpoint saved at step {step}. Re-run the same command to resume.")
+            self.say(f"{reason[0].upper()}{reason[1:]}; checkpoint saved at step {step}. Re-run the same command to resume.")
 
     def finished(self, evaluation: Evaluation, state: TrainingState) -> None:
         """The run is complete; `evaluation` is that of its last weights."""
