@@ -129,7 +129,8 @@ class Run(AbstractContextManager["Run"]):
         self._ending = Status.preempted, reason
         if self.checkpointer is not None:
             step = self.checkpointer.saved[1]
-            self.say(f"{reason[0].upper()}{reason[1:]}; checkpoint saved at step {step}. Re-run the same command to resume.")
+            why = reason[0].upper() + reason[1:]
+            self.say(f"{why}; checkpoint saved at step {step}. Re-run the same command to resume.")
 
     def finished(self, evaluation: Evaluation, state: TrainingState) -> None:
         """The run is complete; `evaluation` is that of its last weights."""
