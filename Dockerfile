@@ -1,23 +1,24 @@
-# The trainer with its environment, for docker, Apptainer and SLURM.
+# Container image for docker, Apptainer and SLURM.
 #
 #   docker build -t regnet .
 #
-# The program is in /opt/regnet and the environment in /opt/venv; both belong to root and nothing writes there.
-# What a run writes goes to the working directory, whoever the user and wherever that is. There is no entry point:
-# Apptainer's exec and SLURM's containers would pass it by.
+# The program is in /opt/regnet and the Python environment in /opt/venv; both are owned by root and never written to.
+# Runs write to the working directory, as any user. There is no entry point, because Apptainer's exec and SLURM's
+# container support would ignore it.
 #
-# The base may be any image of Debian 12. CUDA comes with torch, from PyPI; the driver comes from the machine.
+# Any Debian 12 image can be the base. CUDA is installed with torch from PyPI; the driver comes from the host.
 ARG BASE_IMAGE=debian:12-slim
 
 FROM ${BASE_IMAGE} AS base
-# Not pinned: Debian keeps one version of a package in a release, and drops it for a security fix.
+# Not pinned: Debian keeps only one version of a package per release, and security fixes replace it.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libturbojpeg0 make python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 
-# torch and what it shares with others, by themselves: another pin in requirements.txt fetches no gigabytes again.
+# torch and its shared dependencies have their own layer, so that other changes of requirements.txt do not download
+# gigabytes again.
 FROM base AS pins
 WORKDIR /pins
 COPY requirements.txt .
@@ -34,7 +35,7 @@ COPY requirements.txt .
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 
 
-# The compiler and the headers stay in this stage.
+# Build stage: the compiler and the headers do not become part of the final image.
 FROM environment AS ffcv
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -51,8 +52,8 @@ RUN ln -s /opt/venv .venv \
 FROM environment
 COPY --from=ffcv /built /
 COPY . .
-# Readable by anyone, also if the checkout is not; found from any working directory; here, in /opt/regnet, results
-# have a place too. The home is for users whom the image does not know (docker run --user).
+# Makes the program readable for every user, whatever the permissions of the checkout, importable from any directory,
+# and the result directories in /opt/regnet writable. The home directory serves unknown users (docker run --user).
 RUN chmod -R a+rX . \
     && python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'regnet.pth').write_text('/opt/regnet\n')" \
     && useradd --uid 1000 --create-home regnet \

@@ -1,33 +1,38 @@
-# make demo     everything, on generated images: a few minutes on two CPU cores
-# make train    CIFAR-100 with configs/baseline.yaml        CIFAR100=DIR-or-archive  ARGS="--train.epochs 3"
-# make test     the test suite
-# make test-all the same, and the job scripts on a real SLURM and the image really built: as root
-# make test-fast  those of its tests that start no process, without lint
-# make docs     the documentation site, into site/
+# `make` prints the targets.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: install demo train test test-all test-fast lint docs clean
+.DEFAULT_GOAL := help
+.PHONY: help install demo train test test-all test-fast lint docs clean
 
-# Works from other folders too, where it then leaves its results: make -f /opt/regnet/Makefile demo
+# Also works from another directory, to which the results are then written: make -f /opt/regnet/Makefile demo
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 CIFAR100 ?=
 ARGS ?=
-# What the demo must reach: a trainer that shuffles labels, or whose ranks drift apart, stays far below.
-BAR ?= 0.6
+# Validation accuracy that the demo must exceed. Shuffled labels or diverged ranks stay far below it.
+MIN_ACCURACY ?= 0.6
 CONFIG ?= $(HERE)configs/baseline.yaml
-# Where the environment is. One that is named (the container image names its own) is used as it is.
+# Directory of an existing environment, used as it is (the container image sets it). Empty: .venv, created on demand.
 REGNET_VENV ?=
 BIN := $(or $(REGNET_VENV),.venv)/bin
 READY := $(if $(REGNET_VENV),,.venv/.ready)
 PY := $(BIN)/python
-# One process for each GPU; without one, two on the CPU.
+# One process per GPU; without a GPU, two on the CPU.
 NPROC ?= $(shell $(PY) -c "import torch; print(torch.cuda.device_count() or 2)")
-# torchrun's --standalone does this too, but with the name localhost, which not every container can resolve.
-ONE_MACHINE := --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1
-TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/torchrun $(ONE_MACHINE) --nproc_per_node=$(NPROC)
+# Like torchrun's --standalone, which uses the host name localhost: some containers cannot resolve it.
+SINGLE_NODE := --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1
+TORCHRUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/torchrun $(SINGLE_NODE) --nproc_per_node=$(NPROC)
 
-install: .venv/.ready
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo 'CIFAR100=PATH    local copy of CIFAR-100 for train: archive or folder (default: download)'
+	@echo 'CONFIG=FILE      configuration for train (default: configs/baseline.yaml)'
+	@echo 'ARGS="..."       options of the trainer (demo, train) or of pytest (test, test-all)'
+	@echo 'NPROC=N          training processes (default: one per GPU, or two on a CPU)'
+	@echo 'REGNET_VENV=DIR  existing environment to use instead of .venv'
+
+install: .venv/.ready ## create .venv with all requirements and build FFCV
 
 .venv/.ready: requirements.txt requirements-ffcv.txt tools/install.sh
 	tools/install.sh
@@ -41,12 +46,12 @@ install: .venv/.ready
 	.venv/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
-demo: $(READY)
+demo: $(READY) ## train on generated images and check the accuracy: minutes on a CPU, no download
 	$(PY) -m data.convert --source synthetic --per-class 200 --out shards/demo --shards 4
 	$(TORCHRUN) $(HERE)train_ddp.py --config $(HERE)configs/demo.yaml $(ARGS)
-	@$(PY) $(HERE)tools/check_demo.py runs/demo $(BAR)
+	@$(PY) $(HERE)tools/check_demo.py runs/demo $(MIN_ACCURACY)
 
-train: $(READY)
+train: $(READY) ## convert CIFAR-100 and train on it
 ifneq ($(CIFAR100),)
 	$(PY) -m data.convert --source cifar100 --root "$(CIFAR100)" --out shards/cifar100 --shards 4
 else
@@ -55,22 +60,22 @@ else
 endif
 	$(TORCHRUN) $(HERE)train_ddp.py --config $(CONFIG) $(ARGS)
 
-# Two more than there are cores, for tests wait for processes now and then; not many more, for they need memory.
+# Two workers more than cores, because tests wait for processes at times; not many more, because of their memory.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 5 ? n + 2 : 6)))
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-test: lint
+test: lint ## run lint and all tests that need neither root nor a cluster
 	$(PYTEST) -m "not cluster" $(ARGS)
 
-test-all: lint
+test-all: lint ## run lint and all tests, including a SLURM cluster and the image (as root)
 	$(PYTEST) $(ARGS)
 
-# Those that start processes import what does. Random configurations take as long as half of what is left.
+# Test files that start processes import these helpers. Random configurations take half of the remaining time.
 FAST = $(shell cd $(HERE)tests && grep -LE '^from (benchmarks|images|nursery|programs|test_convert)' test_*.py)
-test-fast: .venv/.ready-dev
+test-fast: .venv/.ready-dev ## run the tests that start no processes, without lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -q $(FAST:%=tests/%) -k "not test_any_ and not enormous and not reads_back"
 
-lint: .venv/.ready-dev
+lint: .venv/.ready-dev ## check format, style, types, imports, shell scripts and the Dockerfile
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -79,8 +84,8 @@ lint: .venv/.ready-dev
 	.venv/bin/hadolint Dockerfile
 
 # mkdocs.yml is strict. The variable silences the theme's announcement of its successor.
-docs: .venv/.ready-docs
+docs: .venv/.ready-docs ## build the documentation site in site/
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
-clean:
+clean: ## delete the environment, the site, runs, shards and downloads
 	rm -rf .venv site runs shards downloads

@@ -196,7 +196,7 @@ def test_an_outcome_with_other_work_than_requested_is_rejected(make_settings, se
         (["--batch-size", "97", "--processes", "2"], "--batch-size 97"),
         (["--batch-size", "2000"], "--batch-size 2000"),
         (["--precision", "fp16"], "--precision fp16"),
-        (["--resolution", "2"], "resolution is 2"),
+        (["--resolution", "2"], "data.resolution must be at least"),
         (["--lr", "-1"], "optim.lr"),
         (["--config", "none.yaml"], "none.yaml"),
         (["--json", "/nowhere/report.json"], "--json /nowhere/report.json"),

@@ -1,1 +1,1 @@
-"""What is done to the project rather than by it: installation, generated documents."""
+"""Tools for the development of the project: installation, generated documents."""

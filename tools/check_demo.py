@@ -1,10 +1,10 @@
-"""Ends `make demo`: says what was reached, and fails if it is not far above chance."""
+"""The last step of `make demo`: prints the accuracy, and fails if it is not far above chance."""
 
 import json
 import sys
 from pathlib import Path
 
-run, bar = Path(sys.argv[1]), float(sys.argv[2])  # chance is 0.01
+run, minimum = Path(sys.argv[1]), float(sys.argv[2])
 top1 = json.loads((run / "result.json").read_text(encoding="utf-8"))["top1"]
-print(f"\n{top1:.1%} of the test images right, chance is 1%. Everything about the run: {run}/")
-sys.exit(0 if top1 > bar else f"the demo should pass {bar:.0%}: something is broken")
+print(f"\nvalidation accuracy {top1:.1%} (chance: 1%); results, checkpoints and report are in {run}/")
+sys.exit(0 if top1 > minimum else f"error: the demo's accuracy must exceed {minimum:.0%}, so something is broken")

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Makes .venv: the pinned requirements and FFCV, built here. Touches nothing outside the checkout.
+# Creates .venv with the pinned requirements and builds FFCV. Changes nothing outside the checkout.
 #
-#   tools/install.sh [requirements file ...]       # always requirements.txt, and those named
+#   tools/install.sh [requirements file ...]       # in addition to requirements.txt
 #
-# PYTHON            the interpreter to build on (3.11 or 3.12)
-# TURBOJPEG_PREFIX  where libturbojpeg is (include/, lib/), e.g. a conda environment
+# PYTHON            Python interpreter to use (3.11 or 3.12)
+# TURBOJPEG_PREFIX  installation prefix of libturbojpeg (include/, lib/), e.g. a conda environment
+# CXX               C++ compiler (default: g++)
 #
-# What the system lacks of g++, libturbojpeg and Python's headers is fetched without root into
-# .venv/native: the compiler from PyPI, the rest from the distribution's archive (Debian, Ubuntu).
+# If g++, libturbojpeg or the Python headers are missing, they are downloaded into .venv without root: the compiler
+# from PyPI, the others from the distribution's package archive (Debian, Ubuntu).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,7 +24,7 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 or 3.12 is needed. Debian, Ubuntu: apt-get install python3 python3-venv. Or name one: PYTHON=/path/to/python3.12"
+    fail "Python 3.11 or 3.12 is needed. On Debian or Ubuntu: apt-get install python3 python3-venv. Or set PYTHON=/path/to/python3.12"
 }
 
 make_venv() {
@@ -31,16 +32,16 @@ make_venv() {
     python=$(find_python)
     say "creating .venv with $("$python" --version)"
     rm -rf .venv
-    "$python" -m venv .venv || fail "this Python cannot make environments. Debian, Ubuntu: apt-get install python3-venv. Without root: python3 -m pip install --user virtualenv && python3 -m virtualenv .venv, then again"
+    "$python" -m venv .venv || fail "$python cannot create virtual environments. On Debian or Ubuntu: apt-get install python3-venv. Without root: python3 -m pip install --user virtualenv && python3 -m virtualenv .venv, then run this again"
 }
 
-# The distribution's own archive, read with a private apt: no root, no change to the system.
-# "a|b" is the package that Debian calls a and Ubuntu b.
+# Downloads packages with private apt directories: needs no root and leaves the system unchanged.
+# "a|b" is a package that is named a on Debian and b on Ubuntu.
 fetch_packages() {
     if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
-        fail "missing here: $*. Install libturbojpeg's and Python's development files with your package manager, or from conda (conda install -c conda-forge libjpeg-turbo; TURBOJPEG_PREFIX=\$CONDA_PREFIX)"
+        fail "missing packages: $*. Install the development files of libturbojpeg and Python with your package manager, or from conda (conda install -c conda-forge libjpeg-turbo; TURBOJPEG_PREFIX=\$CONDA_PREFIX)"
     fi
-    say "not on this machine: $*; fetching into .venv/native (as root you could instead: apt-get install ${*%%|*})"
+    say "missing packages: $*; downloading them into .venv/native (alternative, as root: apt-get install ${*%%|*})"
     local apt=$PWD/.venv/apt name package
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$PWD/.venv/native"
     local options=(-qq -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=)
@@ -57,7 +58,7 @@ fetch_packages() {
     rm -rf "$apt"
 }
 
-compiles() { # flags, from a C++ source on standard input to a shared library that is thrown away
+compiles() { # FLAGS: whether the C++ source on standard input compiles and links as a shared library
     # shellcheck disable=SC2086
     $CXX -shared -fPIC -x c++ - "$@" -o /dev/null 2>/dev/null
 }
@@ -65,11 +66,11 @@ compiles() { # flags, from a C++ source on standard input to a shared library th
 find_compiler() {
     CXX=${CXX:-g++}
     if ! command -v "${CXX%% *}" >/dev/null; then
-        say "no C++ compiler here: taking zig's from PyPI (as root you could instead: apt-get install g++)"
+        say "no C++ compiler found; installing zig from PyPI (alternative, as root: apt-get install g++)"
         .venv/bin/pip install -q ziglang==0.17.1
         CXX="$PWD/.venv/bin/python -m ziglang c++"
     fi
-    # Not the distribution's own link flags: they are for its gcc.
+    # Overrides Python's own link commands, which assume the distribution's gcc.
     export CXX CC=$CXX LDSHARED="$CXX -shared" LDCXXSHARED="$CXX -shared"
 }
 
@@ -97,7 +98,7 @@ build_ffcv() {
     [ ${#missing[@]} -eq 0 ] || fetch_packages "${missing[@]}"
     export TURBOJPEG_FLAGS FFCV_BUILD=$PWD/tools/ffcv
     say "building FFCV with $CXX"
-    # FFCV declares packages that it needs for nothing we call, an unpinned torch behind one of them.
+    # --no-deps: FFCV declares dependencies that this project does not use, one of which requires an unpinned torch.
     PATH="$FFCV_BUILD:$PATH" .venv/bin/pip install -q --no-deps --no-build-isolation --use-pep517 --no-cache-dir -r requirements-ffcv.txt
     .venv/bin/python -c 'import ffcv._libffcv'
 }
@@ -108,4 +109,4 @@ for file in requirements.txt "$@"; do
     .venv/bin/pip install -q --disable-pip-version-check -r "$file"
 done
 build_ffcv
-say "done: .venv"
+say "finished: .venv is ready"
