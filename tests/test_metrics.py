@@ -52,10 +52,10 @@ def test_metrics_agree_with_a_loop_over_samples(batch):
     ):
         assert actual == pytest.approx(expected / len(rows) if rows else math.nan, rel=1e-5, abs=1e-6, nan_ok=True)
     for label in range(logits.shape[1]):
-        own = [rank for rank, (_, other) in zip(ranks, rows, strict=True) if other == label]
-        assert result.class_samples[label] == len(own)
-        assert result.class_correct[label] == own.count(0)
-        expected = own.count(0) / len(own) if own else math.nan
+        class_ranks = [rank for rank, (_, other) in zip(ranks, rows, strict=True) if other == label]
+        assert result.class_samples[label] == len(class_ranks)
+        assert result.class_correct[label] == class_ranks.count(0)
+        expected = class_ranks.count(0) / len(class_ranks) if class_ranks else math.nan
         assert result.class_accuracy[label] == pytest.approx(expected, nan_ok=True)
     assert result.samples == len(rows)
 

@@ -66,8 +66,8 @@ def forward_operators(model, images):
     rows = []
 
     def on_forward(module, _, output):
-        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        rows.append((type(module).__name__, "x".join(["N", *map(str, output.shape[1:])]), own))
+        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        rows.append((type(module).__name__, "x".join(["N", *map(str, output.shape[1:])]), parameters))
 
     for module in model.modules():
         if not isinstance(module, nn.Sequential):

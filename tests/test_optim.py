@@ -159,15 +159,15 @@ def test_matrix_products_use_the_configured_dtype():
 def test_each_group_of_a_convolution_is_updated_independently():
     generator = torch.Generator().manual_seed(3)
     weight, grad = torch.randn((2, 8, 4, 3, 3), generator=generator)
-    whole = nn.Parameter(weight.clone())
+    grouped = nn.Parameter(weight.clone())
     parts = [nn.Parameter(part.clone()) for part in weight.chunk(2)]
-    whole.grad = grad.clone()
+    grouped.grad = grad.clone()
     for part, part_grad in zip(parts, grad.chunk(2), strict=True):
         part.grad = part_grad.clone()
-    for parameters, num_matrices in (([whole], 2), (parts, 1)):
+    for parameters, num_matrices in (([grouped], 2), (parts, 1)):
         Muon([{"params": parameters, "weight_decay": 0.0, "num_matrices": num_matrices}], 0.1, 0.9, FP32).step()
-    assert not torch.equal(whole, weight)
-    torch.testing.assert_close(whole.detach(), torch.cat([part.detach() for part in parts]))
+    assert not torch.equal(grouped, weight)
+    torch.testing.assert_close(grouped.detach(), torch.cat([part.detach() for part in parts]))
 
 
 def test_muon_updates_all_other_parameters_like_sgd():

@@ -33,9 +33,9 @@ def reduces_in_rank_order(ranks: int, device_type: str, deterministic: bool) -> 
 
 def rank_order_hook(world: World, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """DDP communication hook: averages a bucket in a fixed order of summation, independent of the bucket layout."""
-    own = bucket.buffer()
-    parts = [torch.empty_like(own) for _ in range(world.size)]
-    work = dist.all_gather(parts, own, async_op=True)
+    local = bucket.buffer()
+    parts = [torch.empty_like(local) for _ in range(world.size)]
+    work = dist.all_gather(parts, local, async_op=True)
 
     def average(_: torch.futures.Future[list[Tensor]]) -> Tensor:
         for part in parts[1:]:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 INTERVAL = 0.5  # seconds between heartbeats
 _DEAD_AFTER = 6  # intervals; a live rank writes a heartbeat in that time
-_GRACE = 5.0  # seconds for the main thread to exit with its own error; after that it is considered blocked
+_GRACE = 5.0  # seconds for the main thread to exit with its own_failure error; after that it is considered blocked
 _FAILURE = "failure"  # key of the published failure
 _DONE = "done"  # last heartbeat of a rank that does not need to be monitored any more
 
@@ -29,7 +29,7 @@ class PeerLost(RuntimeError):
 class Heartbeat:
     """Writes this rank's heartbeats and monitors those of the next rank, in a thread.
 
-    Timeouts are counted in own heartbeats, so a node that was suspended does not report other ranks when it resumes.
+    Time is counted in heartbeats of this rank, so a suspended node does not report the other ranks when it resumes.
 
     Args:
         store: shared by all ranks.
@@ -83,14 +83,14 @@ class Heartbeat:
 
     def _root_cause(self, error: Exception) -> Exception:
         may_be_consequence = type(error) in COLLECTIVE_ERRORS
-        own = f"rank {self.rank} failed: {' '.join(str(error).split()) or type(error).__name__}"
+        own_failure = f"rank {self.rank} failed: {' '.join(str(error).split()) or type(error).__name__}"
         try:
             if may_be_consequence and not self._failure:
                 self._find_dead_ranks()
-            failure = self._failure or self._publish(own)
+            failure = self._failure or self._publish(own_failure)
         except dist.DistError:
             failure = self._failure or _STORE_LOST
-        return PeerLost(failure) if may_be_consequence and failure != own else error
+        return PeerLost(failure) if may_be_consequence and failure != own_failure else error
 
     def _find_dead_ranks(self) -> None:
         keys = [self._key(rank) for rank in range(self.size)]

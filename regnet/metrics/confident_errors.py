@@ -61,11 +61,11 @@ class ConfidentErrorAccumulator:
 
     def result(self, world: World) -> ConfidentErrors:
         """The most confident errors of all ranks, on the CPU. Collective call; some rank must have seen a sample."""
-        own = None if self._errors is None else self._errors.cpu()
+        local = None if self._errors is None else self._errors.cpu()
         # Confidences first, so that no rank sends images that are not among the top of all ranks.
-        confidences = world.gather([] if own is None else own.confidence.tolist())
+        confidences = world.gather([] if local is None else local.confidence.tolist())
         threshold = sorted(chain.from_iterable(confidences), reverse=True)[:MAX_ERRORS][-1]
-        candidates = None if own is None else own[own.confidence >= threshold]
+        candidates = None if local is None else local[local.confidence >= threshold]
         gathered = [errors for errors in world.gather(candidates) if errors is not None]
         top = sum(gathered[1:], gathered[0]).top()
         return top[top.confidence >= 0]

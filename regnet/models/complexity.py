@@ -54,9 +54,9 @@ def profile_operators(model: nn.Module, resolution: int, channels: int = 3) -> l
             macs = size * module.weight[0].numel()
         elif isinstance(module, nn.Linear):
             macs = module.weight.numel()
-        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         kind = type(module).__name__
-        operators.append(Operator(len(operators) + 1, name, kind, shape, own, macs, size if macs else 0))
+        operators.append(Operator(len(operators) + 1, name, kind, shape, parameters, macs, size if macs else 0))
 
     hooks = [
         module.register_forward_hook(lambda *call, name=name: on_forward(name, *call))
