@@ -1,11 +1,11 @@
-"""Many runs of one configuration: what each of them changes, and one table of what came of them.
+"""Runs a configuration with several seeds or options, and tabulates the results.
 
-    python -m regnet.sweep flags FILE INDEX [the trainer's arguments]    a run's arguments, one a line
-    python -m regnet.sweep count FILE                                    how many runs there are
-    python -m regnet.sweep table FILE [the trainer's arguments]          results, with mean and deviation over seeds
+    python -m regnet.sweep flags FILE INDEX [trainer options]    the options of one run, one per line
+    python -m regnet.sweep count FILE                            the number of runs
+    python -m regnet.sweep table FILE [trainer options]          results, with mean and standard deviation over seeds
 
-FILE is a YAML list. An entry is a mapping of dotted options to values (`{optim.lr: 0.01, seed: 1}`) or a number,
-which is a seed. Runs that differ in their seeds alone share a row of the table.
+FILE is a YAML list. Each entry is a mapping from dotted options to values (`{optim.lr: 0.01, seed: 1}`) or a number,
+which is a seed. Runs that differ only in their seeds share a row of the table.
 """
 
 import argparse
@@ -24,16 +24,17 @@ from rich.table import Table
 
 from regnet.config.parser import check_known, parse_config
 from regnet.errors import UsageError
+from regnet.exit_codes import DONE, USAGE
 from regnet.runs.directory import RESULT, run_path
 
 Overrides = dict[str, Any]
 
 
 def read_sweep(path: Path) -> list[Overrides]:
-    """The runs of a sweep.
+    """The options that each run of a sweep sets.
 
     Raises:
-        UsageError: the file, or an entry of it, is no such thing; one line that names it.
+        UsageError: the file or an entry is invalid; one line that names it.
     """
     try:
         entries = yaml.safe_load(path.read_bytes())
@@ -42,7 +43,7 @@ def read_sweep(path: Path) -> list[Overrides]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as YAML ({error})") from error
     if not isinstance(entries, list) or not entries:
-        raise UsageError(f"{path}: a list is needed, of seeds or of mappings from options to values")
+        raise UsageError(f"{path}: must be a list of seeds or of mappings from options to values")
     return [_read_entry(path, number, entry) for number, entry in enumerate(entries)]
 
 
@@ -50,38 +51,42 @@ def _read_entry(path: Path, number: int, entry: Any) -> Overrides:
     if type(entry) is int:
         return {"seed": entry}
     if not isinstance(entry, dict) or not entry:
-        raise UsageError(f"{path}: entry {number} is {entry!r}, neither a seed nor a mapping from options to values")
+        raise UsageError(f"{path}: entry {number} must be a seed or a mapping from options to values, got {entry!r}")
     for name in entry:
         if name in ("name", "tracking.wandb_group"):
-            raise UsageError(f"{path}: entry {number} sets {name}, which the sweep sets itself")
+            raise UsageError(f"{path}: entry {number} must not set {name}, which the sweep itself sets")
         check_known(str(name), f"{name} in entry {number} of {path}")
     return entry
 
 
-def flags(path: Path, index: int, arguments: Sequence[str]) -> list[str]:
-    """The trainer's arguments for run `index`: those given, and what the run changes, under a name of its own."""
+def run_flags(path: Path, index: int, arguments: Sequence[str]) -> list[str]:
+    """The trainer's options for run `index`: the given ones, those of its entry, and its own name.
+
+    Raises:
+        UsageError: there is no such run, or its options are invalid.
+    """
     runs = read_sweep(path)
     if not 0 <= index < len(runs):
-        raise UsageError(f"{path}: there is no run {index}; there are {len(runs)}, from 0")
+        raise UsageError(f"{path}: there is no run {index}: its {len(runs)} runs are numbered from 0")
     group = f"{parse_config(arguments).name}-{path.stem}"
-    own = {"name": f"{group}-{index}", "tracking.wandb_group": group, **runs[index]}
-    found = [*arguments, *(f"--{name}={_as_flag(value)}" for name, value in own.items())]
-    parse_config(found)
-    return found
+    overrides = {"name": f"{group}-{index}", "tracking.wandb_group": group, **runs[index]}
+    flags = [*arguments, *(f"--{name}={_as_text(value)}" for name, value in overrides.items())]
+    parse_config(flags)
+    return flags
 
 
-def _as_flag(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in their seeds alone.
+    """Runs that differ only in their seeds.
 
     Attributes:
-        changes: what they have in common.
-        accuracies: test accuracy of each that is finished, 0 to 1.
-        missing: how many are not.
+        changes: the options that they share.
+        accuracies: top-1 validation accuracy of every finished run, 0 to 1.
+        missing: number of unfinished runs.
     """
 
     changes: str
@@ -94,16 +99,16 @@ class Row:
 
     @property
     def deviation(self) -> float:
-        """Sample standard deviation; not a number for fewer than two runs."""
+        """Sample standard deviation; NaN for fewer than two runs."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
 
 
-def gather(path: Path, arguments: Sequence[str]) -> list[Row]:
+def collect_results(path: Path, arguments: Sequence[str]) -> list[Row]:
     """The results of a sweep, in the order of its file."""
     found: dict[str, list[float | None]] = {}
     for index, overrides in enumerate(read_sweep(path)):
-        changes = " ".join(f"{name}={_as_flag(value)}" for name, value in overrides.items() if name != "seed")
-        result = run_path(parse_config(flags(path, index, arguments))) / RESULT
+        changes = " ".join(f"{name}={_as_text(value)}" for name, value in overrides.items() if name != "seed")
+        result = run_path(parse_config(run_flags(path, index, arguments))) / RESULT
         top1 = json.loads(result.read_text(encoding="utf-8"))["top1"] if result.exists() else None
         found.setdefault(changes, []).append(top1)
     return [
@@ -114,13 +119,13 @@ def gather(path: Path, arguments: Sequence[str]) -> list[Row]:
 
 def show(rows: Sequence[Row]) -> None:
     table = Table()
-    table.add_column("changed")
+    table.add_column("options")
     for heading in ("runs", "mean", "std", "min..max"):
         table.add_column(heading, justify="right")
     for row in rows:
         count = f"{len(row.accuracies)}" + (f" of {len(row.accuracies) + row.missing}" if row.missing else "")
         spread = f"{min(row.accuracies):.2%}..{max(row.accuracies):.2%}" if row.accuracies else ""
-        table.add_row(row.changes or "(seeds alone)", count, _percent(row.mean), _percent(row.deviation), spread)
+        table.add_row(row.changes or "(only seeds)", count, _percent(row.mean), _percent(row.deviation), spread)
     Console().print(table)
 
 
@@ -132,22 +137,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("flags", "count", "table"))
-    parser.add_argument("file", type=Path)
+    parser.add_argument("command", choices=("flags", "count", "table"), help="see above")
+    parser.add_argument("file", type=Path, help="the sweep, a YAML list")
     args, rest = parser.parse_known_args(argv)
     try:
-        if args.what == "flags":
+        if args.command == "flags":
             if not rest or not rest[0].isdecimal():
-                raise UsageError("flags needs the number of a run, from 0")
-            print("\n".join(flags(args.file, int(rest[0]), rest[1:])))
-        elif args.what == "count":
+                raise UsageError("flags requires the number of a run, counted from 0")
+            print("\n".join(run_flags(args.file, int(rest[0]), rest[1:])))
+        elif args.command == "count":
             print(len(read_sweep(args.file)))
         else:
-            show(gather(args.file, rest))
+            show(collect_results(args.file, rest))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return USAGE
+    return DONE
 
 
 if __name__ == "__main__":

@@ -202,8 +202,8 @@ def lacking(path):
         (other_version, "checkpoint format 9, this program reads 3"),
         (other_network, "the checkpoint is of another network: "),
         (lacking, "the checkpoint is of another network: it lacks "),
-        (foreign_data, "holds a run on other images"),
-        (other_seed, "holds another configuration: seed (9 there, 3 now)"),
+        (foreign_data, "was trained on different images"),
+        (other_seed, "was created with a different configuration: seed was 9, now 3."),
     ],
 )
 def test_a_whole_checkpoint_that_cannot_be_used_is_refused_and_left_alone(trained, shards, tmp_path, change, words):

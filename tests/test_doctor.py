@@ -101,7 +101,7 @@ def test_damaged_shards_a_full_disk_another_run_and_no_gpu_are_named_alike_in_ta
     assert f"{file}: SHA-256" in found["shards"]["saw"]
     assert "python -m data.convert --overwrite" in found["shards"]["next"]
     assert "--runs_dir" in found["disk"]["next"]
-    assert "holds another configuration" in found["run"]["saw"]
+    assert "was created with a different configuration" in found["run"]["saw"]
     assert "--name" in found["run"]["next"]
     assert "has 0 GPUs" in found["device"]["saw"]
     assert "--train.device cpu" in found["device"]["next"]

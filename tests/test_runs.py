@@ -1,4 +1,4 @@
-"""python -m regnet.runs: how each run of a directory stands."""
+"""python -m regnet.runs: the status of the runs in a directory."""
 
 import json
 import signal
@@ -17,15 +17,16 @@ def listed(*arguments):
     return done.stdout
 
 
-def test_finished_preempted_dead_and_living_runs_are_told_apart(shards, tmp_path):
+def test_finished_preempted_dead_and_running_runs_are_distinguished(shards, tmp_path):
     assert run(trainer(tmp_path, shards, "--name", "done")).returncode == 0
-    processes = {name: start(trainer(tmp_path, shards, *SLOW, "--name", name)) for name in ("left", "dead", "alive")}
+    names = ("preempted", "dead", "alive")
+    processes = {name: start(trainer(tmp_path, shards, *SLOW, "--name", name)) for name in names}
     try:
         wait_until(lambda: all(rows(tmp_path / name, "epoch") for name in processes))
-        processes["left"].send_signal(signal.SIGTERM)
+        processes["preempted"].send_signal(signal.SIGTERM)
         kill_group(processes["dead"])
-        wait_until(lambda: state(tmp_path / "left")["state"] == "preempted")
-        processes["left"].communicate(timeout=30)
+        wait_until(lambda: state(tmp_path / "preempted")["state"] == "preempted")
+        processes["preempted"].communicate(timeout=30)
         (tmp_path / "no-run").mkdir()
         (tmp_path / "a-file").touch()
         found = {entry["name"]: entry for entry in json.loads(listed(tmp_path, "--json"))}
@@ -35,40 +36,31 @@ def test_finished_preempted_dead_and_living_runs_are_told_apart(shards, tmp_path
             kill_group(process)
     assert {name: entry["state"] for name, entry in found.items()} == {
         "done": "finished",
-        "left": "preempted",
+        "preempted": "preempted",
         "dead": "died",
         "alive": "running",
     }
     best = max(row["val_top1"] for row in rows(tmp_path / "done", "epoch"))
-    assert (found["done"]["best"], found["done"]["epoch"], found["done"]["next"]) == (best, 2, "")
+    assert (found["done"]["best_top1"], found["done"]["epoch"], found["done"]["next"]) == (best, 2, "")
     assert found["alive"]["next"] == ""
-    for name in ("left", "dead"):
-        words = f"continue with train_ddp.py --config {tmp_path}/{name}/config.yaml"
-        assert found[name]["next"] == words
-        assert words in shown
-    assert "asked to leave by SIGTERM" in shown
+    for name in ("preempted", "dead"):
+        command = f"resume with: train_ddp.py --config {tmp_path}/{name}/config.yaml"
+        assert found[name]["next"] == command
+        assert command in shown
+    assert state(tmp_path / "preempted")["reason"] in shown
     table = shown.splitlines()[:5]
     assert max(map(len, table)) <= 80
-    again = run(
-        trainer(
-            tmp_path,
-            shards,
-            "--config",
-            str(tmp_path / "left" / "config.yaml"),
-            "--name",
-            "left",
-            "--train.max_minutes",
-            "1e-9",
-        )
-    )
-    assert again.returncode == 75, "what is named continues it"
+    config = tmp_path / "preempted" / "config.yaml"
+    flags = ("--config", str(config), "--name", "preempted", "--train.max_minutes", "1e-9")
+    resumed = run(trainer(tmp_path, shards, *flags))
+    assert resumed.returncode == 75, "the command that is shown resumes the run"
 
 
-def test_a_directory_that_is_empty_or_not_there(tmp_path):
+def test_an_empty_and_a_missing_directory(tmp_path):
     assert "no runs yet" in listed(tmp_path)
     done = run(ForkedCommand(["-m", "regnet.runs", str(tmp_path / "none")]))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
-def test_ages_are_written_for_people():
+def test_ages_are_readable():
     assert [as_age(seconds) for seconds in (0, 59, 61, 7200, 200_000)] == ["0 s", "59 s", "1 min", "2 h", "2 d"]

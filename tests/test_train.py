@@ -219,8 +219,8 @@ def test_a_batch_too_small_for_the_ranks_is_refused(shards, tmp_path):
 
 def test_another_configuration_is_not_mixed_into_a_run(single, shards):
     _, folder = single
-    one_line_error(run(trainer(folder.parent, shards, "--seed", "9")), "seed (3 there, 9 now)")
-    one_line_error(run(trainer(folder.parent, shards, "--resume", "never")), "holds a run already")
+    one_line_error(run(trainer(folder.parent, shards, "--seed", "9")), "seed was 3, now 9")
+    one_line_error(run(trainer(folder.parent, shards, "--resume", "never")), "already contains a run")
 
 
 def test_print_config_and_help_are_complete(shards, tmp_path):

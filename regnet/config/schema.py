@@ -301,6 +301,10 @@ class TrackingConfig:
             wandb_timeout.
         wandb_timeout: seconds that Weights & Biases may delay the start and the end of a run.
         report: write the HTML report (python -m regnet.report) when the run finishes.
+        console_format: format of the epoch lines: default, or baseline (the original one-GPU program's line, whose
+            avg_loss is the mean loss divided by the batch size).
+        console_classes: print the accuracy of every class when the run finishes; it is always in result.json and in
+            the report.
         log_every: steps between reports of loss and learning rate; the device is synchronised only then.
         progress_every: seconds between progress lines within an epoch where the output is not a terminal; 0 for none.
     """
@@ -311,6 +315,8 @@ class TrackingConfig:
     wandb_artifact: bool = False
     wandb_timeout: PositiveFloat = 5.0
     report: bool = True
+    console_format: Literal["default", "baseline"] = "default"
+    console_classes: bool = False
     log_every: PositiveInt = 20
     progress_every: NonNegativeFloat = 60.0
 
@@ -337,12 +343,14 @@ class Config:
         runs_dir: directory that holds all runs.
         seed: seed of initialisation, sample order, augmentation and stochastic depth.
         resume: auto (resume from the newest valid checkpoint, if any) or never (fail if the run exists).
+        overwrite: delete the results of an existing run of this name and start over.
     """
 
     name: str = "run"
     runs_dir: str = "runs"
     seed: Seed = 0
     resume: Literal["auto", "never"] = "auto"
+    overwrite: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

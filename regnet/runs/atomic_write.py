@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever the power goes, and that only the newest attempt of a run can write."""
+"""Atomic file writes, which survive a power loss and which only the newest attempt of a run can make."""
 
 import os
 import shutil
@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 class DirectoryTakenOver(OSError):
-    """A newer attempt of the run has taken its directory over."""
+    """A newer attempt of the run has taken over its directory."""
 
 
 class AtomicWriter:
-    """A folder where one attempt makes its files, beside the place where they are moved when they are whole.
+    """Writes files into a private directory of the attempt and renames them into place when they are complete.
 
-    Opening it removes those of all earlier attempts. One that still lives, on a machine that was cut off, then has
-    no place left to make a file in, and nothing that it was making can be moved any more.
+    Opening a writer removes the private directories of all earlier attempts. An attempt that is still alive, on a node
+    that lost its network, then has nowhere to create a file, and cannot rename a file that it has already started.
 
     Args:
-        directory: the run's; on the same file system as whatever is to be written.
+        directory: the run directory; on the same file system as every file to be written.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -26,7 +26,7 @@ class AtomicWriter:
         self.path.mkdir()
         for other in directory.glob(".attempt-*"):
             if other != self.path:
-                gone = other.rename(directory / f".gone-{uuid.uuid4().hex}")  # at once, whatever is open in it
+                gone = other.rename(directory / f".gone-{uuid.uuid4().hex}")  # atomic, whatever is open in it
                 shutil.rmtree(gone, ignore_errors=True)
         sync_directory(directory)
 
@@ -35,7 +35,7 @@ class AtomicWriter:
 
         Raises:
             DirectoryTakenOver: this attempt is no longer the newest.
-            OSError: the disk; `path` is as it was before.
+            OSError: the disk failed; `path` is unchanged.
         """
         temporary = self.path / path.name
         try:
@@ -58,7 +58,7 @@ class AtomicWriter:
 
 
 def sync_directory(directory: Path) -> None:
-    """Returns when the names in a directory would survive a power cut."""
+    """Returns when the entries of a directory are durable."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -67,7 +67,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Makes a directory, and those above it, so that they survive a power cut."""
+    """Creates a directory and its parents durably."""
     if not directory.is_dir():
         make_directory(directory.parent)
         directory.mkdir(exist_ok=True)

@@ -1,73 +1,110 @@
-"""A run's directory: its configuration, its state for people and launchers, its lock."""
+"""The run directory: its configuration, its state, its lock, and which runs may be resumed in it."""
 
+import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from regnet.config.parser import parse_config
 from regnet.config.schema import Config, plain
 from regnet.errors import UsageError
-from regnet.runs.event_log import Event, log_event
-from regnet.runs.atomic_write import DirectoryTakenOver, AtomicWriter, make_directory
-from regnet.config.parser import parse_config
-from regnet.runs.status import STATE, RunState, Status, as_json, read_state
+from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory, sync_directory
+from regnet.runs.event_log import EVENTS, Event, log_event
+from regnet.runs.launch import job_ids, job_of, launch_name, restarts
+from regnet.runs.status import STATE, RunFormatError, RunState, Status, as_json, parse_state, read_state
 
-# What may change between the attempts of one run: nothing that its numbers depend on.
+RESULT, EVALUATION = "result.json", "evaluation.npz"
+# Everything that this program writes into a run directory.
+_CONTENTS = (
+    "checkpoints/step-*.pt",
+    "checkpoints/best.pt",
+    "checkpoints/step-*.damaged",
+    "checkpoints/best.damaged",
+    "report/index.html",
+    "report/*.png",
+    "wandb",
+    "metrics.jsonl",
+    EVENTS,
+    RESULT,
+    EVALUATION,
+    "config.yaml",
+    STATE,
+)
+_START_OVER = "Use another --name, or --overwrite to start over"
+_GRACE = 10.0  # seconds that a rank needs to exit after it has noticed that another one is gone
+
+# What may change between the attempts of a run: nothing that its results depend on.
 _FREE = ("runs_dir", "resume", "overwrite", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
-    "data": ("shards", "local_cache_dir", "verify", "workers", "prefetch_batches", "loader_timeout", "cache", "keep_page_cache"),
+    "data": (
+        "shards",
+        "local_cache_dir",
+        "verify",
+        "workers",
+        "prefetch_batches",
+        "loader_timeout",
+        "cache",
+        "keep_page_cache",
+    ),
     "train": ("epochs", "device", "detect_anomaly", "cudnn_benchmark", "cuda_graphs", "max_minutes"),
 }
 
 
 class RunDirectory:
-    """runs_dir/name, opened for one attempt by rank zero, which alone writes there.
+    """runs_dir/name, opened for one attempt by rank zero, the only rank that writes there.
 
     Args:
-        data: identity of the samples that are trained on.
+        data: identity of the training and validation images.
 
     Raises:
-        UsageError: another process is at work in it, it holds a run of another configuration, or it holds
-            results and `resume: never` was asked for.
+        UsageError: another process is training this run; or it was created with a different configuration, on different
+            images or by another version of this program; or it exists and `resume` is never.
 
     Attributes:
-        at: epochs and steps that the attempts before this one have done.
+        completed: epochs and steps that earlier attempts have completed.
+        finished: whether an earlier attempt has completed the run.
     """
 
     def __init__(self, config: Config, data: str) -> None:
         self.path = run_path(config)
-        self.launch = _launch()
+        self.config, self.data = config, data
+        self.launch, self.jobs = launch_name(), job_ids()
         try:
             make_directory(self.path)
             self._lock = self._take_lock(config.distributed.heartbeat_timeout + _GRACE)
+            if config.overwrite:
+                self._overwrite()
         except OSError as error:
-            raise UsageError(f"{self.path}: cannot be used as the run's directory ({error.strerror})") from error
-        self.config, self.data = config, data
+            raise UsageError(f"{self.path} cannot be used as the run directory: {error.strerror}") from error
         check_compatible(self.path, config)
         before = read_state(self.path)
-        if before is not None and (self.path / "config.yaml").exists():  # else no attempt has come as far as to begin
+        if before is not None and (self.path / "config.yaml").exists():  # otherwise no attempt has started yet
             self._check_same_task(before.data, before.epochs)
         self.finished = self._is_finished(before)
         self.completed = (0, 0) if before is None else (before.epoch, before.step)
-        self.began = self.completed[1]
+        self.resumed_from_step = self.completed[1]
         self.attempt = 1 if before is None else before.attempt + 1
-        # Whoever sends a job again has mended what kept the last one from getting any further.
-        self.fruitless = 0 if before is None or not self._is_of_this_job(before) else before.setbacks
+        # A new job starts a new count: its user has dealt with what stopped the last one.
+        same_job = before is not None and job_of(before.launch) == job_of(self.launch)
+        self.earlier_attempts_without_progress = before.attempts_without_progress if before and same_job else 0
         self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
         self.writer = AtomicWriter(self.path)
-        if before is not None and self.finished:  # which a launcher wants to hear of this attempt as well
-            self._write(STATE, as_json(asdict(replace(before, launch=self.launch))))
+        if before is not None and self.finished:  # the launcher asks for the outcome of this attempt
+            self._write(STATE, replace(before, launch=self.launch).to_json())
 
     def _take_lock(self, patience: float) -> TextIO:
-        """Waits for an attempt that is about to end: ranks whose launcher or machine died need a while to notice.
+        """Waits for an attempt that is about to end: ranks whose launcher or node died need a while to notice.
 
-        A job's next attempt knows that the one before it is over, and does not wait for ever: on a machine that was
-        cut off, one may live on and hold the lock. It keeps that file, and this one a new one; the writer is what
-        keeps it out then.
+        A restarted job knows that its earlier attempt is over, and takes over after that time: on a node that lost its
+        network, a process may live on and hold the lock. It keeps the old lock file, this attempt creates a new one,
+        and AtomicWriter stops the old one from writing.
         """
         path = self.path / ".lock"
         deadline = time.monotonic() + patience
@@ -77,15 +114,26 @@ class RunDirectory:
                 return file
             file.close()
             if time.monotonic() > deadline:
-                holder = read_state(self.path)
-                if holder is None or not self.launch or not self._is_of_this_job(holder):
-                    raise UsageError(f"{self.path}: another process is training this run; choose another --name")
-                print(f"{self.path}: taken over from an attempt that still holds its lock", flush=True)
+                holder = None if not self.launch else read_state(self.path)
+                if holder is None or job_of(holder.launch) != job_of(self.launch):
+                    raise UsageError(f"{self.path}: another process is training this run. Use another --name")
+                print(f"{self.path}: taken over from an earlier attempt, which still holds the lock", flush=True)
                 path.unlink(missing_ok=True)
             time.sleep(0.2)
 
-    def _is_of_this_job(self, state: RunState) -> bool:
-        return state.launch.partition(".")[0] == self.launch.partition(".")[0]
+    def _overwrite(self) -> None:
+        """Deletes the contents of the directory, unless this attempt is a restart of the job that wrote them."""
+        contents = run_contents(self.path)
+        try:
+            before = read_state(self.path)
+        except RunFormatError:
+            before = None
+        if before is not None and restarts(before.jobs):
+            print(f"--overwrite: {self.path} was written by an earlier attempt of this job and is kept", flush=True)
+        elif contents:
+            print(f"--overwrite: deleting {_summary(self.path, contents)} in {self.path}", flush=True)
+            AtomicWriter(self.path)  # from here on, an attempt that lost its lock can no longer write
+            _delete(contents)
 
     @property
     def checkpoints(self) -> Path:
@@ -95,33 +143,45 @@ class RunDirectory:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def begin(self, epoch: int, step: int, where: str) -> None:
-        """Keeps the resolved configuration of this attempt, which continues from this step, on such processes."""
-        self.began = step
-        self._write("config.yaml", self.config.to_yaml())
+    def begin(self, epoch: int, step: int, processes: str) -> None:
+        """Records that this attempt starts after these epochs and steps, and its configuration."""
+        self.resumed_from_step = step
+        # Whoever trains with this file again wants to resume the run.
+        self._write("config.yaml", replace(self.config, overwrite=False).to_yaml())
         self.write_state(Status.running, epoch, step)
-        log_event(self.writer, Event("began", self.attempt, epoch, step, where))
+        log_event(self.writer, Event("started", self.attempt, epoch, step, processes))
 
-    def write_state(self, state: Status, epoch: int, step: int, reason: str = "") -> None:
-        epochs = self.config.train.epochs
-        counts = (self.began, self.attempt, self.fruitless, epochs)
-        record = RunState(state, epoch, step, *counts, self.data, reason, self.wandb_id, self.launch)
+    def write_state(self, status: Status, epoch: int, step: int, reason: str = "") -> None:
+        state = RunState(
+            status,
+            epoch,
+            step,
+            self.resumed_from_step,
+            self.attempt,
+            self.earlier_attempts_without_progress,
+            self.config.train.epochs,
+            self.data,
+            reason,
+            self.wandb_id,
+            self.launch,
+            self.jobs,
+        )
         try:
-            self._write(STATE, as_json(asdict(record)))
-            if state is not Status.running:
-                log_event(self.writer, Event(str(state), self.attempt, epoch, step, reason))
+            self._write(STATE, state.to_json())
+            if status is not Status.running:
+                log_event(self.writer, Event(str(status), self.attempt, epoch, step, reason))
         except DirectoryTakenOver:
             raise
         except OSError:
-            if state is not Status.failed:
+            if status is not Status.failed:
                 raise
-            # A full disk has room where the old one lies, and launchers must not be told that the run goes on.
+            # A full disk can still overwrite a file in place, and launchers must not see a run that still trains.
             with open(self.path / STATE, "r+", encoding="utf-8") as file:
-                file.write(as_json(asdict(record)))
+                file.write(state.to_json())
                 file.truncate()
 
-    def write_result(self, result: dict[str, Any], outcome: bytes) -> None:
-        self.writer.write(self.path / EVALUATION, outcome)
+    def write_result(self, result: dict[str, Any], evaluation: bytes) -> None:
+        self.writer.write(self.path / EVALUATION, evaluation)
         self._write(RESULT, as_json(result))
 
     def read_result(self) -> dict[str, Any]:
@@ -140,82 +200,115 @@ class RunDirectory:
         try:
             return "class_accuracy" in self.read_result()
         except (OSError, ValueError):
-            return False  # it is evaluated again
+            return False  # the run is evaluated again
 
     def check_checkpoint(self, saved: dict[str, Any]) -> None:
-        """Raises UsageError for a checkpoint of another task, though nothing else in the directory tells."""
-        _check_same_numbers(self.path, saved["config"], self.config)
+        """Raises UsageError for a checkpoint of a different run, for a directory that holds nothing but checkpoints."""
+        _check_same_options(self.path, saved["config"], self.config)
         self._check_same_task(saved["data"], saved["config"]["train"]["epochs"])
 
     def _check_same_task(self, data: str, epochs: int) -> None:
         if data != self.data:
-            raise UsageError(f"{self.path}: holds a run on other images; choose another --name")
-        schedule = self.config.schedule.name
-        if schedule != "baseline" and epochs != self.config.train.epochs:
+            raise UsageError(f"{self.path} was trained on different images. {_START_OVER}")
+        schedule, now = self.config.schedule.name, self.config.train.epochs
+        if schedule != "baseline" and epochs != now:
+            best = self.checkpoints / "best.pt"
+            weights = f" with --model.weights {best} to continue from its weights" if best.exists() else ""
             raise UsageError(
-                f"{self.path}: holds a run of {epochs} epochs; schedule.name {schedule} depends on "
-                "train.epochs, so another number of them is another run: choose another --name"
+                f"{self.path} was created with a different number of epochs: train.epochs was {epochs}, now {now}, and "
+                f"the learning rates of schedule.name {schedule} depend on it. "
+                f"Use another --name{weights}, or --overwrite to start over"
             )
 
 
-RESULT, EVALUATION = "result.json", "evaluation.npz"
-_TRACES = (STATE, RESULT, "config.yaml", "metrics.jsonl", "checkpoints")
-_GRACE = 10.0  # seconds in which a rank ends after it has noticed that another is gone
-
-
 def check_compatible(directory: Path, config: Config) -> None:
-    """Raises UsageError if a run's directory holds a run of another configuration, or one and `resume: never`."""
-    if config.resume == "never" and any((directory / name).exists() for name in _TRACES):
-        raise UsageError(f"{directory}: holds a run already; choose another --name, or --resume auto")
+    """Raises UsageError if a directory holds a run that cannot be resumed with this configuration."""
+    if config.resume == "never" and run_contents(directory):
+        raise UsageError(
+            f"{directory} already contains a run. Use another --name, --overwrite to delete it and start over, "
+            "or --resume auto to resume it"
+        )
+    try:
+        with contextlib.suppress(OSError, ValueError):
+            parse_state(directory / STATE)
+    except RunFormatError as error:
+        raise UsageError(f"{error}. {_START_OVER}") from error
     path = directory / "config.yaml"
     if path.exists():
         try:
-            kept = parse_config(["--config", str(path)])
+            created_with = parse_config(["--config", str(path)])
         except UsageError as error:
-            raise UsageError(f"{path}: {error}; choose another --name") from error
-        _check_same_numbers(directory, plain(asdict(kept)), config)
+            raise UsageError(f"{path}: {error}. {_START_OVER}") from error
+        _check_same_options(directory, plain(asdict(created_with)), config)
 
 
-def _check_same_numbers(directory: Path, kept: dict[str, Any], config: Config) -> None:
-    before, now = fixed_options(kept), fixed_options(plain(asdict(config)))
+def _check_same_options(directory: Path, created_with: dict[str, Any], config: Config) -> None:
+    before, now = fixed_options(created_with), fixed_options(plain(asdict(config)))
     changed = [
-        f"{key} ({before.get(key)} there, {now.get(key)} now)"
+        f"{key} was {_readable(before.get(key))}, now {_readable(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
     if changed:
-        raise UsageError(f"{directory}: holds another configuration: {'; '.join(changed)}; choose another --name")
+        raise UsageError(f"{directory} was created with a different configuration: {'; '.join(changed)}. {_START_OVER}")
+
+
+def _readable(value: Any) -> str:
+    """An option's value as it is written on the command line."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, str) and (not value or " " in value) else str(value)
 
 
 def run_path(config: Config) -> Path:
-    """The run's directory."""
+    """The run directory."""
     return Path(config.runs_dir) / config.name
 
 
-def mark_failed(directory: Path, why: str) -> None:
-    """Says in state.json that the run has failed, for this attempt's rank zero, which is gone and cannot.
+def run_contents(directory: Path) -> list[Path]:
+    """The files and directories in a run directory that this program wrote."""
+    return list(dict.fromkeys(path for pattern in _CONTENTS for path in sorted(directory.glob(pattern))))
 
-    Does nothing where rank zero lives or a newer attempt is at work: both hold the lock.
+
+def _summary(directory: Path, contents: Sequence[Path]) -> str:
+    """Names for people: `checkpoints/, metrics.jsonl`."""
+    names = dict.fromkeys(path.relative_to(directory).parts[0] for path in contents)
+    return ", ".join(f"{name}/" if (directory / name).is_dir() else name for name in names)
+
+
+def _delete(contents: Sequence[Path]) -> None:
+    """Returns when the deletion is durable: no checkpoint may reappear and be resumed from."""
+    for path in contents:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for parent in {path.parent for path in contents}:
+        sync_directory(parent)
+
+
+def mark_failed(directory: Path, why: str) -> None:
+    """Records in state.json that the run has failed, on behalf of this attempt's rank zero, which is gone.
+
+    Does nothing if rank zero is alive or a newer attempt is training: both hold the lock.
     """
     try:
         with open(directory / ".lock", "r+", encoding="utf-8") as lock:
             state = read_state(directory) if _lock(lock) else None
-            if state is not None and state.state is Status.running and state.launch == _launch():
+            if state is not None and state.state is Status.running and state.launch == launch_name():
                 writer = AtomicWriter(directory)
-                dead = replace(state, state=Status.failed, reason=why)
-                writer.write(directory / STATE, as_json(asdict(dead)).encode())
-                log_event(writer, Event(str(dead.state), dead.attempt, dead.epoch, dead.step, why))
+                failed = replace(state, state=Status.failed, reason=why)
+                writer.write(directory / STATE, failed.to_json().encode())
+                log_event(writer, Event(str(failed.state), failed.attempt, failed.epoch, failed.step, why))
                 writer.close()
     except OSError as error:
-        print(f"{directory / STATE} still says running ({error.strerror})", flush=True)
-
-
-def _launch() -> str:
-    return os.environ.get("REGNET_LAUNCH", "")
+        print(f"{directory / STATE} still says running: {error.strerror}", flush=True)
 
 
 def _lock(file: TextIO) -> bool:
-    """Takes the lock, if nobody has it."""
+    """Takes the lock if it is free."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -224,7 +317,7 @@ def _lock(file: TextIO) -> bool:
 
 
 def fixed_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted options and values of a plain configuration, without those that may change."""
+    """Dotted options and values of a plain configuration that may not change between the attempts of a run."""
     flat = {}
     for section, value in config.items():
         if section in _FREE:

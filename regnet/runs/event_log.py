@@ -1,4 +1,4 @@
-"""events.jsonl: when a run's attempts began and how each ended."""
+"""events.jsonl: when the attempts of a run started and how each one ended."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,16 +13,16 @@ EVENTS = "events.jsonl"
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a run.
+    """The start or the end of an attempt.
 
     Attributes:
-        what: began, finished, preempted or failed.
+        kind: started, finished, preempted or failed.
         attempt: from 1.
-        epoch, step: done by then.
-        detail: began: the processes; otherwise why.
+        epoch, step: completed by then.
+        detail: for started, number and type of the processes; otherwise the reason.
     """
 
-    what: str
+    kind: str
     attempt: int
     epoch: int
     step: int
@@ -30,14 +30,14 @@ class Event:
 
 
 def log_event(writer: AtomicWriter, event: Event) -> None:
-    """Adds a line. The file is written anew, so that it is whole and that only the newest attempt can."""
+    """Adds a line. The file is replaced, so that it is never torn and only the newest attempt can change it."""
     path = writer.directory / EVENTS
     before = path.read_bytes() if path.exists() else b""
-    line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(event)})
+    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(event)})
     writer.write(path, before + line.encode() + b"\n")
 
 
 def read_events(directory: Path) -> list[dict[str, Any]]:
-    """Those so far, each with `at`, its time. Raises ValueError if the file is damaged."""
+    """All events, oldest first: the fields of `Event` and `time`. Raises ValueError if the file is damaged."""
     path = directory / EVENTS
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

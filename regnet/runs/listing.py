@@ -1,4 +1,4 @@
-"""The runs of a directory: how each stands, how good it is, how old, and how it goes on.
+"""Lists the runs of a directory: status, progress, best validation accuracy, age, and how to resume them.
 
 python -m regnet.runs [runs] [--json]
 """
@@ -16,57 +16,61 @@ from rich.console import Console
 from rich.table import Table
 
 from regnet.exit_codes import DONE, USAGE
-from regnet.runs.status import STATE, RunState, Status, read_state
+from regnet.runs.status import STATE, RunFormatError, RunState, Status, read_state
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as it stands.
+    """The status of a run.
 
     Attributes:
         state: see run_status.
-        best: test accuracy of the best epoch, 0 to 1; None before the first.
+        best_top1: validation accuracy of the best epoch, 0 to 1; None before the first.
         age: seconds since state.json was written.
-        next: what to do, or empty.
+        next: how to resume the run; empty if it is finished or running.
     """
 
     name: str
     state: str
     epoch: int
     epochs: int
-    best: float | None
+    best_top1: float | None
     age: float
     reason: str
     next: str
 
 
-def look(directory: Path) -> Run | None:
-    """How a run stands; None where a directory holds none, or one that has not begun."""
+def read_run(directory: Path) -> Run | None:
+    """The status of a run; None if the directory holds no run.
+
+    Raises:
+        RunFormatError: another version of this program wrote it.
+    """
     state = read_state(directory)
     if state is None:
         return None
-    standing = run_status(directory, state)
+    status = run_status(directory, state)
     return Run(
         directory.name,
-        standing,
+        status,
         state.epoch,
         state.epochs,
-        _best(directory / "metrics.jsonl"),
+        _best_top1(directory / "metrics.jsonl"),
         time.time() - (directory / STATE).stat().st_mtime,
         state.reason,
-        "" if standing in (Status.finished, Status.running) else _next(directory),
+        "" if status in (Status.finished, Status.running) else _how_to_resume(directory),
     )
 
 
 def run_status(directory: Path, state: RunState) -> str:
-    """As state.json says, but `died` where that says running and no process holds the run's lock."""
-    return "died" if state.state is Status.running and not _is_held(directory) else str(state.state)
+    """The status in state.json, but `died` if that is running and no process holds the run's lock."""
+    return "died" if state.state is Status.running and not _is_locked(directory) else str(state.state)
 
 
-def _best(log: Path) -> float | None:
-    """The best test accuracy on record; a line may be torn, or being written."""
+def _best_top1(log: Path) -> float | None:
+    """The best validation accuracy in metrics.jsonl; torn lines are skipped."""
     found = []
     for line in log.read_bytes().splitlines() if log.exists() else ():
         with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -76,8 +80,8 @@ def _best(log: Path) -> float | None:
     return max(found, default=None)
 
 
-def _is_held(directory: Path) -> bool:
-    """Whether a process of this machine, or of one with the same file locks, is training the run."""
+def _is_locked(directory: Path) -> bool:
+    """Whether a process is training the run, on this node or on one that shares its file locks."""
     try:
         with open(directory / ".lock", "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -88,9 +92,9 @@ def _is_held(directory: Path) -> bool:
     return False
 
 
-def _next(directory: Path) -> str:
+def _how_to_resume(directory: Path) -> str:
     config = directory / "config.yaml"
-    return f"continue with train_ddp.py --config {config}" if config.exists() else "it did not begin"
+    return f"resume with: train_ddp.py --config {config}" if config.exists() else "it did not start training"
 
 
 def as_age(seconds: float) -> str:
@@ -102,10 +106,10 @@ def as_age(seconds: float) -> str:
 
 def show(runs: list[Run], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("run", "state", "epochs", "best", "age"):
+    for heading in ("run", "state", "epochs", "best top-1", "age"):
         table.add_column(heading, justify="left" if heading in ("run", "state") else "right", overflow="fold")
     for run in runs:
-        best = "" if run.best is None else f"{run.best:.2%}"
+        best = "" if run.best_top1 is None else f"{run.best_top1:.2%}"
         table.add_row(run.name, run.state, f"{run.epoch}/{run.epochs}", best, as_age(run.age))
     console.print(table)
     for run in runs:
@@ -116,18 +120,28 @@ def show(runs: list[Run], console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m regnet.runs", description=__doc__.partition("\n")[0])
-    parser.add_argument("directory", type=Path, nargs="?", default=Path("runs"), help="runs_dir (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "directory", type=Path, nargs="?", default=Path("runs"), help="directory that holds the runs (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     if not args.directory.is_dir():
         print(f"error: {args.directory}: no such directory", file=sys.stderr)
         return USAGE
-    found = [run for path in sorted(args.directory.iterdir()) if path.is_dir() and (run := look(path)) is not None]
-    found.sort(key=lambda run: run.age)
+    runs = []
+    for path in args.directory.iterdir():
+        try:
+            run = read_run(path) if path.is_dir() else None
+        except RunFormatError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            continue
+        if run is not None:
+            runs.append(run)
+    runs.sort(key=lambda run: (run.age, run.name))
     if args.json:
-        print(json.dumps([asdict(run) for run in found], indent=1))
-    elif found:
-        show(found, Console())
+        print(json.dumps([asdict(run) for run in runs], indent=1))
+    elif runs:
+        show(runs, Console())
     else:
         print(f"{args.directory}: no runs yet")
     return DONE

@@ -1,12 +1,15 @@
-"""state.json: how a run stands, for people and launchers. It imports no torch."""
+"""state.json: the status of a run, for people, launchers and other commands. Imports no torch."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from regnet.errors import UsageError
+
 STATE = "state.json"
+FORMAT = 2  # of a run directory: increase it when options, columns or files change their names or meanings
 
 
 class Status(StrEnum):
@@ -16,60 +19,91 @@ class Status(StrEnum):
     failed = "failed"
 
 
+class RunFormatError(UsageError):
+    """A run directory written by another version of this program."""
+
+    def __init__(self, directory: Path, version: int) -> None:
+        age = "an older" if version < FORMAT else "a newer"
+        super().__init__(
+            f"{directory} was written by {age} version of this program (format {version}; this version reads {FORMAT})"
+        )
+
+
 @dataclass(frozen=True)
 class RunState:
-    """What state.json says.
+    """The content of state.json.
 
     Attributes:
-        epoch: epochs done.
-        step: optimiser steps done.
-        began: step that the latest attempt continued from.
-        attempt: how often the run was started.
-        fruitless: attempts of its job in a row, before the latest, that ended without getting any further.
-        epochs: that it was to train in all.
-        data: identity of the samples that it trains on.
-        reason: why it stopped, or empty.
-        wandb_id: of the run at Weights & Biases.
-        launch: what its launcher calls the latest attempt (REGNET_LAUNCH, a job and then what it likes), or empty.
+        epoch: completed epochs.
+        step: completed optimiser steps.
+        resumed_from_step: step from which the latest attempt resumed; 0 for a new run.
+        attempt: number of the latest attempt, from 1.
+        earlier_attempts_without_progress: consecutive attempts of the same job, right before the latest one, that ended
+            without a new step.
+        epochs: train.epochs.
+        data: identity of the training and validation images.
+        reason: why the run ended; empty while it is running.
+        wandb_id: id of the run at Weights & Biases.
+        launch: REGNET_LAUNCH of the latest attempt, `JOB.ANYTHING`; empty if it was not set.
+        jobs: identities of the job that the latest attempt belongs to; see regnet.runs.launch.
     """
 
     state: Status
     epoch: int
     step: int
-    began: int
+    resumed_from_step: int
     attempt: int
-    fruitless: int
+    earlier_attempts_without_progress: int
     epochs: int
     data: str
     reason: str
     wandb_id: str
     launch: str = ""
+    jobs: tuple[str, ...] = ()
 
     @property
-    def setbacks(self) -> int:
-        """Attempts in a row, the latest among them, that ended without getting any further."""
-        return 0 if self.step > self.began or self.state is Status.finished else self.fruitless + 1
+    def attempts_without_progress(self) -> int:
+        """Consecutive attempts, including the latest one, that ended without a new step."""
+        if self.step > self.resumed_from_step or self.state is Status.finished:
+            return 0
+        return self.earlier_attempts_without_progress + 1
+
+    def to_json(self) -> str:
+        return as_json({"format": FORMAT, **asdict(self)})
 
 
 def read_state(directory: Path) -> RunState | None:
-    """What state.json says; None if it is not there, or damaged, which is told."""
+    """The state of a run; None if there is no state.json or it is damaged, which is printed.
+
+    Raises:
+        RunFormatError: another version of this program wrote it.
+    """
     path = directory / STATE
     try:
         return parse_state(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        print(f"{error}: attempts are counted anew", flush=True)
+        print(f"{error}; the count of attempts starts again", flush=True)
         return None
 
 
 def parse_state(path: Path) -> RunState:
-    """Raises OSError if the file cannot be read, ValueError if it is damaged."""
+    """Reads a state.json.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged.
+        RunFormatError: another version of this program wrote it.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return RunState(**{**record, "state": Status(record["state"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: damaged ({error})") from error
+        version = record.pop("format", 1)
+        if version != FORMAT:
+            raise RunFormatError(path.parent, version)
+        return RunState(**{**record, "state": Status(record["state"]), "jobs": tuple(record["jobs"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
 
 
 def as_json(record: dict[str, Any]) -> str:

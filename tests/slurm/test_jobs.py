@@ -81,7 +81,7 @@ def test_two_nodes_with_two_ranks_each_match_one_node_with_four(job, single_node
     assert outcome(completed.run_dir) == single_node
     assert "4 x cpu" in completed.output()
     last = completed.output().strip().splitlines()[-1]
-    assert "finished: 10 epochs done; results: runs/tiny" in last
+    assert "Finished after 10 epochs. Results: runs/tiny" in last
 
 
 def test_srun_without_torchrun_and_with_a_local_shard_cache_gives_the_same_outcome(job, site, shards, single_node):
@@ -218,7 +218,7 @@ def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster,
     )
     assert table.returncode == 0, table.stderr
     seeds, learning_rate = (line for line in table.stdout.splitlines() if "%" in line)
-    assert "seeds alone" in seeds
+    assert "only seeds" in seeds
     assert "optim.lr=0.001" in learning_rate
     wait_for(lambda: cluster.states() == {"idle": 3}, 60, "idle nodes: finished runs must not restart")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
