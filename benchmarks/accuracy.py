@@ -137,7 +137,7 @@ def measure(args: argparse.Namespace) -> Report:
         if epochs > requested or (epochs < requested and not config.early_stopping.patience):
             raise LaunchFailed(f"{run.name} was trained for {epochs} epochs, but train.epochs is {requested}")
         print(f"{run.name}: {results[-1].top1:.2%}", file=sys.stderr)
-    page = write_report(runs, run_path(config).with_name(f"{config.name}-accuracy"))
+    report_path = write_report(runs, run_path(config).with_name(f"{config.name}-accuracy"))
     return {
         **machine,
         "config": " ".join([str(args.config), *args.trainer]),
@@ -146,7 +146,7 @@ def measure(args: argparse.Namespace) -> Report:
         "runs": [asdict(result) for result in results],
         "mean": statistics.fmean(result.top1 for result in results),
         "std": statistics.stdev(result.top1 for result in results) if len(results) > 1 else None,
-        "report": str(page),
+        "report": str(report_path),
     }
 
 

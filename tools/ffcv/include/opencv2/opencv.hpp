@@ -1,6 +1,6 @@
-// FFCV calls one function of OpenCV: cv::resize of 8-bit RGB with INTER_AREA. This header is that
-// function, so that building FFCV needs a C++ compiler and libturbojpeg instead of 700 MB of OpenCV.
-// tests/test_ffcv_build.py holds it against the real OpenCV.
+// A substitute for the only OpenCV function that FFCV calls: cv::resize of 8-bit RGB with INTER_AREA.
+// With it, building FFCV needs a C++ compiler and libturbojpeg, but not 700 MB of OpenCV.
+// tests/test_ffcv_build.py compares it with OpenCV.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -18,7 +18,7 @@ struct Size {
     int width, height;
 };
 
-// A view of interleaved 8-bit RGB rows; like OpenCV's, it owns nothing when built from a pointer.
+// A view of interleaved 8-bit RGB rows; like OpenCV's Mat from a pointer, it does not own the data.
 struct Mat {
     std::uint8_t *data;
     std::ptrdiff_t stride;
@@ -43,7 +43,7 @@ private:
 
 namespace area {
 
-// The source pixels that one destination pixel is the weighted mean of.
+// The source pixels, with weights, whose weighted mean is one destination pixel.
 struct Tap {
     int first;
     std::vector<double> weights;
@@ -59,13 +59,13 @@ inline Tap shrink(int target, double scale, int length) {
     return tap;
 }
 
-// OpenCV's INTER_AREA enlarges with a blend that changes only where a source pixel ends.
+// When enlarging, OpenCV's INTER_AREA blends two source pixels only where they meet.
 inline Tap enlarge(int target, double scale, int length) {
     int first = static_cast<int>(std::floor(target * scale));
-    double share = target + 1 - (first + 1) / scale;
-    share = share <= 0 ? 0 : share - std::floor(share);
+    double weight = target + 1 - (first + 1) / scale;
+    weight = weight <= 0 ? 0 : weight - std::floor(weight);
     if (first >= length - 1) return {length - 1, {1.0}};
-    return {first, {1 - share, share}};
+    return {first, {1 - weight, weight}};
 }
 
 inline std::vector<Tap> taps(int from, int to, bool shrinks) {
@@ -78,7 +78,7 @@ inline std::vector<Tap> taps(int from, int to, bool shrinks) {
 }  // namespace area
 
 inline void resize(const Mat &source, Mat &target, Size, double, double, int) {
-    // OpenCV takes areas only where neither side grows.
+    // OpenCV averages areas only if neither side grows.
     const bool shrinks = target.rows <= source.rows && target.cols <= source.cols;
     const auto rows = area::taps(source.rows, target.rows, shrinks);
     const auto columns = area::taps(source.cols, target.cols, shrinks);
