@@ -53,7 +53,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         metavar="FILE",
         help="configuration with the model (default: %(default)s)",
     )
-    add("--peers", default=",".join(PEERS), metavar="A,B,...", help="other trainers (default: %(default)s)")
+    add("--peers", default=",".join(PEERS), metavar="A,B,...", help="trainers to compare (default: %(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: %(default)s)")
     number("--processes", None, "processes of each trainer (default: one per GPU, or one)")
     number("--workers", None, "worker processes of each DataLoader (default: the number of cores per process)")
