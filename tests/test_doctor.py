@@ -1,4 +1,4 @@
-"""The doctor, as a user starts it: what it says of a machine that is well, and of each fault."""
+"""python -m regnet.doctor: its findings on a node without problems, and for each kind of problem."""
 
 import fcntl
 import json
@@ -16,15 +16,16 @@ from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted_tmpfs, run, sta
 
 from data.errors import DataError
 from regnet.config.schema import Config, DataConfig, ModelConfig, OptimConfig
-from regnet.doctor.communication import Seat, check_launch, check_seats, speaks_for_its_like
+from regnet.doctor.communication import ProcessInfo, check_launch, check_placement, reports_device
 from regnet.doctor.environment import check_device, cores, gpus, slurm
-from regnet.doctor.findings import Status, guarded, in_bytes, in_seconds, merge, ok, stops
+from regnet.doctor.findings import Severity, fail, format_bytes, format_seconds, guarded, merge, ok, warn
+from regnet.doctor.output import print_table
 from regnet.doctor.requirements import step_bytes
 from regnet.doctor.run_directory import mount_of
 
-EVERYTHING = (
+ALL_CHECKS = (
     *("python", "torch", "driver", "GPUs", "FFCV", "cores", "open files", "/dev/shm", "device", "shards", "batches"),
-    *("memory", "run", "W&B", "disk", "run directory", "checkpoint", "ranks", "all-reduce"),
+    *("memory", "W&B", "run", "disk", "run directory", "checkpoint", "ranks", "all-reduce"),
 )
 
 
@@ -35,15 +36,15 @@ def doctor(runs_dir, shards, *flags, start=()):
 
 
 def findings(done):
-    """By check, of a --json."""
-    told = json.loads(done.stdout)
-    assert told["stops"] is (done.returncode == 1), done.stderr
+    """The findings that --json printed, by check."""
+    printed = json.loads(done.stdout)
+    assert printed["failed"] is (done.returncode == 1), done.stderr
     assert done.returncode in (0, 1), done.stderr
-    return {found["check"]: found for found in told["findings"]}
+    return {finding["check"]: finding for finding in printed["findings"]}
 
 
-def stopping(found):
-    return {check for check, entry in found.items() if entry["status"] == "stops"}
+def failed(found):
+    return {check for check, finding in found.items() if finding["severity"] == "FAIL"}
 
 
 def free_port():
@@ -53,89 +54,119 @@ def free_port():
 
 
 def rank(number, port):
-    """The environment of one of two ranks that plain srun would start."""
+    """The environment of one of two ranks, as srun without torchrun sets it."""
     return {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
-def damaged(shards, place):
-    """A copy with one changed byte; the file that has it."""
-    shutil.copytree(shards, place)
-    path = next(place.glob("val-*.beton"))
+def damaged(shards, copy):
+    """Copies the shards and changes one byte; returns the damaged file."""
+    shutil.copytree(shards, copy)
+    path = next(copy.glob("val-*.beton"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     return path
 
 
-def test_where_all_is_well_nothing_stops_a_run_and_nothing_is_left_behind(shards, tmp_path):
+def test_without_problems_nothing_fails_and_no_files_are_left(shards, tmp_path):
     done = run(
         doctor(tmp_path / "runs", shards, "--tracking.wandb", "auto", "--json", start=PYTHON),
         HOME=str(tmp_path / "home"),
     )
     found = findings(done)
     assert done.returncode == 0
-    assert tuple(found) == EVERYTHING
-    assert {entry["status"] for entry in found.values()} <= {"ok", "note"}
-    assert all(bool(entry["next"]) == (entry["status"] == "note") for entry in found.values())
+    assert tuple(found) == ALL_CHECKS
+    assert {finding["severity"] for finding in found.values()} <= {"ok", "WARN"}
+    assert all(bool(finding["fix"]) == (finding["severity"] == "WARN") for finding in found.values())
     assert found["shards"]["measured"]["files"] == 6
-    assert "1,000 + 200 images of 100 classes" in found["shards"]["saw"]
+    assert "1,000 training and 200 validation images, 100 classes" in found["shards"]["message"]
     assert found["checkpoint"]["measured"]["bytes"] > 100_000
     assert found["disk"]["measured"]["need"] == 4 * found["checkpoint"]["measured"]["bytes"]
-    assert found["W&B"]["saw"] == "no key; tracking.wandb: auto, so recorded offline"
-    assert "GPU" in found["device"]["saw"] or "train.device: cpu" in found["device"]["saw"]
+    assert found["W&B"]["message"] == "no API key, logs offline (tracking.wandb: auto)"
+    assert "GPU" in found["device"]["message"] or "train.device: cpu" in found["device"]["message"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_shards_a_full_disk_another_run_and_no_gpu_are_named_alike_in_table_and_json(shards, tmp_path):
+def test_damaged_shards_a_full_disk_another_run_and_no_gpu_fail_in_table_and_json(shards, tmp_path):
     file = damaged(shards, tmp_path / ("a-long-name-" * 8))
     with mounted_tmpfs(tmp_path / "small", "size=100k") as small:
         (small / "tiny").mkdir()
         (small / "tiny" / "config.yaml").write_text(Config(name="tiny").to_yaml())
         (small / "tiny" / "fill").write_bytes(bytes(85_000))
         command = (small, file.parent, "--train.device", "cuda")
-        told = [run(doctor(*command, *flags), CUDA_VISIBLE_DEVICES="") for flags in ((), ("--json",))]
+        both = [run(doctor(*command, *flags), CUDA_VISIBLE_DEVICES="") for flags in ((), ("--json",))]
         assert sorted(path.name for path in (small / "tiny").iterdir()) == ["config.yaml", "fill"]
-    table, found = told[0].stdout, findings(told[1])
-    assert [done.returncode for done in told] == [1, 1]
-    assert stopping(found) == {"shards", "disk", "device", "run"}
-    assert f"{file}: SHA-256" in found["shards"]["saw"]
-    assert "python -m data.convert --overwrite" in found["shards"]["next"]
-    assert "--runs_dir" in found["disk"]["next"]
-    assert "was created with a different configuration" in found["run"]["saw"]
-    assert "--name" in found["run"]["next"]
-    assert "has 0 GPUs" in found["device"]["saw"]
-    assert "--train.device cpu" in found["device"]["next"]
-    assert "checkpoint" not in found, "a full disk is not tried"
+    table, found = both[0].stdout, findings(both[1])
+    assert [done.returncode for done in both] == [1, 1]
+    assert failed(found) == {"shards", "disk", "device", "run"}
+    assert f"{file}: SHA-256" in found["shards"]["message"]
+    assert "python -m data.convert --overwrite" in found["shards"]["fix"]
+    assert "--runs_dir" in found["disk"]["fix"]
+    assert "was created with a different configuration" in found["run"]["message"]
+    assert "--name" in found["run"]["fix"]
+    assert found["device"]["message"].startswith(f"No GPU found on {socket.gethostname()} (local rank 0)")
+    assert "--train.device cpu" in found["device"]["fix"]
+    assert "checkpoint" not in found, "no checkpoint is written to a full disk"
     lines = table.splitlines()
     assert max(map(len, lines)) <= 80
     cells = [line.split() for line in lines if line[:1].strip()]
-    said = [[*entry["status"].split(), *entry["check"].split()] for entry in found.values()]
-    assert [cell[: len(words)] for cell, words in zip(cells, said, strict=False)] == said
-    assert "something would stop a run" in lines[-1]
+    expected = [[finding["severity"], *finding["check"].split()] for finding in found.values()]
+    assert [row[: len(start)] for row, start in zip(cells, expected, strict=False)] == expected
+    assert lines[-1].startswith("A run would fail: ")
     flat = "".join(table.split())
-    for entry in found.values():
-        if entry["status"] == "stops":
-            assert "".join(f"{entry['saw']} next: {entry['next']}".split()) in flat
+    for finding in found.values():
+        if finding["severity"] == "FAIL":
+            assert "".join(f"{finding['message']} fix: {finding['fix']}".split()) in flat
 
 
-def test_missing_shards_a_read_only_disk_too_large_a_batch_and_few_files_are_named(tmp_path):
+def test_the_last_line_of_the_table_counts_the_findings(capsys):
+    print_table([ok("a", "fine"), ok("b", "fine"), warn("c", "odd", "look at it")], seconds=1.25)
+    assert capsys.readouterr().out.splitlines()[-1] == "A run can start: 2 ok, 1 WARN, 0 FAIL (1.2 s)"
+    print_table([ok("a", "fine"), fail("b", "broken", "repair it")], seconds=0)
+    assert capsys.readouterr().out.splitlines() == [
+        "ok    a  fine",
+        "FAIL  b  broken",
+        "         fix: repair it",
+        "A run would fail: 1 ok, 0 WARN, 1 FAIL (0.0 s)",
+    ]
+
+
+def test_steps_per_epoch_are_limited_by_max_steps_per_epoch(shards, tmp_path):
+    limits = {0: 11, 4: 4, 11: 11, 50: 11}  # 1,000 training images in batches of 96
+    for limit, steps in limits.items():
+        found = findings(run(doctor(tmp_path, shards, "--train.max_steps_per_epoch", limit, "--json")))
+        assert found["batches"]["measured"] == {"steps": steps}
+        assert ("train.max_steps_per_epoch; 11 without it" in found["batches"]["message"]) is (steps == 4)
+
+
+def test_overwriting_a_run_is_a_warning(shards, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.yaml").write_text(Config(name="tiny").to_yaml())
+    found = findings(run(doctor(tmp_path, shards, "--overwrite", "true", "--json")))
+    assert failed(found) == set()
+    assert found["run"]["severity"] == "WARN"
+    assert found["run"]["message"] == f"{tmp_path / 'tiny'}: --overwrite would delete this run"
+    assert (tmp_path / "tiny" / "config.yaml").exists()
+
+
+def test_missing_shards_a_read_only_disk_too_large_a_batch_and_few_open_files_are_reported(tmp_path):
     few = ("prlimit", "--nofile=512", *PYTHON)
     flags = ("--train.batch_size", 9_999_999, "--tracking.wandb", "online", "--json")
-    with mounted_tmpfs(tmp_path / "ro", "ro") as place:
-        done = run(doctor(place / "runs", tmp_path / "none", *flags, start=few), HOME=str(tmp_path))
+    with mounted_tmpfs(tmp_path / "ro", "ro") as read_only:
+        done = run(doctor(read_only / "runs", tmp_path / "none", *flags, start=few), HOME=str(tmp_path))
     found = findings(done)
     assert done.returncode == 1
-    assert stopping(found) == {"shards", "run directory", "memory"}
-    assert f"{tmp_path / 'none'}: no manifest.json" in found["shards"]["saw"]
-    assert "python -m data.convert" in found["shards"]["next"]
-    assert found["run directory"]["saw"] == f"{place}: not writable (Read-only file system)"
-    assert "--runs_dir" in found["run directory"]["next"]
-    assert "--train.grad_accum_steps" in found["memory"]["next"]
-    assert "ulimit -n" in found["open files"]["next"]
-    assert "wandb login" in found["W&B"]["next"]
+    assert failed(found) == {"shards", "run directory", "memory"}
+    assert f"{tmp_path / 'none'}: no manifest.json" in found["shards"]["message"]
+    assert "python -m data.convert" in found["shards"]["fix"]
+    assert found["run directory"]["message"] == f"{read_only}: not writable (Read-only file system)"
+    assert "--runs_dir" in found["run directory"]["fix"]
+    assert "--train.grad_accum_steps" in found["memory"]["fix"]
+    assert "ulimit -n" in found["open files"]["fix"]
+    assert "wandb login" in found["W&B"]["fix"]
 
 
-def test_a_run_at_work_and_a_batch_that_cannot_be_filled_are_named_and_the_lock_is_left_alone(shards, tmp_path):
+def test_a_running_run_and_an_incomplete_batch_are_reported_without_touching_the_lock(shards, tmp_path):
     directory = tmp_path / "tiny"
     directory.mkdir()
     (directory / "config.yaml").touch()
@@ -143,45 +174,45 @@ def test_a_run_at_work_and_a_batch_that_cannot_be_filled_are_named_and_the_lock_
     with open(directory / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = findings(run(doctor(tmp_path, shards, *flags)))
-    assert stopping(found) == {"run", "batches"}
-    assert found["run"]["saw"] == f"{directory}: process {os.getpid()} is training this run"
-    assert "do not fill one batch of 2000" in found["batches"]["saw"]
+    assert failed(found) == {"run", "batches"}
+    assert found["run"]["message"] == f"{directory}: process {os.getpid()} is training this run"
+    assert "do not fill one batch of 2000" in found["batches"]["message"]
 
 
-def test_a_wrong_option_is_wrong_usage_in_one_line():
+def test_an_unknown_option_is_a_one_line_usage_error():
     done = run([*PYTHON, "-m", "regnet.doctor", "--train.epoch", "3", "--json"])
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "error (rank 0): unknown option --train.epoch (did you mean train.epochs?)\n"
+    assert done.stderr == "error: unknown option --train.epoch (did you mean train.epochs?)\n"
 
 
-def test_without_the_packages_it_says_how_to_install_them():
+def test_missing_packages_are_reported_with_how_to_install_them():
     done = run([*PYTHON, "-S", "-m", "regnet.doctor", "--json"])
     assert done.returncode == 1
-    (found,) = findings(done).values()
-    assert found["check"] == "installation"
-    assert "make install" in found["next"]
+    (finding,) = findings(done).values()
+    assert finding["check"] == "installation"
+    assert "make install" in finding["fix"]
 
 
-def test_two_ranks_exchange_and_rank_zero_alone_tells(shards, tmp_path):
+def test_two_ranks_exchange_data_and_only_rank_zero_prints(shards, tmp_path):
     done = run(doctor(tmp_path, shards, "--json", start=(*TORCHRUN, "--nproc_per_node=2")))
     found = findings(done)
     assert done.returncode == 0, done.stderr
-    assert "2 processes here" in found["GPUs"]["saw"]
-    assert "48 of 96 images" in found["batches"]["saw"]
+    assert "2 processes on this node" in found["GPUs"]["message"]
+    assert "48 of 96 images per process" in found["batches"]["message"]
     measured = found["all-reduce"]["measured"]
-    assert measured["bytes"] == 4 * 10_764, "as the trainer counts its parameters"
+    assert measured["bytes"] == 4 * 10_764, "4 bytes for each parameter"
     assert 0 < measured["small_seconds"] < 5
     assert measured["bytes_per_second"] == pytest.approx(measured["bytes"] / measured["seconds"])
-    assert "gloo, 2 processes: one number in" in found["all-reduce"]["saw"]
-    assert found["ranks"]["measured"] == {"processes": 2, "machines": 1}
-    assert not any(entry["hosts"] for entry in found.values())
+    assert "gloo, 2 processes: one number takes" in found["all-reduce"]["message"]
+    assert found["ranks"]["measured"] == {"processes": 2, "nodes": 1}
+    assert not any(finding["hosts"] for finding in found.values())
 
 
-def test_what_differs_between_machines_is_told_by_host(shards, tmp_path):
+def test_findings_that_differ_between_nodes_name_their_nodes(shards, tmp_path):
     unshare = ("unshare", "--uts", "sh", "-c", 'hostname far-away && exec "$@"', "sh")
     if subprocess.run([*unshare, "true"], capture_output=True, timeout=20).returncode != 0:
-        pytest.skip("another host name takes root, and a container that may")
+        pytest.skip("changing the host name requires root, and a container that permits it")
     file, port = damaged(shards, tmp_path / "there"), free_port()
     far = start(doctor(tmp_path, file.parent, start=(*unshare, *PYTHON)), **rank(1, port), GLOO_SOCKET_IFNAME="lo")
     try:
@@ -190,152 +221,153 @@ def test_what_differs_between_machines_is_told_by_host(shards, tmp_path):
     finally:
         kill_group(far)
     assert far.returncode == 1, err
-    assert out == "", "rank zero alone tells"
-    assert stopping(found) == {"shards"}
+    assert out == "", "only rank zero prints"
+    assert failed(found) == {"shards"}
     assert found["shards"]["hosts"] == ["far-away"]
-    assert str(file) in found["shards"]["saw"]
+    assert str(file) in found["shards"]["message"]
     assert found["FFCV"]["hosts"] == []
-    assert found["ranks"]["measured"] == {"processes": 2, "machines": 2}
+    assert found["ranks"]["measured"] == {"processes": 2, "nodes": 2}
 
 
-def test_a_rank_that_never_comes_ends_it(shards, tmp_path):
+def test_a_rank_that_does_not_start_is_reported(shards, tmp_path):
     flags = ("--distributed.timeout", 3, "--json")
-    alone = start(doctor(tmp_path, shards, *flags), **rank(1, free_port()))
+    other = start(doctor(tmp_path, shards, *flags), **rank(1, free_port()))
     try:
-        began = time.monotonic()
+        started = time.monotonic()
         found = findings(run(doctor(tmp_path, shards, *flags), **rank(0, free_port())))
-        out, err = alone.communicate(timeout=30)
+        out, err = other.communicate(timeout=30)
     finally:
-        kill_group(alone)
-    assert time.monotonic() - began < 30
-    assert stopping(found) == {"ranks"}
-    assert "rendezvous failed" in found["ranks"]["saw"]
-    assert "WORLD_SIZE" in found["ranks"]["next"]
-    assert found["checkpoint"]["status"] == "ok", "one process finds what it can"
-    assert (alone.returncode, out) == (1, "")
+        kill_group(other)
+    assert time.monotonic() - started < 30
+    assert failed(found) == {"ranks"}
+    assert "rendezvous failed" in found["ranks"]["message"]
+    assert "WORLD_SIZE" in found["ranks"]["fix"]
+    assert found["checkpoint"]["severity"] == "ok", "checks that need one process only are done"
+    assert (other.returncode, out) == (1, "")
     assert "failed (rank 1): rendezvous failed" in err
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_a_rank_that_dies_or_stops_is_named_beside_what_was_found(shards, tmp_path, how):
+def test_a_rank_that_dies_or_hangs_is_reported_with_the_other_findings(shards, tmp_path, how):
     port, flags = free_port(), ("--distributed.heartbeat_timeout", 4, "--json")
-    ends = f"import os, signal, sys, regnet.doctor.command as c; c.check_device = lambda *_: os.kill(0, signal.{how})"
-    program = [*PYTHON, "-c", f"{ends}; c.main(sys.argv[3:], 0)"]
+    fault = f"import os, signal, sys, regnet.doctor.command as c; c.check_device = lambda *_: os.kill(0, signal.{how})"
+    program = [*PYTHON, "-c", f"{fault}; c.main(sys.argv[3:], 0)"]
     far = start([*program, *doctor(tmp_path, shards, *flags, start=PYTHON)[1:]], **rank(1, port))
     try:
         found = findings(run(doctor(tmp_path, shards, *flags), **rank(0, port)))
     finally:
         kill_group(far)
-    assert stopping(found) == {"ranks"}
-    assert found["ranks"]["saw"].startswith("rank 1 stopped responding")
-    assert found["shards"]["status"] == "ok"
+    assert failed(found) == {"ranks"}
+    assert found["ranks"]["message"].startswith("rank 1 stopped responding")
+    assert found["shards"]["severity"] == "ok"
 
 
 @pytest.mark.parametrize(
     ("env", "words"),
     [
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "no MASTER_ADDR and no MASTER_PORT"),
-        ({"WORLD_SIZE": "two", "RANK": "0"}, "is no number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a"}, "MASTER_PORT is not set"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "is not an integer"),
         ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK 2 and LOCAL_RANK 0"),
-        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "x"}, "must be a port number, got 'x'"),
     ],
 )
-def test_a_wrong_launch_is_named(env, words):
-    (found,) = check_launch(env)
-    assert found.status is Status.stops
-    assert words in found.saw
+def test_invalid_launch_variables_fail(env, words):
+    (finding,) = check_launch(env)
+    assert finding.severity is Severity.fail
+    assert words in finding.message
     assert check_launch({}) == check_launch(rank(1, "80")) == []
 
 
-def seats(*places):
-    return [Seat(host, number, 0, device, gpu) for number, (host, device, gpu) in enumerate(places)]
+def processes(*infos):
+    return [ProcessInfo(host, rank, 0, device, gpu) for rank, (host, device, gpu) in enumerate(infos)]
 
 
-def test_one_process_speaks_for_those_that_fare_alike():
-    several = seats(("a", "cuda", "x"), ("a", "", ""), ("a", "", ""), ("b", "", ""), ("a", "cuda", "y"))
-    assert [speaks_for_its_like(seat, several) for seat in several] == [True, True, False, True, False]
+def test_one_process_per_node_and_type_of_device_reports_its_device():
+    several = processes(("a", "cuda", "x"), ("a", "", ""), ("a", "", ""), ("b", "", ""), ("a", "cuda", "y"))
+    assert [reports_device(process, several) for process in several] == [True, True, False, True, False]
 
 
-def test_processes_that_do_not_go_together_are_named():
-    fine = seats(("a", "cuda", "x"), ("a", "cuda", "y"), ("b", "cuda", "x"))
-    assert check_seats(fine)[0].saw == "3 processes came: 2 on a, 1 on b"
-    (mixed,) = check_seats(seats(("a", "cuda", "x"), ("b", "cpu", "")))
-    assert mixed.status is Status.stops
-    assert "leave out b" in mixed.next
-    (shared,) = check_seats(seats(("a", "cuda", "x"), ("a", "cuda", "x")))
-    assert "2 processes on a have the same GPU" in shared.saw
-    assert "LOCAL_RANK" in shared.next
+def test_processes_with_different_devices_or_a_shared_gpu_fail():
+    separate = processes(("a", "cuda", "x"), ("a", "cuda", "y"), ("b", "cuda", "x"))
+    assert check_placement(separate)[0].message == "3 processes: 2 on a, 1 on b"
+    (mixed,) = check_placement(processes(("a", "cuda", "x"), ("b", "cpu", "")))
+    assert mixed.severity is Severity.fail
+    assert "exclude b" in mixed.fix
+    (shared,) = check_placement(processes(("a", "cuda", "x"), ("a", "cuda", "x")))
+    assert "2 processes on a have the same GPU" in shared.message
+    assert "LOCAL_RANK" in shared.fix
 
 
-def test_the_allocation_is_told():
+def test_the_slurm_allocation_is_reported():
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "4", "SLURM_GPUS_ON_NODE": "8"}
     assert slurm({}) == []
-    assert slurm(job)[0].saw == "job 7, 2 nodes, 4 tasks, 8 GPUs on this node, time left unknown"
+    assert slurm(job)[0].message == "job 7, 2 nodes, 4 tasks, 8 GPUs on this node, time left unknown"
     (soon,) = slurm({**job, "SLURM_JOB_END_TIME": str(time.time() + 130)})
-    assert "2 min left" in soon.saw
-    assert soon.status is Status.note
-    (strangers,) = slurm({**job, "SLURM_STEP_NUM_TASKS": "4"})
-    assert strangers.status is Status.stops
-    assert slurm({**job, "SLURM_STEP_NUM_TASKS": "4", "WORLD_SIZE": "4"})[0].status is Status.ok
+    assert "2 min left" in soon.message
+    assert soon.severity is Severity.warn
+    (separate,) = slurm({**job, "SLURM_STEP_NUM_TASKS": "4"})
+    assert separate.severity is Severity.fail
+    assert slurm({**job, "SLURM_STEP_NUM_TASKS": "4", "WORLD_SIZE": "4"})[0].severity is Severity.ok
 
 
-def test_gpus_are_counted_against_processes(monkeypatch):
+def test_numbers_of_gpus_and_processes_are_compared(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(name="H100", total_memory=85e9))
-    assert gpus(Config(), 4) == [ok("GPUs", "4 x H100 85 GB; 4 processes here", count=4)]
+    assert gpus(Config(), 4) == [ok("GPUs", "4 x H100 85 GB; 4 processes on this node", count=4)]
     (idle,) = gpus(Config(), 3)
-    assert "1 of them stay idle" in idle.next
+    assert "1 would be idle: use --nproc_per_node=4" in idle.fix
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert check_device(Config(), 3)[0].saw == "cuda (train.device: auto)"
+    assert check_device(Config(), 3)[0].message == "cuda (train.device: auto)"
     (crowded,) = check_device(Config(), 4)
-    assert crowded.status is Status.stops
-    assert "has 4 GPUs, but local rank 4 needs one" in crowded.saw
+    assert crowded.severity is Severity.fail
+    assert "has 4 GPUs, but local rank 4 needs one" in crowded.message
 
 
-def test_more_threads_than_cores_are_noted():
-    (found,) = cores(Config(), 10_000)
-    assert found.status is Status.note
-    assert "--cpus-per-task" in found.next or "OMP_NUM_THREADS=1" in found.next
+def test_more_threads_than_cores_are_a_warning():
+    (finding,) = cores(Config(), 10_000)
+    assert finding.severity is Severity.warn
+    assert "--cpus-per-task" in finding.fix or "OMP_NUM_THREADS=1" in finding.fix
 
 
 def test_the_file_system_of_a_path_is_the_innermost_mount(tmp_path):
-    with mounted_tmpfs(tmp_path / "with space", "size=1m") as place:
-        kind, options = mount_of(place / "below")
+    with mounted_tmpfs(tmp_path / "with space", "size=1m") as directory:
+        kind, options = mount_of(directory / "below")
         assert kind == "tmpfs"
         assert "size=1024k" in options
 
 
-def test_findings_of_machines_are_merged():
-    same, other = ok("a", "as it should be", seconds=1), stops("a", "otherwise", "mend it")
-    assert merge([("x", [same]), ("y", [ok("a", "as it should be", seconds=2)])]) == [same]
+def test_findings_of_nodes_are_merged():
+    same, other = ok("a", "as expected", seconds=1), fail("a", "different", "repair it")
+    assert merge([("x", [same]), ("y", [ok("a", "as expected", seconds=2)])]) == [same]
     one, two = merge([("x", [same]), ("y", [other]), ("z", [same])])
     assert (one.hosts, two.hosts) == (("x", "z"), ("y",))
     assert merge([("x", [same]), ("x", [other])]) == [same, other]
 
 
-def test_a_defect_of_the_doctor_is_not_a_finding():
-    def refuse():
+def test_unexpected_exceptions_are_not_findings():
+    def check():
         raise DataError("no such\nshards")
 
-    assert guarded("shards", refuse, "find them", DataError) == [stops("shards", "no such shards", "find them")]
+    assert guarded("shards", check, "write them", DataError) == [fail("shards", "no such shards", "write them")]
     with pytest.raises(DataError):
-        guarded("shards", refuse, "find them", OSError)
+        guarded("shards", check, "write them", OSError)
 
 
-def test_quantities_are_written_for_people():
-    assert [in_bytes(count) for count in (7, 1234, 12_345, 9.1e6, 2e13)] == [
+def test_bytes_and_seconds_have_readable_units():
+    assert [format_bytes(count) for count in (7, 1234, 12_345, 9.1e6, 2e13)] == [
         "7 B",
         "1.2 kB",
         "12 kB",
         "9.1 MB",
         "20.0 TB",
     ]
-    assert [in_seconds(seconds) for seconds in (3.14e-4, 0.0512, 3.26)] == ["314 us", "51.2 ms", "3.3 s"]
+    assert [format_seconds(seconds) for seconds in (3.14e-4, 0.0512, 3.26)] == ["314 us", "51.2 ms", "3.3 s"]
 
 
 @pytest.mark.parametrize("name", get_args(get_type_hints(OptimConfig)["name"]))
-def test_every_optimiser_has_its_memory_counted(name):
-    """More than SGD without momentum, which keeps nothing."""
+def test_the_state_of_every_optimiser_is_counted(name):
+    """SGD without momentum has none."""
     model, data = ModelConfig(depth=1, w_0=8), DataConfig(resolution=16)
-    least = step_bytes(Config(model=model, data=data, optim=OptimConfig(name="sgd", momentum=0.0)), 100, 1)
-    assert step_bytes(Config(model=model, data=data, optim=OptimConfig(name=name)), 100, 1) > least
+    without_state = step_bytes(Config(model=model, data=data, optim=OptimConfig(name="sgd", momentum=0.0)), 100, 1)
+    assert step_bytes(Config(model=model, data=data, optim=OptimConfig(name=name)), 100, 1) > without_state

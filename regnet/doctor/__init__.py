@@ -1,1 +1,1 @@
-"""What this machine is, and what would stop a run here: python -m regnet.doctor"""
+"""Checks the environment and a configuration before a run: python -m regnet.doctor."""

@@ -1,6 +1,6 @@
-"""Says what this machine is and what would stop a run here:
+"""Checks the environment and a configuration before a run.
 
-python -m regnet.doctor [--config FILE ... --section.option value ...] [--json]
+python -m regnet.doctor [--config FILE ...] [--section.option VALUE ...] [--json]
 torchrun --nproc_per_node=N -m regnet.doctor ...
 """
 
@@ -10,29 +10,29 @@ import time
 from dataclasses import asdict
 from typing import NoReturn
 
-from regnet.doctor.findings import Finding, stops
+from regnet.doctor.findings import Finding, fail
 
 
-def uninstalled(error: Exception) -> Finding:
-    step = "run `make install` in the repository, then `.venv/bin/python -m regnet.doctor`"
-    return stops("installation", f"{sys.executable}: {error}", step)
+def not_installed(error: Exception) -> Finding:
+    fix = "run `make install` in the repository, then `.venv/bin/python -m regnet.doctor`"
+    return fail("installation", f"{sys.executable}: {error}", fix)
 
 
 def cli() -> NoReturn:
-    """Runs the command and exits; reports an installation that cannot be imported."""
-    began = time.perf_counter()
+    """Runs the command and exits with its status; reports an installation that cannot be imported."""
+    started = time.perf_counter()
     try:
         from regnet.doctor.command import main
-    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+    except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
         if (getattr(error, "name", None) or "").partition(".")[0] in ("regnet", "data"):
             raise
-        found = uninstalled(error)
+        finding = not_installed(error)
         if "--json" in sys.argv:
-            print(json.dumps({"stops": True, "findings": [asdict(found)]}))
+            print(json.dumps({"failed": True, "findings": [asdict(finding)]}))
         else:
-            print(f"{found.status}  {found.check}  {found.saw}\nnext: {found.next}")
+            print(f"{finding.severity}  {finding.check}  {finding.message}\nfix: {finding.fix}")
         sys.exit(1)
-    sys.exit(main(sys.argv[1:], began))
+    sys.exit(main(sys.argv[1:], started))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command: looks at everything, on all ranks, and lets rank zero tell."""
+"""The command: runs all checks on all ranks; rank zero prints the findings."""
 
 import os
 import sys
@@ -18,121 +18,142 @@ from regnet.data_adapter import adapt_to_data
 from regnet.distributed.heartbeat import COLLECTIVE_ERRORS, PeerLost
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import join_world
-from regnet.doctor.communication import check_all_reduce, check_launch, check_seats, own_seat, speaks_for_its_like
-from regnet.doctor.environment import check_device, check_machine
-from regnet.doctor.findings import Finding, any_stops, merge, stops
-from regnet.doctor.output import tell
-from regnet.doctor.requirements import check_needs, count_classes, network
-from regnet.doctor.run_directory import check_run
+from regnet.doctor.communication import check_all_reduce, check_launch, check_placement, process_info, reports_device
+from regnet.doctor.environment import check_device, check_node
+from regnet.doctor.findings import Finding, any_failed, fail, merge
+from regnet.doctor.output import print_findings
+from regnet.doctor.requirements import build_model, check_node_requirements, check_run_requirements, count_classes
+from regnet.doctor.run_directory import check_run_directory
 from regnet.errors import UsageError
-from regnet.exit_codes import USAGE
+from regnet.exit_codes import DONE, FAILED, USAGE
 from regnet.models.regnet import count_parameters
 
-FINE, STOPS = 0, 1
-PATIENCE = 60.0  # seconds for a rank to come, or to answer; less if distributed.timeout is
+TIMEOUT = 60.0  # seconds for the rendezvous and for each collective; less if distributed.timeout is
 _EXPECTED = {PeerLost, *COLLECTIVE_ERRORS, torch.OutOfMemoryError, torch.AcceleratorError}
-_HELP = """usage: python -m regnet.doctor [--config FILE ...] [--section.option value ...] [--json]
+_HELP = """usage: python -m regnet.doctor [--config FILE ...] [--section.option VALUE ...] [--json]
 
-Says what this machine is and what would stop the run that these options describe; --json says it to machines. Also
-under torchrun and srun, between all processes. Exit status: 0 nothing would stop it, 1 something would, 2 wrong usage.
-The options are those of the trainer:
+Checks the environment and a configuration before a run: software, GPUs, limits, shards, memory, run directory and,
+under torchrun or srun, communication between all processes.
+
+examples:
+  python -m regnet.doctor --config configs/baseline.yaml
+  torchrun --nproc_per_node=2 -m regnet.doctor --config configs/baseline.yaml --train.batch_size 512
+
+options:
+  --json    print JSON (default: a table)
+
+exit status: 0 if a run can start, 1 if it would fail, 2 for usage errors
+
+All other options are those of the trainer:
 """
 
 
-def main(argv: Sequence[str], began: float) -> int:
-    """Runs one process of the doctor; returns its exit status.
+def main(argv: Sequence[str], started: float) -> int:
+    """Runs the checks in this process; returns its exit status.
 
     Args:
-        began: when it was started, by time.perf_counter().
+        started: when the command started, by time.perf_counter().
     """
     rank = os.environ.get("RANK", "0")
+    label = f" (rank {rank})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     as_json = "--json" in argv
     if "--help" in argv or "-h" in argv:
         print(_HELP)
     try:
-        config = adapted(parse_config([argument for argument in argv if argument != "--json"]))
+        config = adapt(parse_config([argument for argument in argv if argument != "--json"]))
     except UsageError as error:
-        print(f"error (rank {rank}): {error}", file=sys.stderr)
+        print(f"error{label}: {error}", file=sys.stderr)
         return USAGE
-    wrong, findings = check_launch(os.environ), list[Finding]()
-    if not wrong:
+    launch_failures, findings = check_launch(os.environ), list[Finding]()
+    if not launch_failures:
         try:
-            return look_together(config, findings, began, as_json)
+            return check_all_ranks(config, findings, started, as_json)
         except RuntimeError as error:
             if type(error) not in _EXPECTED:
                 raise
             if rank != "0":
-                print(f"failed (rank {rank}): {error}", file=sys.stderr)
-                return STOPS
-            wrong = apart(str(error))
-    tell((findings or look_alone(config)) + wrong, time.perf_counter() - began, as_json)
-    return STOPS
+                print(f"failed{label}: {error}", file=sys.stderr)
+                return FAILED
+            launch_failures = rank_lost(str(error))
+    findings = (findings or check_single_process(config)) + launch_failures
+    print_findings(findings, time.perf_counter() - started, as_json)
+    return FAILED
 
 
-def adapted(config: Config) -> Config:
+def adapt(config: Config) -> Config:
     """The configuration as the trainer adapts it to the dataset; unchanged without a readable manifest."""
     try:
         manifest = read_manifest(Path(config.data.shards))
-    except DataError:  # which a check reports
+    except DataError:  # check_shards reports it
         return config
     return adapt_to_data(config, manifest)[0]
 
 
-def apart(why: str) -> list[Finding]:
-    """That the processes did not come or stay together."""
-    step = "start as many processes as WORLD_SIZE says; look at their logs, MASTER_ADDR and the network"
-    return [stops("ranks", why, step)]
+def rank_lost(reason: str) -> list[Finding]:
+    """The finding for ranks that did not start, died or hung."""
+    fix = "start exactly WORLD_SIZE processes; check their logs, MASTER_ADDR and the network"
+    return [fail("ranks", reason, fix)]
 
 
-def look_alone(config: Config) -> list[Finding]:
-    """What one process finds where it has no others."""
+def check_single_process(config: Config) -> list[Finding]:
+    """The checks that one process can do without the others."""
     local_rank, processes = (_number(name, default) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
-    size = _number("WORLD_SIZE", 1)
-    machine = check_machine(config, processes) + check_device(config, local_rank)
-    return machine + check_needs(config, size, processes, local_rank) + check_run(config)
+    world_size = _number("WORLD_SIZE", 1)
+    return [
+        *check_node(config, processes),
+        *check_device(config, local_rank),
+        *check_node_requirements(config, world_size, processes, local_rank),
+        *check_run_requirements(config),
+        *check_run_directory(config),
+    ]
 
 
 def _number(name: str, default: int) -> int:
+    """A positive environment variable."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() and int(text) > 0 else default
 
 
-def look_together(config: Config, findings: list[Finding], began: float, as_json: bool) -> int:
-    """Looks on every machine, and between them; returns the exit status.
+def check_all_ranks(config: Config, findings: list[Finding], started: float, as_json: bool) -> int:
+    """Runs the checks of this rank, exchanges the findings and prints them on rank zero; returns the exit status.
 
     Args:
-        findings: is given all that was found, also when this then raises.
+        findings: is extended by what has been found, also if this raises.
     """
-    options = replace(config.distributed, timeout=min(PATIENCE, config.distributed.timeout))
-    # Over gloo, which needs no GPU: a machine that lacks its GPU is named then, and nobody waits for it.
+    options = replace(config.distributed, timeout=min(TIMEOUT, config.distributed.timeout))
+    # gloo needs no GPU: a rank without its GPU can report that, and no other rank waits for it.
     with join_world("cpu", options, PreemptionNotice()) as world:
-        # As a run would be: digests may take as long.
-        patient = world.with_timeout(timedelta(seconds=config.distributed.timeout))
-        if world.is_main and world.heartbeat is not None:  # which ends this process if another keeps it waiting
-            world.heartbeat.before_exit = lambda why: tell(findings + apart(why), time.perf_counter() - began, as_json)
-        seats = world.gather(own_seat(config, world.rank))
-        own = seats[world.rank]
-        here = [seat for seat in seats if seat.host == own.host]
+        # The timeout of a run, as verifying SHA-256 may take as long.
+        patient_world = world.with_timeout(timedelta(seconds=config.distributed.timeout))
+        if world.is_main and world.heartbeat is not None:
+
+            def print_before_exit(reason: str) -> None:
+                print_findings(findings + rank_lost(reason), time.perf_counter() - started, as_json)
+
+            world.heartbeat.before_exit = print_before_exit
+        processes = world.gather(process_info(config, world.rank))
+        own = processes[world.rank]
+        on_node = [process for process in processes if process.host == own.host]
         device = check_device(config, own.local_rank)
-        found = device if speaks_for_its_like(own, seats) else []
-        if own == here[0]:
-            found = check_machine(config, len(here)) + found
-            found += check_needs(config, world.size, len(here), own.local_rank)
-        of_run = check_run(config) if world.is_main else []
-        findings += found + of_run
-        of_hosts = patient.gather((own.host, found))
-        findings[:] = merge(of_hosts) + of_run
-        seated = check_seats(seats)
-        on_gpu = not any_stops(seated) and all(seat.device == "cuda" for seat in seats)
-        parameters = world.broadcast_object(_parameters(config))
+        of_node = device if reports_device(own, processes) else []
+        if own == on_node[0]:
+            of_node = check_node(config, len(on_node)) + of_node
+            of_node += check_node_requirements(config, world.size, len(on_node), own.local_rank)
+        of_run = check_run_requirements(config) + check_run_directory(config) if world.is_main else []
+        findings += of_node + of_run
+        findings_by_host = patient_world.gather((own.host, of_node))
+        findings[:] = merge(findings_by_host) + of_run
+        placement = check_placement(processes)
+        on_gpu = not any_failed(placement) and all(process.device == "cuda" for process in processes)
+        parameters = world.broadcast_object(_count_gradients(config))
         all_reduce = check_all_reduce(world, parameters, on_gpu, timedelta(seconds=options.timeout))
-        findings += seated + all_reduce
+        findings += placement + all_reduce
         if world.is_main:
-            tell(findings, time.perf_counter() - began, as_json)
-        # Nobody leaves before all is told: torchrun ends the others when one has left with a status.
-        return world.broadcast_object(STOPS if any_stops(findings) else FINE)
+            print_findings(findings, time.perf_counter() - started, as_json)
+        # No rank exits before rank zero has printed: torchrun stops the others when one exits with an error.
+        return world.broadcast_object(FAILED if any_failed(findings) else DONE)
 
 
-def _parameters(config: Config) -> int:
+def _count_gradients(config: Config) -> int:
     with torch.device("meta"):
-        return count_parameters(network(config, count_classes(config)), trainable_only=True)
+        return count_parameters(build_model(config, count_classes(config)), trainable_only=True)

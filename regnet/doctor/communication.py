@@ -1,4 +1,4 @@
-"""The processes of a run among themselves: where they sit, whether they can talk, and how fast."""
+"""Checks between the processes of a run: their launch, their placement on nodes and GPUs, and all-reduce."""
 
 import os
 import socket
@@ -15,20 +15,21 @@ from torch import Tensor
 
 from regnet.config.schema import Config
 from regnet.distributed.world import World, choose_device
-from regnet.doctor.findings import Finding, in_bytes, in_seconds, ok, plural, stops
+from regnet.doctor.findings import Finding, fail, format_bytes, format_seconds, join_hosts, ok, plural
 from regnet.errors import UsageError
 
-_TRIES_SMALL, _TRIES_LARGE = 20, 3
+_MAX_HOSTS = 8  # named in a message
+_REPETITIONS_SMALL, _REPETITIONS_LARGE = 20, 3
 _FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Seat:
-    """Where a process sits.
+class ProcessInfo:
+    """Where a process runs.
 
     Attributes:
-        device: that a run would give it; empty if there is none for it.
-        gpu: which one that is, whatever number it has for this process.
+        device: that the run would use, "cpu" or "cuda"; empty if none is available.
+        gpu: UUID of the GPU, which does not depend on CUDA_VISIBLE_DEVICES; empty for none.
     """
 
     host: str
@@ -39,23 +40,25 @@ class Seat:
 
 
 def check_launch(env: Mapping[str, str]) -> list[Finding]:
-    """What is wrong with what torchrun or srun tell this process; nothing if all is well."""
-    launcher = "start with torchrun, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each process"
+    """FAIL if the variables that torchrun or srun set are invalid; nothing if they are valid."""
+    fix = "start with torchrun, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for every process"
     try:
         size, rank, local = (int(env.get(name, d)) for name, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
     except ValueError as error:
-        return [stops("ranks", f"RANK, WORLD_SIZE or LOCAL_RANK is no number: {error}", launcher)]
+        return [fail("ranks", f"RANK, WORLD_SIZE or LOCAL_RANK is not an integer: {error}", fix)]
     if not 0 <= rank < size or local < 0:
-        return [stops("ranks", f"RANK {rank} and LOCAL_RANK {local} of WORLD_SIZE {size}", launcher)]
+        return [fail("ranks", f"RANK {rank} and LOCAL_RANK {local} are impossible with WORLD_SIZE {size}", fix)]
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
     if size > 1 and missing:
-        return [stops("ranks", f"WORLD_SIZE is {size}, but there is no {' and no '.join(missing)}", launcher)]
+        verb = "is" if len(missing) == 1 else "are"
+        return [fail("ranks", f"WORLD_SIZE is {size}, but {' and '.join(missing)} {verb} not set", fix)]
     if size > 1 and not env["MASTER_PORT"].isdecimal():
-        return [stops("ranks", f"MASTER_PORT is {env['MASTER_PORT']!r}", launcher)]
+        return [fail("ranks", f"MASTER_PORT must be a port number, got {env['MASTER_PORT']!r}", fix)]
     return []
 
 
-def own_seat(config: Config, rank: int) -> Seat:
+def process_info(config: Config, rank: int) -> ProcessInfo:
+    """Where this process runs."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device, gpu = "", ""
     try:
@@ -63,73 +66,72 @@ def own_seat(config: Config, rank: int) -> Seat:
         if device == "cuda":
             gpu = str(torch.cuda.get_device_properties(local_rank).uuid)
     except (UsageError, RuntimeError):
-        pass  # the finding on the device says it
-    return Seat(socket.gethostname(), rank, local_rank, device, gpu)
+        pass  # check_device reports it
+    return ProcessInfo(socket.gethostname(), rank, local_rank, device, gpu)
 
 
-def speaks_for_its_like(own: Seat, seats: Sequence[Seat]) -> bool:
-    """Whether a process is the first on its machine of those that fare alike: one finding is enough for all."""
-    return own == next(seat for seat in seats if (seat.host, seat.device) == (own.host, own.device))
+def reports_device(own: ProcessInfo, processes: Sequence[ProcessInfo]) -> bool:
+    """Whether a process reports on its device: the first one on its node with this type of device."""
+    return own == next(other for other in processes if (other.host, other.device) == (own.host, own.device))
 
 
-def check_seats(seats: Sequence[Seat]) -> list[Finding]:
-    """Whether the processes go together."""
-    by_host = Counter(seat.host for seat in seats)
-    places = ", ".join(f"{count} on {host}" for host, count in list(by_host.items())[:8])
-    if len(by_host) > 8:
-        places += f" and {len(by_host) - 8} machines more"
-    saw = f"{plural(len(seats), 'process came', 'processes came')}: {places}"
-    kinds = {seat.device for seat in seats}
-    if len(kinds - {""}) > 1:
-        without = sorted({seat.host for seat in seats if seat.device == "cpu"})
-        step = f"mend or leave out {', '.join(without[:8])}, or --train.device cpu"
-        return [stops("ranks", f"{saw}; some have a GPU and some have none", step)]
-    taken = Counter((seat.host, seat.gpu) for seat in seats if seat.gpu)
-    twice = [(host, count) for (host, _), count in taken.items() if count > 1]
-    if twice:
-        step = "set LOCAL_RANK for each process (SLURM_LOCALID), or start fewer of them"
-        return [stops("ranks", f"{saw}; {twice[0][1]} processes on {twice[0][0]} have the same GPU", step)]
-    return [ok("ranks", saw, processes=len(seats), machines=len(by_host))]
+def check_placement(processes: Sequence[ProcessInfo]) -> list[Finding]:
+    """Whether all processes have the same type of device, and no two the same GPU."""
+    by_host = Counter(process.host for process in processes)
+    message = f"{plural(len(processes), 'process', 'processes')}: "
+    message += join_hosts([f"{count} on {host}" for host, count in by_host.items()], _MAX_HOSTS)
+    if len({process.device for process in processes} - {""}) > 1:
+        without_gpu = sorted({process.host for process in processes if process.device == "cpu"})
+        fix = f"repair or exclude {join_hosts(without_gpu, _MAX_HOSTS)}, or use --train.device cpu"
+        return [fail("ranks", f"{message}; some have a GPU and others do not", fix)]
+    gpu_users = Counter((process.host, process.gpu) for process in processes if process.gpu)
+    shared = [(host, count) for (host, _), count in gpu_users.items() if count > 1]
+    if shared:
+        fix = "set LOCAL_RANK for every process (SLURM: to SLURM_LOCALID), or start fewer processes"
+        host, count = shared[0]
+        return [fail("ranks", f"{message}; {count} processes on {host} have the same GPU", fix)]
+    return [ok("ranks", message, processes=len(processes), nodes=len(by_host))]
 
 
-def check_all_reduce(world: World, parameters: int, on_gpu: bool, patience: timedelta) -> list[Finding]:
-    """An exchange of one number and one of all gradients, between all processes; each must bring the sum."""
+def check_all_reduce(world: World, parameters: int, on_gpu: bool, timeout: timedelta) -> list[Finding]:
+    """Times all-reduce of one number and of all gradients, and checks the results. Collective call."""
     if world.size == 1:
-        return [ok("all-reduce", "one process: nothing to exchange")]
+        return [ok("all-reduce", "a single process, which exchanges nothing")]
     device, group = torch.device("cpu"), None
     if on_gpu:
         device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
-        group = dist.new_group(backend="nccl", timeout=patience)
-    small = _measure(torch.zeros(1, device=device), group, world, _TRIES_SMALL)
-    large = _measure(torch.zeros(parameters, device=device), group, world, _TRIES_LARGE)
-    wrong = [rank for rank, right in enumerate(world.gather(small is not None and large is not None)) if not right]
+        group = dist.new_group(backend="nccl", timeout=timeout)
+    small = _time_all_reduce(torch.zeros(1, device=device), group, world, _REPETITIONS_SMALL)
+    large = _time_all_reduce(torch.zeros(parameters, device=device), group, world, _REPETITIONS_LARGE)
+    correct = world.gather(small is not None and large is not None)
+    wrong = [rank for rank, is_correct in enumerate(correct) if not is_correct]
     if wrong or small is None or large is None:
-        saw = f"a wrong sum over all processes on rank {', '.join(map(str, wrong))}"
-        return [stops("all-reduce", saw, "a network or a driver alters data; leave that machine out")]
+        message = f"wrong sum on rank {', '.join(map(str, wrong))}"
+        return [fail("all-reduce", message, "a network or a driver corrupts data: exclude the node that it belongs to")]
     size = parameters * _FLOAT
-    saw = (
-        f"{'NCCL' if on_gpu else 'gloo'}, {world.size} processes: one number in {in_seconds(small)}, "
-        f"{in_bytes(size)} of gradients in {in_seconds(large)} ({in_bytes(size / large)}/s)"
+    message = (
+        f"{'NCCL' if on_gpu else 'gloo'}, {world.size} processes: one number takes {format_seconds(small)}, "
+        f"{format_bytes(size)} of gradients {format_seconds(large)} ({format_bytes(size / large)}/s)"
     )
-    return [ok("all-reduce", saw, small_seconds=small, seconds=large, bytes=size, bytes_per_second=size / large)]
+    return [ok("all-reduce", message, small_seconds=small, seconds=large, bytes=size, bytes_per_second=size / large)]
 
 
-def _measure(tensor: Tensor, group: dist.ProcessGroup | None, world: World, tries: int) -> float | None:
-    """Seconds that an exchange takes (the median), or None for a wrong sum."""
+def _time_all_reduce(tensor: Tensor, group: dist.ProcessGroup | None, world: World, repetitions: int) -> float | None:
+    """Median seconds per all-reduce, or None if a sum is wrong."""
     seconds = []
-    for _ in range(tries + 1):
+    for _ in range(repetitions + 1):
         tensor.fill_(world.rank)
-        _wait_for(tensor.device)
-        began = time.perf_counter()
+        _synchronize(tensor.device)
+        started = time.perf_counter()
         dist.all_reduce(tensor, group=group)
-        _wait_for(tensor.device)
-        seconds.append(time.perf_counter() - began)
+        _synchronize(tensor.device)
+        seconds.append(time.perf_counter() - started)
     if not (tensor == sum(range(world.size))).all():
         return None
-    return statistics.median(seconds[1:])  # the first makes the connections
+    return statistics.median(seconds[1:])  # the first one sets up connections
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""How findings are told: a table for people, an object for machines."""
+"""Prints findings, as a table or as JSON."""
 
 import json
 import socket
@@ -11,26 +11,31 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from regnet.doctor.findings import Finding, Status, any_stops, name_hosts
+from regnet.doctor.findings import Finding, Severity, any_failed, join_hosts
 
-LOG_WIDTH = 80  # columns, where no terminal says otherwise
-_STYLES = {Status.ok: "green", Status.note: "yellow", Status.stops: "bold red"}
+LOG_WIDTH = 80  # columns, if the output is not a terminal
+_STYLES = {Severity.ok: "green", Severity.warn: "yellow", Severity.fail: "bold red"}
 
 
-def tell(findings: Sequence[Finding], seconds: float, as_json: bool) -> None:
-    """Prints the findings on standard output."""
+def print_findings(findings: Sequence[Finding], seconds: float, as_json: bool) -> None:
+    """Prints to standard output.
+
+    Args:
+        seconds: duration of the checks.
+    """
     if as_json:
-        print(json.dumps(as_object(findings, seconds), indent=1), flush=True)
+        print(json.dumps(to_dict(findings, seconds), indent=1), flush=True)
     else:
         print_table(findings, seconds)
 
 
-def as_object(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+def to_dict(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+    """The output of --json."""
     return {
         "host": socket.gethostname(),
-        "stops": any_stops(findings),
+        "failed": any_failed(findings),
         "seconds": round(seconds, 3),
-        "findings": [asdict(found) for found in findings],
+        "findings": [asdict(finding) for finding in findings],
     }
 
 
@@ -41,18 +46,18 @@ def print_table(findings: Sequence[Finding], seconds: float) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")  # a path may be longer than the column
-    for found in findings:
-        style = _STYLES[found.status]
-        saw = Text(f"{name_hosts(found.hosts)}: " if found.hosts else "", style="bold")
-        saw.append(found.saw, style="not bold")
-        if found.next:
-            saw.append(f"\nnext: {found.next}", style=f"not bold {style}")
-        table.add_row(Text(found.status, style=style), found.check, saw)
-    counts = Counter(found.status for found in findings)
-    verdict = "something would stop a run" if any_stops(findings) else "nothing would stop a run"
-    told = ", ".join(f"{counts[status]} {status}" for status in Status)
+    table.add_column(overflow="fold")  # paths may be longer than the column
+    for finding in findings:
+        style = _STYLES[finding.severity]
+        text = Text(f"{join_hosts(finding.hosts)}: " if finding.hosts else "", style="bold")
+        text.append(finding.message, style="not bold")
+        if finding.fix:
+            text.append(f"\nfix: {finding.fix}", style=f"not bold {style}")
+        table.add_row(Text(finding.severity, style=style), finding.check, text)
+    counts = Counter(finding.severity for finding in findings)
+    verdict = "A run would fail" if any_failed(findings) else "A run can start"
+    summary = ", ".join(f"{counts[severity]} {severity}" for severity in Severity)
     with console.capture() as printed:
         console.print(table)
-        console.print(f"{verdict}: {told}; {seconds:.1f} s", style="bold", markup=False)
-    print("\n".join(line.rstrip(" ") for line in printed.get().splitlines()), flush=True)  # rich fills lines up
+        console.print(f"{verdict}: {summary} ({seconds:.1f} s)", style="bold", markup=False)
+    print("\n".join(line.rstrip(" ") for line in printed.get().splitlines()), flush=True)  # rich pads the lines

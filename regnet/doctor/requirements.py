@@ -1,4 +1,4 @@
-"""What the configuration needs of a machine: its shards, and memory for a step."""
+"""Checks of what the configuration requires: shards, batches, memory, pretrained weights, a W&B key."""
 
 import math
 import time
@@ -14,35 +14,47 @@ from data.errors import DataError
 from data.loader import check_sizes
 from data.manifest import Manifest, Verify, read_manifest, verify
 from data.sampler import trainable_steps
+from regnet.checkpoint.pretrained import read_weights
 from regnet.config.schema import Config
 from regnet.distributed.world import choose_device
 from regnet.doctor.environment import cgroups
-from regnet.doctor.findings import Finding, guarded, in_bytes, note, ok, plural, stops
+from regnet.doctor.findings import Finding, fail, format_bytes, guarded, ok, plural, warn
 from regnet.errors import UsageError
 from regnet.models.regnet import Model, count_parameters, freeze_backbone
 from regnet.optim.optimizers import state_tensors_per_parameter
+from regnet.runs.directory import run_path
+from regnet.tracking.wandb_tracker import has_wandb_key
 
-CLASSES = 100  # assumed where no manifest tells
+DEFAULT_CLASSES = 100  # assumed without a manifest
 _FLOAT = 4  # bytes
 
 
-def check_needs(config: Config, size: int, processes: int, local_rank: int) -> list[Finding]:
-    """What the configuration needs, and whether this machine has it.
+def check_node_requirements(config: Config, world_size: int, processes: int, local_rank: int) -> list[Finding]:
+    """Checks of every node.
 
     Args:
-        size: processes of the run.
-        processes: of them, on this machine.
+        processes: of the run on this node.
     """
-    shards = Path(config.data.shards)
-    convert = "python -m data.convert --overwrite writes them anew; or copy that file again"
-    if not shards.exists():
-        convert = "name another --data.shards, or write them: python -m data.convert --help"
-    change = "change what the message names"
-    more = "a smaller --train.batch_size, more --train.grad_accum_steps or more processes"
+    recreate = "copy the file again, or write the shards again: python -m data.convert --overwrite"
+    if not Path(config.data.shards).exists():
+        recreate = "set --data.shards, or write the shards: python -m data.convert --help"
+    batches = "change the options that the message names"
+    memory = "use a smaller --train.batch_size, a larger --train.grad_accum_steps, or more processes"
     return [
-        *guarded("shards", lambda: check_shards(config), convert, DataError, OSError),
-        *guarded("batches", lambda: check_batches(config, size), change, DataError),
-        *guarded("memory", lambda: check_memory(config, size, processes, local_rank), more, OSError, RuntimeError),
+        *guarded("shards", lambda: check_shards(config), recreate, DataError, OSError),
+        *guarded("batches", lambda: check_batches(config, world_size), batches, DataError),
+        *guarded(
+            "memory", lambda: check_memory(config, world_size, processes, local_rank), memory, OSError, RuntimeError
+        ),
+    ]
+
+
+def check_run_requirements(config: Config) -> list[Finding]:
+    """Checks of rank zero."""
+    weights, wandb = "use other --model.weights", "run wandb login, or use --tracking.wandb offline"
+    return [
+        *guarded("weights", lambda: check_weights(config, run_path(config)), weights, UsageError),
+        *guarded("W&B", lambda: check_wandb(config), wandb, OSError),
     ]
 
 
@@ -53,19 +65,19 @@ def class_names(config: Config) -> Sequence[str] | None:
 
 def count_classes(config: Config) -> int:
     names = class_names(config)
-    return CLASSES if names is None else len(names)
+    return DEFAULT_CLASSES if names is None else len(names)
 
 
 def _manifest(config: Config) -> Manifest | None:
-    """The manifest, or None where `check_shards` says what is wrong with it."""
+    """The manifest, or None if it cannot be read, which `check_shards` reports."""
     try:
         return read_manifest(Path(config.data.shards))
     except DataError:
         return None
 
 
-def network(config: Config, classes: int) -> Model:
-    """As the run would train it."""
+def build_model(config: Config, classes: int) -> Model:
+    """The network of the run, with frozen parameters if the backbone is frozen."""
     model = Model(config.model.design(), classes)
     if config.train.freeze_backbone:
         freeze_backbone(model)
@@ -75,97 +87,126 @@ def network(config: Config, classes: int) -> Model:
 def check_shards(config: Config) -> list[Finding]:
     directory = Path(config.data.shards)
     manifest = read_manifest(directory)
-    how = Verify(config.data.verify)
-    began = time.perf_counter()
-    verify(directory, manifest, how)
-    seconds = time.perf_counter() - began
+    mode = Verify(config.data.verify)
+    started = time.perf_counter()
+    verify(directory, manifest, mode)
+    seconds = time.perf_counter() - started
     check_sizes(directory, manifest, config.augment.rrc_min_scale)
     files = [shard for split in manifest.splits.values() for shard in split]
     size = sum(shard.size for shard in files)
-    checked = {
-        Verify.once: "sizes, and SHA-256 now or since they last changed",
+    verified = {
+        Verify.once: "sizes, and SHA-256 once per node",
         Verify.always: "sizes and SHA-256",
-        Verify.sizes: "sizes alone: data.verify",
-    }[how]
-    samples = f"{manifest.samples('train'):,} + {manifest.samples('val'):,} images of {len(manifest.classes)} classes"
-    saw = f"{directory}: {samples}; {len(files)} files of {in_bytes(size)} are as the manifest says ({checked})"
-    return [ok("shards", saw, files=len(files), bytes=size, seconds=seconds)]
+        Verify.sizes: "sizes only (data.verify)",
+    }[mode]
+    message = (
+        f"{directory}: {manifest.samples('train'):,} training and {manifest.samples('val'):,} validation images, "
+        f"{len(manifest.classes)} classes; {len(files)} files of {format_bytes(size)} match the manifest: {verified}"
+    )
+    return [ok("shards", message, files=len(files), bytes=size, seconds=seconds)]
 
 
-def check_batches(config: Config, size: int) -> list[Finding]:
+def check_batches(config: Config, world_size: int) -> list[Finding]:
     manifest = _manifest(config)
     if manifest is None:
         return []
-    samples, batch = manifest.samples("train"), config.train.batch_size
-    steps = trainable_steps(samples, batch, config.data.drop_last, size)
-    saw = f"{plural(steps, 'step')} an epoch, {math.ceil(batch / size)} of {batch} images in each for a process"
-    return [ok("batches", saw, steps=steps)]
+    batch, limit = config.train.batch_size, config.train.max_steps_per_epoch
+    in_dataset = trainable_steps(manifest.samples("train"), batch, config.data.drop_last, world_size)
+    steps = min(in_dataset, limit or in_dataset)
+    message = f"{plural(steps, 'step')} per epoch"
+    if steps < in_dataset:
+        message += f" (train.max_steps_per_epoch; {in_dataset:,} without it)"
+    message += f", with {math.ceil(batch / world_size)} of {batch} images per process"
+    return [ok("batches", message, steps=steps)]
 
 
-def check_memory(config: Config, size: int, processes: int, local_rank: int) -> list[Finding]:
-    """A step's needs against what is free: on the GPU, or on the machine for all of its processes."""
-    need = step_bytes(config, count_classes(config), size)
+def check_memory(config: Config, world_size: int, processes: int, local_rank: int) -> list[Finding]:
+    """Compares what a step needs with what is free: on the GPU, or on the node for all of its processes."""
+    need = step_bytes(config, count_classes(config), world_size)
     try:
         on_gpu = choose_device(config.train.device, local_rank).type == "cuda"
-    except UsageError:  # the finding on the device says so
+    except UsageError:  # check_device reports it
         on_gpu = False
     if on_gpu:
-        free, place = torch.cuda.mem_get_info(local_rank)[0], "on the GPU"
+        free, kind = torch.cuda.mem_get_info(local_rank)[0], "GPU memory"
     else:
-        free, place = free_memory(), "of memory"
+        free, kind = free_memory(), "memory"
         need *= processes
-    saw = f"a step needs at least {in_bytes(need)} {place}, {in_bytes(free)} are free"
+    message = f"a step needs at least {format_bytes(need)} of {kind}, {format_bytes(free)} are free"
     if need > free:
-        step = "a smaller --train.batch_size, more --train.grad_accum_steps, or more processes elsewhere"
-        return [stops("memory", saw, step, need=need, free=free)]
+        fix = "use a smaller --train.batch_size, a larger --train.grad_accum_steps, or more processes on other nodes"
+        return [fail("memory", message, fix, need=need, free=free)]
     if need > 0.7 * free:
-        step = "close, for libraries add their own: more --train.grad_accum_steps"
-        return [note("memory", saw, step, need=need, free=free)]
-    return [ok("memory", saw, need=need, free=free)]
+        fix = "it may not be enough, as libraries need memory too: use a larger --train.grad_accum_steps"
+        return [warn("memory", message, fix, need=need, free=free)]
+    return [ok("memory", message, need=need, free=free)]
 
 
-def step_bytes(config: Config, classes: int, size: int) -> int:
-    """What one process holds at the end of a forward pass, at least: libraries add their own."""
-    part = math.ceil(config.train.batch_size / size)
+def step_bytes(config: Config, classes: int, world_size: int) -> int:
+    """Lower bound of the memory of one process at the end of a forward pass; libraries need more."""
+    images = math.ceil(config.train.batch_size / world_size)
     pixels = 3 * config.data.resolution**2
-    model = network(config, classes)
+    model = build_model(config, classes)
     numbers = count_parameters(model) * (1 + (config.optim.ema_decay > 0))
-    numbers += count_parameters(model, trainable_only=True) * (1 + state_tensors_per_parameter(config.optim))  # beside gradients
-    kept = math.ceil(part / config.train.grad_accum_steps) * _kept_for_an_image(model, config.data.resolution)
+    gradients_and_state = 1 + state_tensors_per_parameter(config.optim)
+    numbers += count_parameters(model, trainable_only=True) * gradients_and_state
+    micro_batch = math.ceil(images / config.train.grad_accum_steps)
+    activations = micro_batch * _activation_bytes_per_image(model, config.data.resolution)
     if config.train.precision != "fp32":
-        kept //= 2
-    return kept + numbers * _FLOAT + part * pixels * _FLOAT
+        activations //= 2
+    return activations + numbers * _FLOAT + images * pixels * _FLOAT
 
 
-def _kept_for_an_image(model: Model, resolution: int) -> int:
-    """Bytes that a forward pass leaves for the backward pass; of two images, for BatchNorm needs more than one."""
+def _activation_bytes_per_image(model: Model, resolution: int) -> int:
+    """Bytes that a forward pass saves for the backward pass; measured on two images, as BatchNorm needs several."""
     weights = {parameter.data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        # Held until all is counted, for memory that is given back may be handed out again.
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        # The loss keeps all saved tensors alive, so that none of their addresses is reused before they are counted.
         loss = F.cross_entropy(model(torch.zeros(2, 3, resolution, resolution)), torch.zeros(2, dtype=torch.int64))
-    counted = sum(size for address, size in kept.items() if address not in weights)
+    total = sum(size for address, size in saved.items() if address not in weights)
     del loss
-    return counted // 2
+    return total // 2
 
 
 def free_memory() -> int:
-    """Bytes: what the kernel calls available, and no more than every cgroup of this process leaves."""
+    """Bytes that are available according to the kernel, limited by the cgroups of this process."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
-    return min([available, *_left_in_cgroups()])
+    return min([available, *_free_in_cgroups()])
 
 
-def _left_in_cgroups() -> Iterator[int]:
+def _free_in_cgroups() -> Iterator[int]:
     for group in cgroups():
-        with suppress(OSError, ValueError):  # no such file, as in the root; or "max", no limit
+        with suppress(OSError, ValueError):  # no such file, as in the root cgroup; or "max", no limit
             limit = int((group / "memory.max").read_text())
             used = int((group / "memory.current").read_text())
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            yield limit - used + int(stat.get("file", 0))  # cached files give way
+            yield limit - used + int(stat.get("file", 0))  # the page cache can be reclaimed
+
+
+def check_weights(config: Config, directory: Path) -> list[Finding]:
+    """Reads the pretrained weights of a new run; a resumed run does not need them."""
+    if not config.model.weights or any((directory / "checkpoints").glob("*.pt")):
+        return []
+    with torch.device("meta"):
+        own = Model(config.model.design(), count_classes(config)).state_dict()
+    return [ok("weights", read_weights(config.model, own, class_names(config)).description)]
+
+
+def check_wandb(config: Config) -> list[Finding]:
+    mode = config.tracking.wandb
+    if mode in ("offline", "disabled"):
+        return [ok("W&B", f"tracking.wandb: {mode}")]
+    if has_wandb_key():
+        return [ok("W&B", f"API key found, logs online (tracking.wandb: {mode})")]
+    message = f"no API key, logs offline (tracking.wandb: {mode})"
+    if mode == "online":
+        return [warn("W&B", message, "run wandb login, or set WANDB_API_KEY")]
+    return [ok("W&B", message)]

@@ -1,4 +1,4 @@
-"""Where a run would be kept: rank zero's business. Leaves nothing behind, and disturbs no run that is at work."""
+"""Checks of the run directory on rank zero. They leave no files behind and do not disturb a run that is training."""
 
 import errno
 import fcntl
@@ -13,145 +13,131 @@ from typing import Any
 import torch
 
 from regnet.checkpoint.file import CheckpointError, load, pack
-from regnet.checkpoint.pretrained import read_weights
 from regnet.config.schema import Config
 from regnet.distributed.world import World
-from regnet.doctor.findings import Finding, guarded, in_bytes, in_seconds, note, ok, stops
-from regnet.doctor.requirements import class_names, count_classes, network
+from regnet.doctor.findings import Finding, fail, format_bytes, format_seconds, guarded, ok, warn
+from regnet.doctor.requirements import build_model, count_classes
 from regnet.errors import UsageError
 from regnet.metrics.training import TrainingAccumulator
-from regnet.models.regnet import Model
 from regnet.optim.optimizers import build_optimizer
 from regnet.runs.atomic_write import AtomicWriter
 from regnet.runs.directory import check_compatible, run_path
-from regnet.tracking.wandb_tracker import has_wandb_key
 from regnet.training.amp import Precision
 from regnet.training.early_stopping import EarlyStopping
 from regnet.training.ema import ModelEma
 from regnet.training.state import Progress, TrainingState
 
 _SLOW_SYNC = 0.1  # seconds
-_GONE_AFTER = {
-    "tmpfs": "a restart",
-    "ramfs": "a restart",
-    "overlay": "the container",
+_LOST_AFTER = {
+    "tmpfs": "a reboot",
+    "ramfs": "a reboot",
+    "overlay": "the container exits",
 }
-_LOCAL_LOCKS = {"localflock", "local_lock=all", "local_lock=flock"}  # of Lustre, of NFS
-_TRIES = 5
+_LOCAL_LOCKS = {"localflock", "local_lock=all", "local_lock=flock"}  # mount options of Lustre and NFS
+_REPETITIONS = 5
 
 
-def check_run(config: Config) -> list[Finding]:
-    """Everything about the run's directory and its record."""
+def check_run_directory(config: Config) -> list[Finding]:
+    """All checks of the run directory."""
     directory = run_path(config)
-    elsewhere = "choose another --runs_dir, or free or mend this one"
+    other = "use another --runs_dir, or free disk space"
     return [
-        *guarded("run", lambda: check_no_other_run(config, directory), "choose another --name", UsageError, OSError),
-        *guarded("weights", lambda: check_weights(config, directory), "name other --model.weights", UsageError),
-        *guarded("W&B", lambda: check_wandb(config), "see wandb login, or --tracking.wandb offline", OSError),
-        *guarded("run directory", lambda: check_directory(config, directory), elsewhere, OSError),
+        *guarded("run", lambda: check_run(config, directory), "use another --name", UsageError, OSError),
+        *guarded("run directory", lambda: check_directory(config, directory), other, OSError),
     ]
 
 
-def check_no_other_run(config: Config, directory: Path) -> list[Finding]:
+def check_run(config: Config, directory: Path) -> list[Finding]:
+    """Whether a run can start, resume or be overwritten in this directory."""
     if not (directory / "config.yaml").exists():
-        return [ok("run", f"{directory}: a new run")]
-    holder = _holder(directory / ".lock")
-    if holder is not None:
-        return [stops("run", f"{directory}: process {holder} is training this run", "wait, or choose another --name")]
+        return [ok("run", f"{directory}: new run")]
+    process = _lock_holder(directory / ".lock")
+    if process is not None:
+        fix = "wait until it has finished, or use another --name"
+        return [fail("run", f"{directory}: process {process} is training this run", fix)]
+    if config.overwrite:
+        return [warn("run", f"{directory}: --overwrite would delete this run", "to resume it, omit --overwrite")]
     check_compatible(directory, config)
-    return [ok("run", f"{directory}: holds this run, which would be continued")]
+    return [ok("run", f"{directory}: would be resumed")]
 
 
-def check_weights(config: Config, directory: Path) -> list[Finding]:
-    """Whether a new run could begin with its weights; one that continues reads them no more."""
-    if not config.model.weights or any((directory / "checkpoints").glob("*.pt")):
-        return []
-    with torch.device("meta"):
-        own = Model(config.model.design(), count_classes(config)).state_dict()
-    return [ok("weights", read_weights(config.model, own, class_names(config)).description)]
-
-
-def _holder(lock: Path) -> str | None:
-    """The process on this machine that holds a lock; trying to take it could stop a run that is just starting."""
+def _lock_holder(lock: Path) -> str | None:
+    """The process on this node that holds a lock. Trying to lock it could fail a run that is just starting."""
     if not lock.exists():
         return None
     stat = lock.stat()
     file = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
-    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return next((words[4] for words in held if words[1] == "FLOCK" and words[5] == file), None)
-
-
-def check_wandb(config: Config) -> list[Finding]:
-    mode = config.tracking.wandb
-    if mode in ("offline", "disabled"):
-        return [ok("W&B", f"tracking.wandb: {mode}")]
-    if has_wandb_key():
-        return [ok("W&B", f"there is a key; tracking.wandb: {mode}, so online")]
-    saw = f"no key; tracking.wandb: {mode}, so recorded offline"
-    if mode == "online":
-        return [note("W&B", saw, "wandb login, or set WANDB_API_KEY")]
-    return [ok("W&B", saw)]
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return next((fields[4] for fields in locks if fields[1] == "FLOCK" and fields[5] == file), None)
 
 
 def check_directory(config: Config, directory: Path) -> list[Finding]:
-    """Tries what a run does there, in a directory of its own that is gone afterwards."""
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    packed = pack(state_of(config))
-    free = shutil.disk_usage(there).free
-    found = check_room(config, len(packed), free)
+    """Tries what a run does in its directory, in a temporary directory on the same file system."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    checkpoint = pack(checkpoint_content(config))
+    free = shutil.disk_usage(existing).free
+    findings = check_disk_space(config, len(checkpoint), free)
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=existing) as scratch:
             writer = AtomicWriter(Path(scratch))
-            found += check_file_system(Path(scratch), writer)
-            if len(packed) < free:  # a disk that other runs write to is not filled to the brim
-                found += check_checkpoint(Path(scratch) / "checkpoint.pt", packed, writer)
+            findings += check_file_system(Path(scratch), writer)
+            if len(checkpoint) < free:  # other runs may need the rest of a full disk
+                findings += check_checkpoint(Path(scratch) / "checkpoint.pt", checkpoint, writer)
     except OSError as error:
-        found.append(stops("run directory", f"{there}: not writable ({error.strerror})", "choose another --runs_dir"))
-    return found
+        findings.append(fail("run directory", f"{existing}: not writable ({error.strerror})", "use another --runs_dir"))
+    return findings
 
 
-def check_room(config: Config, size: int, free: int) -> list[Finding]:
-    need = size * (config.checkpoint.keep_last + 2)  # the best, and the one that is being written
-    saw = f"{in_bytes(free)} free, {in_bytes(need)} needed for {config.checkpoint.keep_last + 2} checkpoints"
+def check_disk_space(config: Config, size: int, free: int) -> list[Finding]:
+    """
+    Args:
+        size: of a checkpoint, bytes.
+        free: bytes on the disk.
+    """
+    count = config.checkpoint.keep_last + 2  # best.pt, and the one that is being written
+    need = size * count
+    message = f"{format_bytes(free)} free, {format_bytes(need)} needed for {count} checkpoints"
     if need > free:
-        step = "free some, choose another --runs_dir, or a smaller --checkpoint.keep_last"
-        return [stops("disk", saw, step, need=need, free=free)]
-    return [ok("disk", saw, need=need, free=free)]
+        fix = "free disk space, or use another --runs_dir or a smaller --checkpoint.keep_last"
+        return [fail("disk", message, fix, need=need, free=free)]
+    return [ok("disk", message, need=need, free=free)]
 
 
 def check_file_system(scratch: Path, writer: AtomicWriter) -> list[Finding]:
-    """Whether files can be locked and replaced here, and how long that takes."""
+    """Whether files can be locked and replaced, and how long that takes."""
     kind, options = mount_of(scratch)
-    what = f"{scratch.parent}: {kind}"
-    if not _locks(scratch / "lock"):
-        step = "choose another --runs_dir, or have it mounted with locks (NFS: without nolock; Lustre: flock)"
-        return [stops("run directory", f"{what}; files cannot be locked", step)]
+    prefix = f"{scratch.parent}: {kind}"
+    if not _locks_work(scratch / "lock"):
+        fix = "use another --runs_dir, or mount it with locks (NFS: without nolock; Lustre: with flock)"
+        return [fail("run directory", f"{prefix}; files cannot be locked", fix)]
     seconds = _replace_time(scratch / "state.json", writer)
-    saw = f"{what}; writable, flock holds, fsync and rename in {in_seconds(seconds)}"
-    if kind in _GONE_AFTER:
-        step = f"what is kept here is gone after {_GONE_AFTER[kind]}: --runs_dir on a disk"
-        return [note("run directory", saw, step, seconds=seconds)]
+    message = f"{prefix}; writable, locks work, fsync and rename take {format_seconds(seconds)}"
+    if kind in _LOST_AFTER:
+        fix = f"files are lost after {_LOST_AFTER[kind]}: use a --runs_dir on a disk"
+        return [warn("run directory", message, fix, seconds=seconds)]
     if _LOCAL_LOCKS & set(options):
-        return [note("run directory", saw, "other machines do not see these locks: start a run once", seconds=seconds)]
+        fix = "locks are not visible to other nodes: never start a run twice"
+        return [warn("run directory", message, fix, seconds=seconds)]
     if seconds > _SLOW_SYNC:
-        step = "slow: keep checkpoint.every_steps and tracking.log_every large"
-        return [note("run directory", saw, step, seconds=seconds)]
-    return [ok("run directory", saw, seconds=seconds)]
+        fix = "slow: use large values of --checkpoint.every_steps and --tracking.log_every"
+        return [warn("run directory", message, fix, seconds=seconds)]
+    return [ok("run directory", message, seconds=seconds)]
 
 
 def mount_of(path: Path) -> tuple[str, list[str]]:
-    """Type and options of the file system that holds a path."""
-    best, found = Path(), ("unknown", list[str]())
+    """Type and mount options of the file system of a path."""
+    innermost, found = Path(), ("unknown", list[str]())
     for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, kind, options = line.split()[:4]
-        mounted = Path(place.encode().decode("unicode_escape"))  # a space in it is written as \040
-        if path.resolve().is_relative_to(mounted) and len(mounted.parts) >= len(best.parts):  # later ones hide others
-            best, found = mounted, (kind, options.split(","))
+        _, mount_point, kind, options = line.split()[:4]
+        mounted = Path(mount_point.encode().decode("unicode_escape"))  # spaces are written as \040
+        # Later mounts at the same mount point hide earlier ones.
+        if path.resolve().is_relative_to(mounted) and len(mounted.parts) >= len(innermost.parts):
+            innermost, found = mounted, (kind, options.split(","))
     return found
 
 
-def _locks(path: Path) -> bool:
-    """Whether a second lock on a file is refused while there is a first."""
+def _locks_work(path: Path) -> bool:
+    """Whether a file that is locked cannot be locked again."""
     with open(path, "w") as first, open(path, "w") as second:
         try:
             fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,47 +151,48 @@ def _locks(path: Path) -> bool:
 
 
 def _replace_time(path: Path, writer: AtomicWriter) -> float:
-    """Seconds in which a small file is replaced whole, as state.json is after each checkpoint."""
+    """Median seconds to replace a small file atomically, as a run does with state.json after each checkpoint."""
     seconds = []
-    for attempt in range(_TRIES):
-        began = time.perf_counter()
-        writer.write(path, f"{attempt}\n".encode())
-        seconds.append(time.perf_counter() - began)
-    if path.read_text() != f"{_TRIES - 1}\n":
-        raise OSError(errno.EIO, "a file that was replaced still has its old content")
+    for repetition in range(_REPETITIONS):
+        started = time.perf_counter()
+        writer.write(path, f"{repetition}\n".encode())
+        seconds.append(time.perf_counter() - started)
+    if path.read_text() != f"{_REPETITIONS - 1}\n":
+        raise OSError(errno.EIO, "a replaced file has its old content")
     return statistics.median(seconds)
 
 
-def check_checkpoint(path: Path, packed: bytes, writer: AtomicWriter) -> list[Finding]:
-    """Writes a checkpoint of the run's size, as a run does, and reads it back."""
-    began = time.perf_counter()
-    writer.write(path, packed)
-    written = time.perf_counter() - began
-    began = time.perf_counter()
+def check_checkpoint(path: Path, content: bytes, writer: AtomicWriter) -> list[Finding]:
+    """Writes a checkpoint of the run's size as a run does, and reads it."""
+    started = time.perf_counter()
+    writer.write(path, content)
+    write_seconds = time.perf_counter() - started
+    started = time.perf_counter()
     try:
         load(path)
     except CheckpointError as error:
-        step = "this file system does not keep what is written: choose another --runs_dir"
-        return [stops("checkpoint", f"written, but not read back: {error}", step)]
-    read = time.perf_counter() - began
-    size = len(packed)
-    saw = (
-        f"{in_bytes(size)}: written and synced in {in_seconds(written)} ({in_bytes(size / written)}/s), "
-        f"read and checked in {in_seconds(read)} ({in_bytes(size / read)}/s)"
+        fix = "the file system does not keep what is written: use another --runs_dir"
+        return [fail("checkpoint", f"written, but cannot be read: {error}", fix)]
+    read_seconds = time.perf_counter() - started
+    size = len(content)
+    message = (
+        f"{format_bytes(size)}: write and fsync take {format_seconds(write_seconds)} "
+        f"({format_bytes(size / write_seconds)}/s), read and verify {format_seconds(read_seconds)} "
+        f"({format_bytes(size / read_seconds)}/s)"
     )
-    return [ok("checkpoint", saw, bytes=size, write_seconds=written, read_seconds=read)]
+    return [ok("checkpoint", message, bytes=size, write_seconds=write_seconds, read_seconds=read_seconds)]
 
 
-def state_of(config: Config) -> dict[str, Any]:
-    """What a checkpoint of this run holds, after its first step."""
+def checkpoint_content(config: Config) -> dict[str, Any]:
+    """The content of a checkpoint of this run after its first step."""
     cpu = torch.device("cpu")
     classes = count_classes(config)
-    model = network(config, classes)
+    model = build_model(config, classes)
     precision = Precision(config.train.precision, cpu)
     optimizer = build_optimizer(model, config.optim, precision.dtype)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()  # which makes its moments
+    optimizer.step()  # creates its state
     state = TrainingState(
         model=model,
         optimizer=optimizer,
