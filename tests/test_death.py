@@ -169,7 +169,7 @@ def test_ranks_started_by_srun_need_no_torchrun(shards, uninterrupted, tmp_path)
     [
         ("raises:1:5", "rank 1 failed: a defect on this rank alone"),
         ("broken_loader:1:5", "rank 1 failed: the loader failed: ValueError: no such pixel"),
-        ("stalled_loader:1:5", "rank 1 failed: the loader's thread stalled: no batch for 8 s"),
+        ("stalled_loader:1:5", "rank 1 failed: the loader's thread stalled: no batch for 8 s (data.loader_timeout)"),
     ],
 )
 def test_a_failure_on_one_rank_ends_all_ranks_and_all_report_it(shards, tmp_path, fault, reason):
