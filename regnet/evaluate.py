@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data.errors import DataError, LoaderError
 from data.loader import EvaluationLoader, RankInfo, open_loaders
+from data.reading.shard_reader import max_workers
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
 from regnet.cli import exit_code_of
@@ -107,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
     trained = load_trained_model(args.checkpoint)
     config = trained.config
     shards = str(args.shards) if args.shards else config.data.shards
-    config = replace(config, data=replace(config.data, shards=shards, local_cache_dir=""))
+    workers = min(config.data.workers, max_workers())  # this machine may have fewer cores than the one that trained
+    config = replace(config, data=replace(config.data, shards=shards, local_cache_dir="", workers=workers))
     with join_world(args.device, config.distributed, PreemptionNotice()) as world:
         directory, manifest = open_shards(config, world)
         check_classes(trained, directory, manifest)

@@ -5,9 +5,10 @@ import json
 import pytest
 from images import photo_folders
 from nursery import ForkedCommand
-from programs import result, rows, run, trainer
+from programs import PYTHON, result, rows, run, trainer
 
 from data.manifest import read_manifest
+from regnet.config.parser import parse_config
 
 
 def convert(root, out, *options):
@@ -69,9 +70,7 @@ def test_predictions_of_the_files_are_those_of_the_evaluation(trained, shards, p
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--augment.rrc_min_scale", "0"), "augment.rrc_min_scale must say"),
         (("--data.cache", "device"), "data.cache device keeps whole images"),
-        (("--augment.crop_padding", "4"), "augment.crop_padding moves whole images"),
         (("--data.center_crop_ratio", "0"), "data.center_crop_ratio"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -97,13 +96,43 @@ def test_the_same_pictures_in_other_shards_are_the_same_data_set(pictures, shard
     assert read_manifest(tmp_path / "other").identity == read_manifest(shards).identity
 
 
-def test_the_doctor_says_what_mixed_sizes_need(shards, tmp_path):
+def test_a_run_that_crops_nothing_is_adapted_to_images_of_different_sizes(shards, tmp_path):
+    """And resumes with the same options."""
+    flags = ("--train.batch_size", "16", "--train.epochs", "2")
+    first = run(trainer(tmp_path, shards, *flags, "--train.max_minutes", "0.0001"))
+    assert first.returncode == 75, first.stderr
+    assert "augment.rrc_min_scale set to 0.25: the images of this dataset have different sizes" in first.stdout
+    second = run(trainer(tmp_path, shards, *flags))
+    assert second.returncode == 0, second.stderr
+    saved = parse_config(["--config", str(tmp_path / "tiny" / "config.yaml")])
+    assert (saved.augment.rrc_min_scale, saved.augment.crop_padding) == (0.25, 0)
+
+
+def test_the_preset_for_folders_runs_on_fewer_threads_with_fewer_images_in_fewer_epochs(shards, tmp_path):
+    """configs/folder.yaml asks for 8 workers, batches of 512 images and 5 epochs of warm-up."""
+    flags = ("--config", "configs/folder.yaml", "--data.shards", str(shards), "--train.epochs", "2")
+    flags += ("--model.depth", "4", "--data.resolution", "64")
+    done = run(trainer(tmp_path, shards, *flags, launcher=PYTHON), NUMBA_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert "schedule.warmup_epochs reduced from 5 to 1: train.epochs is 2\n" in done.stdout
+    assert "data.workers reduced from 8 to 2: this process may use 2 threads\n" in done.stdout
+    saved = parse_config(["--config", str(tmp_path / "folder" / "config.yaml")])
+    assert (saved.data.workers, saved.schedule.warmup_epochs, saved.train.batch_size) == (2, 1, 512)
+    assert result(tmp_path / "folder")["samples"] == 32
+    best = str(tmp_path / "folder" / "checkpoints" / "best.pt")
+    done = run([*PYTHON, "-m", "regnet.evaluate", "--checkpoint", best], NUMBA_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_judges_the_adapted_configuration(shards, tmp_path):
     command = ["-m", "regnet.doctor", "--config", "tests/tiny.yaml", "--data.shards", str(shards)]
-    done = run(ForkedCommand([*command, "--runs_dir", str(tmp_path), "--json"]))
-    assert done.returncode == 1, done.stderr
+    flags = ("--train.batch_size", "16", "--data.workers", "1000", "--runs_dir", str(tmp_path), "--json")
+    done = run(ForkedCommand([*command, *flags]))
     (found,) = [found for found in json.loads(done.stdout)["findings"] if found["check"] == "shards"]
-    assert found["status"] == "stops"
-    assert "augment.rrc_min_scale" in found["saw"]
+    assert found["severity"] == "ok", found
+    done = run(ForkedCommand([*command, *flags, "--data.cache", "device"]))
+    assert done.returncode == 2
+    assert "data.cache device keeps whole images" in done.stderr
 
 
 def test_whole_images_and_pictures_of_mixed_sizes_are_not_taken_for_one_another(shards, trained, tmp_path):
@@ -119,4 +148,4 @@ def test_whole_images_and_pictures_of_mixed_sizes_are_not_taken_for_one_another(
             ForkedCommand(["-m", f"regnet.{command[0]}", "--checkpoint", best, "--shards", str(shards), *command[1:]])
         )
         assert (told.returncode, len(told.stderr.strip().splitlines())) == (2, 1), told.stderr
-        assert "mixed sizes" in told.stderr
+        assert "different sizes" in told.stderr
