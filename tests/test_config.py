@@ -138,7 +138,7 @@ def test_help_starts_with_what_the_program_does_and_the_first_options(capsys):
     start, _, everything = text.partition("All options:")
     assert start.startswith("usage: train_ddp.py --config FILE [--section.option VALUE ...]\n\nTrains a RegNet ")
     first = re.findall(r"^  --?([\w.]+)", start, re.MULTILINE)
-    for name in ("config", "name", "train.epochs", "train.batch_size", "optim.lr", "data.shards"):
+    for name in ("config", "name", "train.epochs", "train.batch_size", "optim.lr", "data.shards", "overwrite"):
         assert name in first
     assert len(first) < 12
     for arguments in re.findall(r"train_ddp.py (.*)", start.partition("Examples:")[2]):

@@ -26,7 +26,7 @@ Options come from YAML files and from flags. Both are read from left to right, a
 
 In a file, a section is a mapping (`train: {{epochs: 60}}`). On the command line, the section's name precedes the
 option's (`--train.epochs 60`). `--config` may be repeated; a flag before a file is overridden by that file. A flag
-without a value (`--train.compile`) sets a `true or false` option to true. Options that are not given have the default
+without a value (`--overwrite`) sets a `true or false` option to true. Options that are not given have the default
 below. `--print_config` prints the resulting configuration without training; each run stores it as `config.yaml`, which
 `--config` accepts again.
 

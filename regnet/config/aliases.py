@@ -5,6 +5,7 @@ _NAMES = {
     "runs_dir": ("output_dir", "out_dir", "output", "work_dir", "save_dir", "log_dir", "default_root_dir"),
     "seed": ("random_seed", "manual_seed", "rng_seed"),
     "resume": ("auto_resume", "resume_from", "resume_from_checkpoint"),
+    "overwrite": ("force", "restart"),
     "model.variant": ("form",),
     "model.depth": ("num_blocks", "layers"),
     "model.w_0": ("initial_width", "w0"),

@@ -15,11 +15,11 @@ _ACTIONS = (
     ("--print_config", "print the resulting configuration and exit"),
     ("-h, --help", "print this text and exit"),
 )
-_FIRST = ("name", "train.epochs", "train.batch_size", "optim.lr", "data.shards")
+_FIRST = ("name", "train.epochs", "train.batch_size", "optim.lr", "data.shards", "overwrite")
 _EXAMPLES = """\
 Examples:
   python train_ddp.py --config configs/fast.yaml --name first --train.epochs 4
-  torchrun --nproc_per_node=2 train_ddp.py --config configs/demo.yaml --optim.lr 0.002"""
+  torchrun --nproc_per_node=2 train_ddp.py --config configs/demo.yaml --optim.lr 0.002 --overwrite"""
 _METAVARS = {"integer": "INTEGER", "number": "NUMBER", "string": "TEXT"}
 _WIDEST = 100
 
