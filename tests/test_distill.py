@@ -1,4 +1,4 @@
-"""distill: a network learns from another one's answers beside the labels."""
+"""Knowledge distillation: training on labels and on the predictions of a teacher."""
 
 import pytest
 import torch
@@ -18,32 +18,32 @@ from regnet.training.loss import Loss
 
 @pytest.fixture(scope="module")
 def teacher(shards, tmp_path_factory):
-    """The checkpoint of a network with more blocks than its pupils."""
+    """The checkpoint of a deeper network than the students."""
     folder = tmp_path_factory.mktemp("teacher")
     done = run(trainer(folder, shards, "--model.depth", "4", "--train.epochs", "3"))
     assert done.returncode == 0, done.stderr
     return folder / "tiny" / "checkpoints" / "best.pt"
 
 
-def distance(logits, answers, temperature):
-    """Kullback and Leibler's, from its definition, summed over samples."""
-    taught, softened = (answers / temperature).softmax(1), (logits / temperature).softmax(1)
-    return temperature**2 * (taught * (taught / softened).log()).sum()
+def kl_divergence(logits, teacher_logits, temperature):
+    """From its definition, summed over samples."""
+    target, predicted = (teacher_logits / temperature).softmax(1), (logits / temperature).softmax(1)
+    return temperature**2 * (target * (target / predicted).log()).sum()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_loss_is_shared_between_labels_and_answers(share, temperature):
+def test_the_loss_is_a_weighted_mean_of_cross_entropy_and_kl_divergence(alpha, temperature):
     torch.manual_seed(0)
-    logits, answers, labels = 3 * torch.randn(20, 7), 3 * torch.randn(20, 7), torch.arange(20) % 7
-    loss = Loss(0.1, None, DistillConfig("", share, temperature))
-    own = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=0.1)
-    assert loss(logits, labels, None) == own
-    expected = (1 - share) * own + share * distance(logits, answers, temperature)
-    torch.testing.assert_close(loss(logits, labels, answers), expected)
+    logits, teacher_logits, labels = 3 * torch.randn(20, 7), 3 * torch.randn(20, 7), torch.arange(20) % 7
+    loss = Loss(0.1, None, DistillConfig("", alpha, temperature))
+    cross_entropy = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=0.1)
+    assert loss(logits, labels, None) == cross_entropy
+    expected = (1 - alpha) * cross_entropy + alpha * kl_divergence(logits, teacher_logits, temperature)
+    torch.testing.assert_close(loss(logits, labels, teacher_logits), expected)
 
 
-def test_the_trainer_asks_the_teacher_as_it_was_evaluated_and_leaves_it_so(shards, teacher, tmp_path):
+def test_the_trainer_uses_the_teacher_in_evaluation_mode_and_does_not_change_it(shards, teacher, tmp_path):
     flags = ("--distill.teacher", str(teacher), "--distill.alpha", "1", "--distill.temperature", "3")
     config = parse_config(
         ["--config", "tests/tiny.yaml", "--runs_dir", str(tmp_path), "--data.shards", str(shards), *flags]
@@ -52,34 +52,35 @@ def test_the_trainer_asks_the_teacher_as_it_was_evaluated_and_leaves_it_so(shard
     images, labels = torch.randn(20, 3, 32, 32), torch.arange(20)
     with (
         join_world("cpu", DistributedConfig(), PreemptionNotice()) as world,
-        build_trainer(config, world) as (pupil, _),
+        build_trainer(config, world) as (student_trainer, _),
     ):
-        pupil.forward.train()
-        logits, loss = pupil.forward_pass(images, labels)
+        learner = student_trainer.learner
+        learner.network.train()
+        logits, loss = learner.forward_pass(images, labels)
         with torch.no_grad():
-            torch.testing.assert_close(loss, distance(logits, original(images), 3.0), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(loss, kl_divergence(logits, original(images), 3.0), rtol=1e-4, atol=1e-6)
         loss.backward()
-        asked = pupil.loss.teacher
-        assert not asked.training
-        for one, other in zip(asked.state_dict().values(), original.state_dict().values(), strict=True):
+        used = learner.loss.teacher
+        assert not used.training
+        for one, other in zip(used.state_dict().values(), original.state_dict().values(), strict=True):
             assert torch.equal(one, other)
-        assert all(parameter.grad is None for parameter in asked.parameters())
-        assert all(parameter.grad is not None for parameter in pupil.state.model.parameters())
+        assert all(parameter.grad is None for parameter in used.parameters())
+        assert all(parameter.grad is not None for parameter in learner.state.model.parameters())
 
 
-def test_a_run_learns_from_it_on_two_processes(shards, teacher, tmp_path):
+def test_distillation_on_two_processes(shards, teacher, tmp_path):
     done = run(trainer(tmp_path, shards, "--distill.teacher", str(teacher), "--train.epochs", "3", processes=2))
     assert done.returncode == 0, done.stderr
     losses = [row["train_loss"] for row in rows(tmp_path / "tiny", "epoch")]
     assert losses[-1] < losses[0] - 0.02
 
 
-@pytest.mark.parametrize("wrong", ["absent", "other classes", "too small images"])
-def test_a_teacher_that_cannot_teach_is_one_line(shards, teacher, tmp_path, wrong):
+@pytest.mark.parametrize("problem", ["absent", "other classes", "too small images"])
+def test_an_unusable_teacher_is_a_one_line_error(shards, teacher, tmp_path, problem):
     flags = ["--distill.teacher", str(teacher)]
-    if wrong == "absent":
+    if problem == "absent":
         flags = ["--distill.teacher", str(tmp_path / "none.pt")]
-    elif wrong == "other classes":
+    elif problem == "other classes":
         command = [
             "-m",
             "data.convert",
@@ -93,7 +94,7 @@ def test_a_teacher_that_cannot_teach_is_one_line(shards, teacher, tmp_path, wron
         done = run(ForkedCommand([*command, "--out", str(tmp_path / "few")]))
         assert done.returncode == 0, done.stderr
         shards, flags = tmp_path / "few", [*flags, "--train.batch_size", "4"]
-    else:  # for a network of four stages and a stem, but not for one of a single stage
+    else:  # for the teacher with its four stages, not for a student of one stage
         flags += ["--model.depth", "1", "--data.resolution", "4"]
     done = run(trainer(tmp_path, shards, *flags, processes=2))
     assert done.returncode == 2, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Training that leaves most of a network as it was: smaller rates before the head, or the head alone."""
+"""Fine-tuning: layer-wise learning-rate decay and a frozen backbone."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ ONE_EPOCH = ("--train.epochs", "1", "--schedule.name", "baseline")
 
 @settings(deadline=None, max_examples=20)
 @given(depth=st.integers(1, 6), decay=st.floats(0.01, 1), name=st.sampled_from(["adamw", "sgd", "muon"]))
-def test_each_block_has_so_much_of_the_rate_of_the_block_after_it(depth, decay, name):
+def test_layer_decay_multiplies_the_learning_rate_from_block_to_block(depth, decay, name):
     with torch.device("meta"):
         model = Model(generate_design(Variant.paper, depth, 8, 8, 2, 1, 8, 8, 0.25), classes=3)
     config = OptimConfig(name=name, lr=0.5, muon_lr=0.1, layer_decay=decay)
@@ -38,8 +38,8 @@ def test_each_block_has_so_much_of_the_rate_of_the_block_after_it(depth, decay, 
     blocks = [block for layer in model.body for block in layer.layers]
     for distance, part in enumerate([model.head, *reversed(blocks), model.stem]):
         for parameter in part.parameters():
-            turned = name == "muon" and parameter.ndim == 4 and part is not model.stem
-            assert rates.pop(parameter) == pytest.approx((0.05 if turned else 0.25) * decay**distance)
+            by_muon = name == "muon" and parameter.ndim == 4 and part is not model.stem
+            assert rates.pop(parameter) == pytest.approx((0.05 if by_muon else 0.25) * decay**distance)
     assert not rates
 
 
@@ -48,32 +48,32 @@ def checkpoint(folder):
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_frozen_trunk_stays_to_the_bit_with_its_statistics_and_the_head_learns(shards, tmp_path, processes):
+def test_a_frozen_backbone_is_bit_identical_after_training_and_the_head_is_not(shards, tmp_path, processes):
     flags = (*FROZEN, *ONE_EPOCH, "--train.sync_batchnorm", "true")
     done = run(trainer(tmp_path, shards, *flags, processes=processes))
     assert done.returncode == 0, done.stderr
-    begun = untrained_model(["--config", str(TINY)], 100).model
-    head = count_parameters(begun.head)
-    assert f"tiny: {count_parameters(begun):,} parameters ({head:,} trained), " in done.stdout
+    initial = untrained_model(["--config", str(TINY)], 100).model
+    head = count_parameters(initial.head)
+    assert f"tiny: {count_parameters(initial):,} parameters ({head:,} trained), " in done.stdout
     saved = checkpoint(tmp_path)
-    for name, value in begun.state_dict().items():
-        for kept in (saved["model"][name], saved["ema"][f"module.{name}"]):
-            assert torch.equal(kept, value) is not name.startswith("head."), name
+    for name, value in initial.state_dict().items():
+        for trained in (saved["model"][name], saved["ema"][f"module.{name}"]):
+            assert torch.equal(trained, value) is not name.startswith("head."), name
     assert sum(len(group["params"]) for group in saved["optimizer"]["param_groups"]) == 2
 
 
-def test_a_run_with_a_frozen_trunk_continues_to_the_same_bits(shards, uninterrupted, tmp_path):
+def test_a_run_with_a_frozen_backbone_resumes_bit_exactly(shards, uninterrupted, tmp_path):
     flags = (*FROZEN, "--schedule.name", "baseline", "--checkpoint.every_steps", "4")
     assert run(trainer(tmp_path, shards, *flags, "--train.epochs", "1")).returncode == 0
     newest = CheckpointManager(tmp_path / "tiny" / "checkpoints", 1).paths()[-1]
     newest.unlink()
     (tmp_path / "tiny" / "checkpoints" / "best.pt").unlink()
     done = run(trainer(tmp_path, shards, *flags))
-    assert "continuing from" in done.stdout, done.stderr
+    assert "Resuming from" in done.stdout, done.stderr
     assert outcome(tmp_path / "tiny") == uninterrupted(*flags)
 
 
-def test_a_frozen_trunk_computes_in_training_what_it_does_in_tests(shards, tmp_path):
+def test_a_frozen_backbone_computes_the_same_in_training_and_in_evaluation(shards, tmp_path):
     options = ["--config", str(TINY), "--runs_dir", str(tmp_path), "--data.shards", str(shards), *FROZEN]
     config = parse_config([*options, "--train.max_steps_per_epoch", "1"])
     with (
@@ -81,33 +81,33 @@ def test_a_frozen_trunk_computes_in_training_what_it_does_in_tests(shards, tmp_p
         build_trainer(config, world) as (trainer, _),
     ):
         images = torch.randn(4, 3, 32, 32)
-        seen = {}
-        trainer.state.model.body.register_forward_hook(lambda _, inputs, output: seen.update(output=output))
-        trainer.record.begin(trainer.state)
+        outputs = {}
+        trainer.state.model.body.register_forward_hook(lambda _, inputs, output: outputs.update(output=output))
+        trainer.run.begin(trainer.state)
         assert trainer.train_epoch(0.0)
-        trainer.forward(images)
-        training = seen["output"]
+        trainer.learner.network(images)
+        training = outputs["output"]
         trainer.state.model.eval()(images)
-        assert torch.equal(training, seen["output"])
-        assert not training.requires_grad, "nothing is kept for a backward pass"
+        assert torch.equal(training, outputs["output"])
+        assert not training.requires_grad, "no activations are saved for a backward pass"
 
 
-def test_a_frozen_trunk_needs_less_memory():
+def test_a_frozen_backbone_needs_less_memory():
     config, frozen = (
         parse_config(["--config", str(TINY), *flags]) for flags in ((), ("--train.freeze_backbone=true",))
     )
     assert step_bytes(frozen, 100, 1) < step_bytes(config, 100, 1) / 2
 
 
-def test_blocks_that_are_frozen_cannot_be_skipped():
-    with pytest.raises(UsageError, match=r"train\.drop_path .* train\.freeze_trunk"):
+def test_stochastic_depth_cannot_be_combined_with_a_frozen_backbone():
+    with pytest.raises(UsageError, match=r"train\.drop_path .* train\.freeze_backbone"):
         parse_config(["--train.freeze_backbone=true", "--train.drop_path=0.1"])
 
 
-def test_the_configuration_for_fine_tuning_trains_from_torchvisions_file(shards, tmp_path):
+def test_finetune_yaml_trains_from_weights_of_torchvision(shards, tmp_path):
     torch.manual_seed(0)
-    path, theirs = tmp_path / "regnet_x_400mf.pth", torchvision.models.regnet_x_400mf()
-    torch.save(theirs.state_dict(), path)
+    path, original = tmp_path / "regnet_x_400mf.pth", torchvision.models.regnet_x_400mf()
+    torch.save(original.state_dict(), path)
     flags = ["--runs_dir", tmp_path, "--data.shards", shards, "--model.weights", path, "--data.resolution", 32]
     flags += ["--schedule.name", "baseline", "--schedule.warmup_epochs", 0, "--train.epochs", 1]
     flags += [
@@ -126,5 +126,5 @@ def test_the_configuration_for_fine_tuning_trains_from_torchvisions_file(shards,
     assert f"begins with {path}: " in done.stdout
     assert "of torchvision; the head is new" in done.stdout
     weights = load(CheckpointManager(tmp_path / "finetune" / "checkpoints", 1).paths()[-1])["model"]
-    moved = weights["stem.conv_3x3.weight"] - theirs.state_dict()["stem.0.weight"]
-    assert 0 < moved.abs().max() < 2e-4, "the stem hardly moves"
+    change = weights["stem.conv_3x3.weight"] - original.state_dict()["stem.0.weight"]
+    assert 0 < change.abs().max() < 2e-4, "the learning rate of the stem is small"

@@ -1,4 +1,4 @@
-"""Networks that begin with the weights of others: torchvision's, timm's, those of another run."""
+"""Pretrained weights: of torchvision, of timm, and of other runs."""
 
 import pickle
 import re
@@ -21,7 +21,7 @@ from regnet.checkpoint.manager import CheckpointManager
 from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.config.parser import parse_config
 from regnet.config.schema import ModelConfig
-from regnet.doctor.run_directory import check_weights
+from regnet.doctor.requirements import check_weights
 from regnet.errors import UsageError
 from regnet.models.regnet import Model
 
@@ -30,7 +30,7 @@ ONE_EPOCH = ("--train.epochs", "1", "--schedule.warmup_epochs", "0", "--train.ma
 
 
 def randomise(model):
-    """No number in it is where it would be anyway, BatchNorm's statistics and counters included."""
+    """Replaces all parameters and buffers, including BatchNorm's statistics and counters, by non-default values."""
     generator = torch.Generator().manual_seed(1)
     for name, value in model.state_dict().items():
         if not value.is_floating_point():
@@ -42,43 +42,43 @@ def randomise(model):
     return model.eval()
 
 
-def of_torchvision(family):
+def torchvision_model(family):
     return randomise(getattr(torchvision.models, f"regnet_{family}_400mf")())
 
 
-def of_timm(family):
+def timm_model(family):
     timm = pytest.importorskip("timm")
     return randomise(timm.create_model(f"regnet{family}_002"))
 
 
-def tiny_of_torchvision(classes=10):
-    """A network of the design of tests/tiny.yaml, as torchvision builds it."""
+def tiny_torchvision_model(classes=10):
+    """A network of the design of tests/tiny.yaml, built by torchvision."""
     design, regnet = parse_config(["--config", str(TINY)]).model.design(), torchvision.models.regnet
-    columns = [(stage.depth, stage.width, stage.group_width, 1.0, stage.stride) for stage in design.stages]
+    stages = [(stage.depth, stage.width, stage.group_width, 1.0, stage.stride) for stage in design.stages]
     torch.manual_seed(0)
-    blocks = regnet.BlockParams(*map(list, zip(*columns, strict=True)))
+    blocks = regnet.BlockParams(*map(list, zip(*stages, strict=True)))
     return randomise(regnet.RegNet(blocks, num_classes=classes, stem_width=8))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("family", ["x", "y"])
-@pytest.mark.parametrize(("library", "size"), [(of_torchvision, "400mf"), (of_timm, "200mf")])
-def test_others_weights_give_their_logits_to_the_bit(tmp_path, library, size, family, suffix):
-    theirs, path = library(family), tmp_path / f"weights{suffix}"
+@pytest.mark.parametrize(("library", "size"), [(torchvision_model, "400mf"), (timm_model, "200mf")])
+def test_logits_are_bit_identical_to_those_of_other_libraries(tmp_path, library, size, family, suffix):
+    original, path = library(family), tmp_path / f"weights{suffix}"
     if suffix == ".pth":
-        torch.save(theirs.state_dict(), path)
+        torch.save(original.state_dict(), path)
     else:
-        safetensors.torch.save_file(theirs.state_dict(), path)
+        safetensors.torch.save_file(original.state_dict(), path)
     preset = ROOT / "configs" / "models" / f"regnet{family}_{size}.yaml"
-    rounding = "torchvision" if library is of_torchvision else "nearest"
+    rounding = "torchvision" if library is torchvision_model else "nearest"
     flags = ["--config", str(preset), f"--model.weights={path}", f"--model.rounding={rounding}"]
-    ours = untrained_model(flags, 1000).model
+    model = untrained_model(flags, 1000).model
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        logits = theirs(images)
+        logits = original(images)
         assert logits.std() > 1e-3
-        assert torch.equal(ours(images), logits)
-    assert ours.stem.bn.num_batches_tracked == 7
+        assert torch.equal(model(images), logits)
+    assert model.stem.bn.num_batches_tracked == 7
 
 
 def tiny(*flags):
@@ -93,18 +93,18 @@ def read(path, classes=10, **options):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
-    torch.save(tiny_of_torchvision().state_dict(), path)
+    torch.save(tiny_torchvision_model().state_dict(), path)
     return path
 
 
-def refusal(path, **options):
+def error_for(path, **options):
     with pytest.raises(UsageError) as caught:
         read(path, **options)
     assert str(caught.value).startswith(f"{path}: ")
     return str(caught.value)
 
 
-def test_a_new_head_stays_as_it_was_drawn(file):
+def test_a_new_head_keeps_its_initialisation(file):
     model = Model(tiny().design(), classes=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     load_pretrained(model, read(file, classes=3, head="new").tensors)
@@ -112,8 +112,8 @@ def test_a_new_head_stays_as_it_was_drawn(file):
         assert torch.equal(value, before[name]) is name.startswith("head."), name
 
 
-def test_other_classes_are_refused_with_what_to_say_instead(file):
-    assert "a classifier of 10 classes, 3 are needed; --model.head new" in refusal(file, classes=3)
+def test_another_number_of_classes_is_an_error_that_names_the_remedy(file):
+    assert "a classifier of 10 classes, 3 are needed; --model.head new" in error_for(file, classes=3)
 
 
 @pytest.mark.parametrize(
@@ -131,19 +131,19 @@ def test_other_classes_are_refused_with_what_to_say_instead(file):
         (lambda weights: weights.update({"stem.1.bias": 3}), "stem.1.bias in it is no tensor"),
     ],
 )
-def test_weights_of_another_network_are_refused_by_the_first_difference(file, tmp_path, change, words):
+def test_weights_of_another_network_are_an_error_that_names_the_first_difference(file, tmp_path, change, words):
     weights, path = torch.load(file), tmp_path / "changed.pth"
     change(weights)
     torch.save(weights, path)
-    assert re.search(words, refusal(path))
+    assert re.search(words, error_for(path))
 
 
-def test_torchvisions_other_rounding_is_hinted_at(tmp_path, file):
-    assert "model.rounding torchvision" in refusal(file, depth=2)
-    assert "model.rounding" not in refusal(file, depth=2, rounding="torchvision")
+def test_the_error_suggests_torchvisions_rounding(tmp_path, file):
+    assert "model.rounding torchvision" in error_for(file, depth=2)
+    assert "model.rounding" not in error_for(file, depth=2, rounding="torchvision")
 
 
-def test_counters_that_nothing_reads_may_be_missing(file, tmp_path):
+def test_batchnorm_counters_may_be_missing(file, tmp_path):
     weights = {name: value for name, value in torch.load(file).items() if "num_batches" not in name}
     path = tmp_path / "without.pth"
     torch.save(weights, path)
@@ -154,59 +154,59 @@ def test_counters_that_nothing_reads_may_be_missing(file, tmp_path):
 
 
 @given(
-    cut=st.integers(0, 2**20), noise=st.binary(max_size=40), suffix=st.sampled_from([".pth", ".safetensors", ".bin"])
+    length=st.integers(0, 2**20), noise=st.binary(max_size=40), suffix=st.sampled_from([".pth", ".safetensors", ".bin"])
 )
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_other_file_is_refused_in_one_line(file, tmp_path, cut, noise, suffix):
+def test_any_other_file_is_a_one_line_error(file, tmp_path, length, noise, suffix):
     content, path = file.read_bytes(), tmp_path / f"noise{suffix}"
-    path.write_bytes(noise + content[: cut % len(content)])
-    assert "\n" not in refusal(path)
+    path.write_bytes(noise + content[: length % len(content)])
+    assert "\n" not in error_for(path)
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"state_dict": {}}, {}, "text", torch.ones(2)])
-def test_what_is_no_state_dict_is_refused(tmp_path, value):
+def test_a_file_without_a_state_dict_is_an_error(tmp_path, value):
     path = tmp_path / "other.pth"
     torch.save(value, path)
-    refusal(path)
+    error_for(path)
     path.write_bytes(pack({"model": value, "ema": None}))
-    refusal(path)
+    error_for(path)
     path.write_bytes(pack({"something": value}))
-    assert "a checkpoint of something else" in refusal(path)
+    assert "a checkpoint of something else" in error_for(path)
 
 
-def test_a_foreign_pickle_is_refused_without_a_warning_beside_the_line(tmp_path):
+def test_a_foreign_pickle_is_an_error_without_a_warning(tmp_path):
     path = tmp_path / "other.pth"
     path.write_bytes(pickle.dumps([1, 2], protocol=4))
     with warnings.catch_warnings(action="error"):
-        assert "Detected pickle" not in refusal(path)
+        assert "Detected pickle" not in error_for(path)
 
 
-def test_files_that_cannot_be_read_or_were_altered_are_named(file, tmp_path):
-    assert "No such file" in refusal(tmp_path / "none.pth")
-    assert "directory" in refusal(tmp_path)
+def test_unreadable_and_altered_files_are_errors(file, tmp_path):
+    assert "No such file" in error_for(tmp_path / "none.pth")
+    assert "directory" in error_for(tmp_path)
     path = tmp_path / "altered.pt"
     path.write_bytes(b"?" + pack({"model": {}, "ema": None})[1:])
-    assert "altered since it was written" in refusal(path)
+    assert "altered since it was written" in error_for(path)
 
 
 @pytest.mark.parametrize("flag", ["--train.zero_init_residual=true", "--train.init_std=0.1"])
-def test_first_weights_are_either_made_or_brought(file, flag):
-    with pytest.raises(UsageError, match=r"model\.weights .* train\.init_std"):
+def test_initialisation_options_cannot_be_combined_with_pretrained_weights(file, flag):
+    with pytest.raises(UsageError, match=rf"{flag[2:].partition('=')[0]} .* with model\.weights"):
         parse_config([f"--model.weights={file}", flag])
 
 
-def test_the_skeleton_does_not_depend_on_the_weights():
+def test_the_design_does_not_depend_on_the_weights():
     assert ModelConfig(weights="some.pth", head="new").design() == ModelConfig().design()
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_run_begins_with_weights_and_continues_without_them(shards, file, tmp_path, processes):
-    """Its first evaluation, after steps that change next to nothing, is of what was read; then the file goes."""
+def test_a_run_starts_from_weights_and_resumes_without_the_file(shards, file, tmp_path, processes):
+    """Steps at a negligible learning rate leave the weights unchanged."""
     copy = tmp_path / "weights.pth"
     shutil.copy(file, copy)
     flags = ("--model.weights", str(copy), "--model.head", "new", "--optim.ema_decay", "0.9", *ONE_EPOCH)
-    still = ("--optim.name", "sgd", "--optim.lr", "1e-30", "--schedule.start_lr", "0", "--schedule.min_lr", "0")
-    command = trainer(tmp_path, shards, *flags, *still, "--schedule.name", "baseline", processes=processes)
+    no_change = ("--optim.name", "sgd", "--optim.lr", "1e-30", "--schedule.start_lr", "0", "--schedule.min_lr", "0")
+    command = trainer(tmp_path, shards, *flags, *no_change, "--schedule.name", "baseline", processes=processes)
     done = run(command)
     assert done.returncode == 0, done.stderr
     expected = read(file, classes=100, head="new").tensors
@@ -218,15 +218,15 @@ def test_a_run_begins_with_weights_and_continues_without_them(shards, file, tmp_
             assert torch.equal(saved["model"][name], value), name
             torch.testing.assert_close(saved["ema"][f"module.{name}"], value)
     copy.unlink()
-    longer = trainer(tmp_path, shards, *flags, *still, "--schedule.name", "baseline", "--train.epochs", "2")
+    longer = trainer(tmp_path, shards, *flags, *no_change, "--schedule.name", "baseline", "--train.epochs", "2")
     done = run(longer)
     assert done.returncode == 0, done.stderr
-    assert "continuing from" in done.stdout
+    assert "Resuming from" in done.stdout
     assert "begins with" not in done.stdout
     assert len(rows(tmp_path / "tiny", "epoch")) == 2
 
 
-def test_a_run_begins_with_the_average_of_another(shards, tmp_path):
+def test_a_run_starts_from_the_ema_weights_of_another(shards, tmp_path):
     first = run(trainer(tmp_path / "first", shards, "--optim.ema_decay", "0.9", *ONE_EPOCH))
     assert first.returncode == 0, first.stderr
     checkpoint = CheckpointManager(tmp_path / "first" / "tiny" / "checkpoints", 1).paths()[-1]
@@ -240,22 +240,22 @@ def test_a_run_begins_with_the_average_of_another(shards, tmp_path):
     assert result(tmp_path / "second" / "tiny")["epochs"] == 1
 
 
-def test_weights_that_cannot_be_used_end_all_ranks_with_one_line_and_leave_the_name_free(shards, file, tmp_path):
-    """Also to a run of another length, which is another one where rates depend on it."""
+def test_unusable_weights_are_a_one_line_error_and_the_run_can_be_started_again(shards, file, tmp_path):
+    """Also with another number of epochs, which a cosine schedule depends on."""
     wrong = run(trainer(tmp_path, shards, "--model.weights", str(file), "--train.epochs", "4", processes=2))
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1), wrong.stderr
     assert "--model.head new" in wrong.stderr
     flags = ("--model.weights", str(file), "--model.head", "new", *ONE_EPOCH)
     listed = run(ForkedCommand(["-m", "regnet.runs", str(tmp_path)]))
-    assert "it did not begin" in listed.stdout, listed.stderr
-    mended = run(trainer(tmp_path, shards, *flags))
-    assert mended.returncode == 0, mended.stderr
+    assert "it did not start training" in listed.stdout, listed.stderr
+    corrected = run(trainer(tmp_path, shards, *flags))
+    assert corrected.returncode == 0, corrected.stderr
 
 
-def test_the_doctor_reads_the_weights_of_a_run_that_is_yet_to_begin(file, tmp_path):
+def test_the_doctor_checks_the_weights_of_a_new_run(file, tmp_path):
     config = parse_config(["--config", str(TINY), f"--model.weights={file}", "--model.head=new"])
     (found,) = check_weights(config, tmp_path)
-    assert f"begins with {file}" in found.saw
+    assert f"begins with {file}" in found.message
     with pytest.raises(UsageError, match=r"--model\.head new"):
         check_weights(parse_config(["--config", str(TINY), f"--model.weights={file}"]), tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -263,23 +263,23 @@ def test_the_doctor_reads_the_weights_of_a_run_that_is_yet_to_begin(file, tmp_pa
     assert check_weights(config, tmp_path) == []
 
 
-def test_neither_the_doctor_nor_a_run_keeps_a_classifier_of_other_classes(shards, tmp_path):
-    """In another order they are others."""
-    names, path = read_manifest(shards).classes, tmp_path / "of-a-run.pt"
+def test_doctor_and_trainer_reject_a_classifier_of_other_classes(shards, tmp_path):
+    """The same classes in another order are other classes."""
+    names, path = read_manifest(shards).classes, tmp_path / "checkpoint.pt"
     model = Model(tiny().design(), len(names)).state_dict()
     flags = ("--model.weights", str(path), "--data.shards", str(shards))
     config = parse_config(["--config", str(TINY), *flags])
     path.write_bytes(pack({"model": model, "ema": None, "classes": list(names)}))
-    assert "of this program" in check_weights(config, tmp_path)[0].saw
+    assert "of this program" in check_weights(config, tmp_path)[0].message
     path.write_bytes(pack({"model": model, "ema": None, "classes": list(names[::-1])}))
     with pytest.raises(UsageError, match="other classes"):
         check_weights(config, tmp_path)
-    refused = run(trainer(tmp_path, shards, *flags, *ONE_EPOCH))
-    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
-    assert "other classes" in refused.stderr
+    done = run(trainer(tmp_path, shards, *flags, *ONE_EPOCH))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "other classes" in done.stderr
 
 
-def test_the_summary_is_of_the_weights_that_a_run_would_begin_with(file):
+def test_the_summary_shows_pretrained_weights(file):
     flags = ("--config", str(TINY), "--model.weights", str(file), "--classes", "10")
-    shown = run(ForkedCommand(["-m", "regnet.summary", *flags, "--values", "stem.bn.bias"]))
-    assert shown.stdout.strip() == str(torch.load(file)["stem.1.bias"]), shown.stderr
+    done = run(ForkedCommand(["-m", "regnet.summary", *flags, "--values", "stem.bn.bias"]))
+    assert done.stdout.strip() == str(torch.load(file)["stem.1.bias"]), done.stderr

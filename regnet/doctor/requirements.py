@@ -101,7 +101,7 @@ def check_shards(config: Config) -> list[Finding]:
     }[mode]
     message = (
         f"{directory}: {manifest.samples('train'):,} training and {manifest.samples('val'):,} validation images, "
-        f"{len(manifest.classes)} classes; {len(files)} files of {format_bytes(size)} match the manifest: {verified}"
+        f"{len(manifest.classes)} classes; {len(files)} files ({format_bytes(size)}) match the manifest ({verified})"
     )
     return [ok("shards", message, files=len(files), bytes=size, seconds=seconds)]
 
