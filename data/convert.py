@@ -1,184 +1,36 @@
-"""Images into FFCV shards and a manifest: python -m data.convert --source cifar100 --root DIR --out DIR --shards 4
-
-Each shard is written by its own process; the manifest comes last, so an interrupted conversion leaves none
-and is simply run again.
-"""
+"""python -m data.convert: converts images to FFCV shards and a manifest."""
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkProcess
-from multiprocessing.sharedctypes import Synchronized
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from data.conversion import DEFAULT_SHARDS, WriterError, convert_dataset
 from data.errors import DataError
-from data.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
-from data.sampler import rank_slice
-from data.shard_writer import LARGEST_SIDE, ChannelSums, Encoding, load_pixels, write_shard
-from data.sources.registry import Kind, Source, hold_out, open_source
+from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE, Encoding, choose_encoding
+from data.manifest import MANIFEST, read_manifest
+from data.sources.registry import DEFAULT_FRACTION, Kind, open_source
+from data.sources.source import Source
+from data.sources.synthetic import SIDE
 
-# Forked, a writer shares the images that its parent has in memory (150 MB of CIFAR-100) instead of a copy.
-_fork = multiprocessing.get_context("fork")
+_SMALL_IMAGES = SIDE  # pixels: side of CIFAR-100's and of the synthetic images
+_DESCRIPTION = """\
+Converts images to FFCV shards and a manifest.
 
-
-class WriterError(RuntimeError):
-    """A writer failed, died or hung; not the images' fault. Exit status 1."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One shard to write."""
-
-    split: str
-    path: Path
-    first_id: int
-    indices: list[int]  # into the source's split
-
-
-class _Writer:
-    """A process that writes one shard, and what is known of its progress."""
-
-    def __init__(self, task: Task, source: Source, encoding: Encoding) -> None:
-        self.task = task
-        self.done: Synchronized = _fork.Value("Q", 0)
-        self.seen, self.seen_at = 0, time.monotonic()
-        self.results, child_end = _fork.Pipe(duplex=False)
-        self.process = ForkProcess(target=_work, args=(task, source, encoding, self.done, child_end), daemon=True)
-        self.process.start()
-        child_end.close()
-
-    def check(self, timeout: float) -> tuple[Shard, ChannelSums] | None:
-        """The result, or None while the writer is at work.
-
-        Raises:
-            DataError, WriterError: it refused an image, failed, died, or made no progress for `timeout` seconds.
-        """
-        if self.results.poll():
-            try:
-                result = self.results.recv()
-            except EOFError:
-                self.process.join()
-                raise WriterError(f"{self.task.path.name}: its writer died ({self._exit()})") from None
-            self.process.join()
-            if isinstance(result, Exception):
-                raise result
-            return result
-        if self.done.value != self.seen:
-            self.seen, self.seen_at = self.done.value, time.monotonic()
-        elif time.monotonic() - self.seen_at > timeout:
-            raise WriterError(f"{self.task.path.name}: its writer made no progress for {timeout:g} s and was killed")
-        return None
-
-    def _exit(self) -> str:
-        code = self.process.exitcode
-        return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.task.path.with_name(f".{self.task.path.name}.tmp").unlink(missing_ok=True)
-
-
-def _work(task: Task, source: Source, encoding: Encoding, done: Synchronized, results: Connection) -> None:
-    try:
-        results.send(write_shard(source, task.split, task.indices, task.first_id, task.path, encoding, done))
-    except DataError as error:
-        results.send(error)
-    except OSError as error:
-        results.send(WriterError(f"{task.path.name}: {error}"))
-
-
-def convert_dataset(
-    source: Source,
-    out: Path,
-    shards: int,
-    encoding: Encoding,
-    workers: int,
-    timeout: float,
-    skip_bad: bool,
-    record: dict[str, Any],
-) -> Manifest:
-    """Writes all shards, `workers` at a time, then the manifest.
-
-    Raises:
-        DataError: an image that cannot be stored, or fewer images than shards.
-        WriterError: a writer failed, died, or made no progress for `timeout` seconds.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    _clear(out)
-    tasks, skipped = _plan(source, out, shards, encoding, skip_bad)
-    written: dict[Path, Shard] = {}
-    sums = ChannelSums()
-    waiting, active = list(reversed(tasks)), list[_Writer]()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("converting", total=sum(len(task.indices) for task in tasks))
-        finished = 0
-        try:
-            while waiting or active:
-                while waiting and len(active) < workers:
-                    active.append(_Writer(waiting.pop(), source, encoding))
-                for writer in list(active):
-                    result = writer.check(timeout)
-                    if result is None:
-                        continue
-                    written[writer.task.path], shard_sums = result
-                    if writer.task.split == "train":
-                        sums.merge(shard_sums)
-                    finished += len(writer.task.indices)
-                    active.remove(writer)
-                progress.update(bar, completed=finished + sum(writer.seen for writer in active))
-                time.sleep(0.02)
-        finally:
-            for writer in active:
-                writer.kill()
-    mean, std = sums.mean_and_std()
-    splits = {split: tuple(written[task.path] for task in tasks if task.split == split) for split in ("train", "val")}
-    side, classes = encoding.resolution, tuple(source.classes)
-    manifest = Manifest(record, side, encoding.mixed, classes, mean, std, splits, tuple(skipped))
-    write_manifest(out, manifest)
-    return manifest
-
-
-def _clear(out: Path) -> None:
-    """Removes what was converted here before: without a manifest shards are worth nothing, and they take room."""
-    (out / MANIFEST).unlink(missing_ok=True)
-    for split in ("train", "val"):
-        for shard in out.glob(f"{split}-*-of-*.beton"):
-            shard.unlink()
-
-
-def _plan(source: Source, out: Path, shards: int, encoding: Encoding, skip_bad: bool) -> tuple[list[Task], list[str]]:
-    tasks, skipped = [], []
-    for split in ("train", "val"):
-        indices = list(range(len(source.split(split))))
-        if skip_bad:
-            bad = [index for index in indices if not _loads(source, split, index, encoding)]
-            skipped += [source.name(split, index) for index in bad]
-            indices = sorted(set(indices) - set(bad))
-        if len(indices) < shards:
-            raise DataError(f"{len(indices)} {split} images cannot fill {shards} shards: choose a smaller --shards")
-        for shard in range(shards):
-            part = rank_slice(len(indices), shard, shards)
-            path = out / f"{split}-{shard:05d}-of-{shards:05d}.beton"
-            tasks.append(Task(split, path, part.start, indices[part]))
-    return tasks, skipped
-
-
-def _loads(source: Source, split: str, index: int, encoding: Encoding) -> bool:
-    try:
-        load_pixels(source, split, index, encoding)
-    except DataError:
-        return False
-    return True
+The images of --source folder are in one folder per class, or in train/ and val/
+(or test/) with one folder per class each. Images that are not RGB (greyscale,
+palette, CMYK, transparent) are converted to RGB.
+"""
+_EXAMPLES = """\
+examples:
+  python -m data.convert --source cifar100 --root downloads --download --out shards/cifar100
+  python -m data.convert --source folder --root DIR --out shards/mine
+  python -m data.convert --source folder --root DIR --out shards/mine64 --resolution 64 --resize --hold-out 0.2
+  python -m data.convert --source synthetic --per-class 200 --out shards/demo
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -186,38 +38,100 @@ class _Parser(argparse.ArgumentParser):
         raise DataError(f"{message}; see python -m data.convert --help")
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m data.convert", description=__doc__)
-    parser.add_argument("--source", type=Kind, required=True, help=", ".join(Kind))
-    parser.add_argument("--root", type=Path, help="where the images are: a directory, or CIFAR-100's official tar.gz")
-    parser.add_argument("--download", action="store_true", help="cifar100: fetch it into --root if it is not there")
-    parser.add_argument("--per-class", type=_positive, default=200, help="synthetic: training images of each class")
-    parser.add_argument(
-        "--hold-out", type=_positive, help="training images that validate in place of the test images, to tune by"
+def parser() -> argparse.ArgumentParser:
+    command = _Parser(
+        prog="python -m data.convert",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="directory for the shards")
-    parser.add_argument("--shards", type=_positive, default=4, help="files of each split")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--resolution", type=_side, help="side of the stored images, pixels (32)")
+    command.add_argument(
+        "--source", choices=[str(kind) for kind in Kind], required=True, help="where the images come from"
+    )
+    command.add_argument(
+        "--root", type=Path, metavar="DIR", help="directory of the images, or CIFAR-100's tar.gz; unused for synthetic"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory for the shards and the manifest"
+    )
+    command.add_argument("--download", action="store_true", help="cifar100: download it into --root if it is not there")
+    command.add_argument(
+        "--per-class",
+        type=_positive,
+        default=200,
+        metavar="N",
+        help="synthetic: training images per class, and a fifth as many for validation (default: %(default)s)",
+    )
+    command.add_argument(
+        "--hold-out",
+        type=_amount,
+        metavar="N",
+        help="use this many training images, or this fraction of them (such as 0.2), as the validation split, "
+        "stratified by class (default: the source's own validation split, "
+        f"or {DEFAULT_FRACTION} for a folder without one)",
+    )
+    size = command.add_mutually_exclusive_group()
     size.add_argument(
-        "--longest-side", type=_side, help="keep mixed sizes, and shrink images that have a side longer than this"
+        "--resolution",
+        type=_side,
+        metavar="N",
+        help=f"side of the stored images, which are square, pixels (default: {_SMALL_IMAGES} for cifar100 and "
+        "synthetic; for a folder, the size of its images if all have the same, else --longest-side applies)",
     )
-    parser.add_argument("--mode", choices=("raw", "jpg"), default="raw", help="raw bytes, or JPEG for larger images")
-    parser.add_argument("--quality", type=_positive, default=95, help="of JPEG, 1 to 100")
-    parser.add_argument("--resize", action="store_true", help="bring other sizes to --resolution, cutting the centre")
-    parser.add_argument("--convert-rgb", action="store_true", help="accept grey-scale, palette, transparent images")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out and list images that cannot be stored")
-    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="writers at a time")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds without progress that end a writer")
-    parser.add_argument("--overwrite", action="store_true", help="replace a data set converted with other options")
-    return parser.parse_args(argv)
+    size.add_argument(
+        "--longest-side",
+        type=_side,
+        metavar="N",
+        help="keep the shapes of images, and shrink those with a side longer than this, pixels "
+        f"(default: {DEFAULT_LONGEST_SIDE} for a folder of images of different sizes)",
+    )
+    command.add_argument(
+        "--resize",
+        action="store_true",
+        help="resize the shorter side of images of other sizes to --resolution and crop the centre",
+    )
+    command.add_argument(
+        "--mode",
+        choices=("raw", "jpg"),
+        help="how images are stored: raw bytes or JPEG (default: raw; jpg for a folder of images of different sizes "
+        "without --longest-side and --resolution)",
+    )
+    command.add_argument(
+        "--quality", type=_quality, default=95, metavar="N", help="JPEG quality, 1 to 100 (default: %(default)s)"
+    )
+    command.add_argument(
+        "--shards",
+        type=_positive,
+        metavar="N",
+        help=f"number of shards per split (default: {DEFAULT_SHARDS}, or one per image in smaller splits)",
+    )
+    command.add_argument(
+        "--skip-bad", action="store_true", help="skip images that cannot be stored, and list them in the manifest"
+    )
+    command.add_argument(
+        "--workers",
+        type=_positive,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="number of writer processes (default: one per core, here %(default)s)",
+    )
+    command.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="abort if a writer makes no progress for this time (default: %(default)g)",
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace shards that were converted with other options"
+    )
+    return command
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
 
 
 def _side(text: str) -> int:
@@ -227,48 +141,117 @@ def _side(text: str) -> int:
     return value
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status 0 done (or done before), 1 failed, 2 wrong usage or input."""
+def _quality(text: str) -> int:
+    value = _positive(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"must be 1 to 100, got {value}")
+    return value
+
+
+def _seconds(text: str) -> float:
     try:
-        args = _parse(argv)
-        if args.longest_side and args.resize:
-            raise DataError("--longest-side keeps the images' shapes, --resize makes them square: choose one")
-        side, mixed = args.longest_side or args.resolution or 32, args.longest_side is not None
-        encoding = Encoding(side, args.mode, args.quality, args.resize, args.convert_rgb, mixed)
-        root = None if args.root is None else str(args.root.resolve())
-        record = {"kind": str(args.source), "root": root, "shards": args.shards, **asdict(encoding)}
-        if args.source is Kind.synthetic:
-            record["per_class"] = args.per_class
-        if args.hold_out:
-            record["hold_out"] = args.hold_out
-        if (args.out / MANIFEST).exists() and not args.overwrite:
-            before = read_manifest(args.out).source
-            changed = [
-                f"{key} ({before.get(key)} then, {record.get(key)} now)"
-                for key in dict.fromkeys([*record, *before])
-                if before.get(key) != record.get(key)
-            ]
-            if changed:
-                what = ", ".join(changed)
-                raise DataError(f"{args.out} was converted with other options: {what}; another --out, or --overwrite")
-            print(f"{args.out}: already converted")
-            return 0
-        source = open_source(args.source, args.root, args.download, args.per_class)
-        if args.hold_out:
-            source = hold_out(source, args.hold_out)
-        began = time.monotonic()
-        manifest = convert_dataset(
-            source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, record
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, got {text!r}")
+    return value
+
+
+def _amount(text: str) -> int | float:
+    """A number of images, or a fraction of them."""
+    if text.isdecimal() and int(text) >= 1:
+        return int(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of images such as 500, or a fraction between 0 and 1 such as 0.2, got {text!r}"
         )
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0: converted, or converted before; 1: failed; 2: wrong usage or input."""
+    try:
+        return _convert(parser().parse_args(argv))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (WriterError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _convert(args: argparse.Namespace) -> int:
+    if args.longest_side and args.resize:
+        raise DataError("--longest-side keeps the shapes of images, --resize makes them square: use one of them")
+    options = _given_options(args)
+    if (args.out / MANIFEST).exists() and not args.overwrite:
+        _check_same_options(args.out, read_manifest(args.out).source, options)
+        print(f"{args.out}: already converted")
+        return 0
+    start = time.monotonic()
+    source, notes = open_source(Kind(args.source), args.root, args.download, args.per_class, args.hold_out)
+    encoding, more = _encoding(args, source)
+    for note in notes + more:
+        print(f"note: {note}", flush=True)
+    manifest, converted = convert_dataset(
+        source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, options
+    )
+    if converted:
+        print(f"note: {_rgb_note(converted)}")
     counts = " + ".join(f"{manifest.samples(split)} {split}" for split in manifest.splits)
-    print(f"{args.out}: {counts} images, {len(manifest.classes)} classes, {time.monotonic() - began:.1f} s")
+    print(f"{args.out}: {counts} images, {len(manifest.classes)} classes, {time.monotonic() - start:.1f} s")
     return 0
+
+
+def _given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that determine the result, for the manifest; None where the conversion chooses."""
+    names = ("hold_out", "resolution", "longest_side", "resize", "mode", "quality", "shards")
+    options = {"source": args.source, "root": None if args.root is None else str(args.root.resolve())}
+    options |= {name: getattr(args, name) for name in names}
+    return options | ({"per_class": args.per_class} if args.source == Kind.synthetic else {})
+
+
+def _check_same_options(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [
+        f"--{name.replace('_', '-')} was {_shown(before.get(name))}, now {_shown(now.get(name))}"
+        for name in dict.fromkeys([*now, *before])
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise DataError(
+            f"{out} was converted with other options: {', '.join(changed)}. Use another --out, or --overwrite"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None or value is False else "given" if value is True else str(value)
+
+
+def _encoding(args: argparse.Namespace, source: Source) -> tuple[Encoding, list[str]]:
+    """How images are stored, and notes about what was chosen."""
+    mode = args.mode or "raw"
+    if args.longest_side:
+        return Encoding(args.longest_side, mode, args.quality, resize=False, mixed=True), []
+    if args.resolution or args.source != Kind.folder:
+        resolution = args.resolution or _SMALL_IMAGES
+        return Encoding(resolution, mode, args.quality, args.resize, mixed=False), []
+    if args.resize:
+        raise DataError("--resize needs a size: add --resolution N, the side of the stored images in pixels")
+    return choose_encoding(source, args.mode, args.quality)
+
+
+def _rgb_note(converted: Counter[str]) -> str:
+    """How many images of which kind were converted to RGB."""
+    images = f"image{'s' if converted.total() > 1 else ''} converted to RGB"
+    if len(converted) == 1:
+        return f"{converted.total()} {next(iter(converted))} {images}"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(converted.items()))
+    return f"{converted.total()} {images}: {kinds}"
 
 
 if __name__ == "__main__":

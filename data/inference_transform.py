@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from data.augment.random_resized_crop import center_crop
+from data.image_encoding import to_stored_size
 from data.loader import check_sizes
 from data.manifest import Manifest
 from data.reading.ffcv_imports import resize_crop
-from data.shard_writer import to_stored_size
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from data.augment.resize_normalize import ResizeNormalize
 from data.errors import DataError
+from data.image_encoding import DECODE_ERRORS
 from data.inference_transform import InferenceTransform
-from data.shard_writer import DECODE_ERRORS
 from regnet.checkpoint.load_model import load_trained_model
 from regnet.data_adapter import manifest_and_transform
 from regnet.errors import UsageError

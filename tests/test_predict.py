@@ -19,7 +19,7 @@ def trained(shards, tmp_path_factory):
     checkpoint = next((folder / "tiny" / "checkpoints").glob("step-000000066.pt"))
     exported = ["-m", "regnet.export", "--checkpoint", str(checkpoint), "--onnx", str(folder / "a.onnx"), "--normalize"]
     assert run(ForkedCommand(exported)).returncode == 0
-    source = open_source(Kind.synthetic, None, per_class=10)
+    source, _ = open_source(Kind.synthetic, None, per_class=10)
     images = folder / "images"
     images.mkdir()
     for index in range(40):
@@ -47,7 +47,7 @@ def test_checkpoint_and_onnx_model_agree_with_each_other_and_with_evaluation(tra
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
         assert one["probabilities"] == sorted(one["probabilities"], reverse=True)
         assert len(set(one["classes"])) == 5
-    source = open_source(Kind.synthetic, None, per_class=10)
+    source, _ = open_source(Kind.synthetic, None, per_class=10)
     names = [entry["classes"][0] for entry in from_checkpoint]
     correct = sum(name == source.classes[source.val[index][1]] for index, name in enumerate(names))
     file = tmp_path / "evaluation.json"

@@ -1,4 +1,4 @@
-"""CIFAR-100's 20 superclasses; source: its page, www.cs.toronto.edu/~kriz/cifar.html."""
+"""The 20 superclasses of CIFAR-100; source: www.cs.toronto.edu/~kriz/cifar.html."""
 
 SUPERCLASSES = {
     "aquatic mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -25,6 +25,6 @@ SUPERCLASSES = {
 
 
 def superclass_of(classes: tuple[str, ...]) -> list[int] | None:
-    """The superclass of each class, by its place in SUPERCLASSES; None if these are not CIFAR-100's classes."""
-    place = {name: index for index, names in enumerate(SUPERCLASSES.values()) for name in names}
-    return [place[name] for name in classes] if set(classes) == set(place) else None
+    """The index in SUPERCLASSES of every class; None if these are not CIFAR-100's classes."""
+    superclass = {name: index for index, names in enumerate(SUPERCLASSES.values()) for name in names}
+    return [superclass[name] for name in classes] if set(classes) == set(superclass) else None

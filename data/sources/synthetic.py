@@ -1,8 +1,7 @@
-"""A generated 100-class image set: ten shapes in ten colours, so that a demo needs no download.
+"""A generated dataset of 100 classes, ten shapes in ten colours, so that a demo needs no download.
 
-A shape's place, size, angle, shade and background change from image to image, and a second, grey shape
-lies in the way: its class cannot be read from single pixels, only learned. Image i is a pure function of
-(split, i).
+A shape's position, size, angle, shade and background differ between images, and a grey shape is drawn behind it:
+single pixels do not reveal the class. Image i is a pure function of (split, i).
 """
 
 from collections.abc import Callable
@@ -31,7 +30,7 @@ def _star(u: Plane, v: Plane) -> Plane:
     return np.hypot(u, v) < 0.62 + 0.36 * np.cos(5 * np.arctan2(v, u))
 
 
-# Whether a point is inside the shape; (u, v) are the shape's own coordinates, about -1 to 1 across it.
+# Whether a point is inside the shape; (u, v) are coordinates relative to the shape, about -1 to 1 across it.
 SHAPES: dict[str, Callable[[Plane, Plane], Plane]] = {
     "disc": lambda u, v: u**2 + v**2 < 0.8,
     "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.72) < 0.22,
@@ -48,7 +47,7 @@ CLASSES = [f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES]
 
 
 def _inside(shape: str, random: np.random.Generator) -> Plane:
-    """Mask of the shape at a random place, size (9 to 14 pixels across the half) and angle."""
+    """Mask of the shape at a random position, size (radius of 6.5 to 11 pixels) and angle."""
     radius = random.uniform(6.5, 11)
     centre = random.uniform(radius * 0.7, SIDE - radius * 0.7, size=2)
     angle = random.uniform(-0.4, 0.4)
@@ -57,19 +56,23 @@ def _inside(shape: str, random: np.random.Generator) -> Plane:
 
 
 def _background(random: np.random.Generator) -> np.ndarray:
-    """A coarse random pattern of muted colours, float (SIDE, SIDE, 3)."""
+    """A coarse random pattern of muted colours: float (SIDE, SIDE, 3)."""
     coarse = random.uniform(40, 215, size=(4, 4, 1)) + random.uniform(-35, 35, size=(4, 4, 3))
     return np.kron(coarse, np.ones((SIDE // 4, SIDE // 4, 1)))
 
 
 class SyntheticImages:
-    """A data set of (PIL image, label): `per_class` images of each class, classes in turn."""
+    """`per_class` images of every class; label i % 100 for image i."""
 
     classes = CLASSES
 
     def __init__(self, split: str, per_class: int) -> None:
         self.stream = {"train": 0, "val": 1}[split]
         self.per_class = per_class
+
+    @property
+    def targets(self) -> list[int]:
+        return [index % len(CLASSES) for index in range(len(self))]
 
     def __len__(self) -> int:
         return self.per_class * len(CLASSES)

@@ -1,4 +1,4 @@
-"""torchvision's data sets, importable beside a torch without CUDA too."""
+"""torchvision's datasets, importable with a CPU-only torch as well."""
 
 import sys
 
@@ -7,8 +7,8 @@ import torch
 try:
     import torchvision
 except RuntimeError as error:
-    # The registry's torchvision is built for CUDA: beside a CPU-only torch its library does not load, and then
-    # its import fails on operators without a schema. The schemas are all that the data sets need.
+    # PyPI's torchvision is built for CUDA: with a CPU-only torch its library does not load, and the import fails on
+    # operators without a schema. The datasets need no more than the schemas.
     if torch.version.cuda is not None or "torchvision::" not in str(error):
         raise
     _schemas = torch.library.Library("torchvision", "FRAGMENT")

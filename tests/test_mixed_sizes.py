@@ -1,4 +1,4 @@
-"""Pictures of mixed sizes and formats: JPEG shards, random-resized crops, and the commands on what was trained."""
+"""Images of different sizes and formats: JPEG shards, random-resized crops, and the commands for trained networks."""
 
 import json
 
@@ -17,14 +17,14 @@ def convert(root, out, *options):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return photo_folders(tmp_path_factory.mktemp("pictures"))
+def photos(tmp_path_factory):
+    return photo_folders(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
-def shards(pictures, tmp_path_factory):
-    out = tmp_path_factory.mktemp("shards") / "pictures"
-    done = convert(pictures, out, "--mode", "jpg", "--longest-side", "200")
+def shards(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("shards") / "photos"
+    done = convert(photos, out, "--mode", "jpg", "--longest-side", "200")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -33,8 +33,8 @@ SMALL = ("--model.depth", "4", "--data.resolution", "128", "--data.workers", "1"
 SHORT = ("--train.batch_size", "16", "--train.epochs", "6", "--schedule.warmup_epochs", "1", "--optim.lr", "0.05")
 
 
-def with_folder(run_dir, shards, *flags, processes=0):
-    """configs/folder.yaml, made small enough for a test."""
+def train_on_folder(run_dir, shards, *flags, processes=0):
+    """Trains with configs/folder.yaml, reduced to the size of a test."""
     config = ("--config", "configs/folder.yaml", "--data.shards", str(shards), "--schedule.start_lr", "0.01")
     return run(trainer(run_dir, shards, *config, *SMALL, *SHORT, *flags, processes=processes), timeout=200)
 
@@ -42,62 +42,62 @@ def with_folder(run_dir, shards, *flags, processes=0):
 @pytest.fixture(scope="module")
 def trained(shards, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    done = with_folder(folder, shards, processes=2)
+    done = train_on_folder(folder, shards, processes=2)
     assert done.returncode == 0, done.stderr
     return folder / "folder"
 
 
-def test_a_network_learns_pictures_of_mixed_sizes_at_128_pixels(trained):
+def test_a_network_learns_from_images_of_different_sizes_at_128_pixels(trained):
     assert result(trained)["top1"] > 0.6, "chance is 0.25"
     losses = [row["train_loss"] for row in rows(trained, "epoch")]
     assert losses[-1] < losses[0]
     assert result(trained)["samples"] == 32
 
 
-def test_predictions_of_the_files_are_those_of_the_evaluation(trained, shards, pictures):
-    """Pictures that were not shrunk and not compressed again would be the same to the bit; these nearly are."""
+def test_predictions_of_the_files_agree_with_the_evaluation(trained, shards, photos):
+    """They would be bit-identical for images that were neither shrunk nor compressed again."""
     best = str(trained / "checkpoints" / "best.pt")
-    told = run(ForkedCommand(["-m", "regnet.predict", "--checkpoint", best, "--json", str(pictures / "val")]))
-    assert told.returncode == 0, told.stderr
-    predictions = json.loads(told.stdout)
-    right = sum(prediction["classes"][0] == prediction["image"].split("/")[-2] for prediction in predictions)
+    done = run(ForkedCommand(["-m", "regnet.predict", "--checkpoint", best, "--json", str(photos / "val")]))
+    assert done.returncode == 0, done.stderr
+    predictions = json.loads(done.stdout)
+    correct = sum(prediction["classes"][0] == prediction["image"].split("/")[-2] for prediction in predictions)
     evaluated = run(ForkedCommand(["-m", "regnet.evaluate", "--checkpoint", best]))
     assert evaluated.returncode == 0, evaluated.stderr
     assert len(predictions) == 32
-    assert abs(right / 32 - result(trained)["best_top1"]) <= 2 / 32
+    assert abs(correct / 32 - result(trained)["best_top1"]) <= 2 / 32
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (("--data.cache", "device"), "data.cache device keeps whole images"),
         (("--data.center_crop_ratio", "0"), "data.center_crop_ratio"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_what_mixed_sizes_do_not_allow_is_one_line(shards, tmp_path, flags, told):
-    done = with_folder(tmp_path, shards, *flags)
+def test_options_that_exclude_mixed_sizes_are_one_line_errors(shards, tmp_path, flags, message):
+    done = train_on_folder(tmp_path, shards, *flags)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_shape_cannot_be_both_kept_and_made_square(pictures, tmp_path):
+def test_shapes_cannot_be_both_kept_and_made_square(photos, tmp_path):
     for options in (("--resize",), ("--resolution", "32")):
-        done = convert(pictures, tmp_path / "out", "--longest-side", "200", *options)
+        done = convert(photos, tmp_path / "out", "--longest-side", "200", *options)
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_pictures_in_other_shards_are_the_same_data_set(pictures, shards, tmp_path):
-    done = convert(pictures, tmp_path / "other", "--mode", "jpg", "--longest-side", "200", "--shards", "3")
+def test_the_same_images_in_other_shards_are_the_same_dataset(photos, shards, tmp_path):
+    done = convert(photos, tmp_path / "other", "--mode", "jpg", "--longest-side", "200", "--shards", "3")
     assert done.returncode == 0, done.stderr
     assert read_manifest(tmp_path / "other").identity == read_manifest(shards).identity
 
 
 def test_a_run_that_crops_nothing_is_adapted_to_images_of_different_sizes(shards, tmp_path):
-    """And resumes with the same options."""
+    """It resumes with the same options."""
     flags = ("--train.batch_size", "16", "--train.epochs", "2")
     first = run(trainer(tmp_path, shards, *flags, "--train.max_minutes", "0.0001"))
     assert first.returncode == 75, first.stderr
@@ -135,8 +135,8 @@ def test_the_doctor_judges_the_adapted_configuration(shards, tmp_path):
     assert "data.cache device keeps whole images" in done.stderr
 
 
-def test_whole_images_and_pictures_of_mixed_sizes_are_not_taken_for_one_another(shards, trained, tmp_path):
-    """A run on squares, told by the shards of mixed sizes with the same classes."""
+def test_a_network_for_whole_images_refuses_shards_of_mixed_sizes(shards, trained, tmp_path):
+    """It was trained on squares; the other shards have the same classes."""
     root = photo_folders(tmp_path / "square", train=4, val=2)
     done = convert(root, tmp_path / "squares", "--resize", "--resolution", "32")
     assert done.returncode == 0, done.stderr
@@ -144,8 +144,8 @@ def test_whole_images_and_pictures_of_mixed_sizes_are_not_taken_for_one_another(
     assert done.returncode == 0, done.stderr
     best = str(tmp_path / "tiny" / "checkpoints" / "best.pt")
     for command in (["predict", str(root / "val")], ["export", "--normalize", "--onnx", str(tmp_path / "out.onnx")]):
-        told = run(
+        done = run(
             ForkedCommand(["-m", f"regnet.{command[0]}", "--checkpoint", best, "--shards", str(shards), *command[1:]])
         )
-        assert (told.returncode, len(told.stderr.strip().splitlines())) == (2, 1), told.stderr
-        assert "different sizes" in told.stderr
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+        assert "different sizes" in done.stderr
