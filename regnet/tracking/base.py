@@ -1,4 +1,4 @@
-"""What a run tells while it trains, and metrics.jsonl, which keeps it. Rank zero alone."""
+"""The interface of trackers, which report metrics while a run trains, and what is reported. Rank zero only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,12 @@ from regnet.metrics.training import TrainingResult
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimiser step: `step` and `epoch` from 1, the mean loss of its global batch."""
+    """One optimiser step.
+
+    Attributes:
+        epoch, step: counted from 1.
+        loss: mean over the global batch.
+    """
 
     epoch: int
     step: int
@@ -24,11 +29,11 @@ class EpochReport:
     """One epoch, over all ranks.
 
     Attributes:
-        epoch: from 1.
-        step: optimiser steps of the run so far.
+        epoch: counted from 1.
+        step: completed optimiser steps of the run.
         lr: learning rate of the epoch's first step.
-        seconds: of training and evaluation together.
-        images_per_second: training images, over the time of training alone.
+        seconds: duration of training and evaluation.
+        images_per_second: training throughput, without evaluation.
     """
 
     epoch: int
@@ -40,6 +45,7 @@ class EpochReport:
     images_per_second: float
 
     def row(self) -> dict[str, float | int]:
+        """The columns of the epoch in metrics.jsonl."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -53,20 +59,25 @@ class EpochReport:
 
 
 class Tracker:
-    """One place where reports go; it takes note of what concerns it. Ranks other than zero have none."""
+    """Receives the reports of a run; every method may be ignored. Trackers exist on rank zero only."""
 
-    def say(self, message: str) -> None: ...
+    def say(self, message: str) -> None:
+        """A line for people."""
 
-    def begin_epoch(self, epoch: int, steps: int, done: int) -> None: ...
+    def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
+        """An epoch starts, or is resumed after `done` of its `steps`."""
 
-    def steps(self, reports: list[StepReport]) -> None: ...
+    def steps(self, reports: list[StepReport]) -> None:
+        """Consecutive steps have been completed."""
 
-    def epoch(self, report: EpochReport) -> None: ...
+    def epoch(self, report: EpochReport) -> None:
+        """An epoch has been completed and evaluated."""
 
-    def final(self, result: Mapping[str, Any], outcome: EvaluationFile) -> None:
-        """The run is done: `result` is what result.json says."""
+    def final(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
+        """The run is finished: the contents of result.json and evaluation.npz."""
 
     def sync(self) -> None:
         """Returns when everything reported so far is durable."""
 
-    def close(self, failed: bool) -> None: ...
+    def close(self, failed: bool) -> None:
+        """The attempt ends; no report follows."""

@@ -1,4 +1,4 @@
-"""What a run tells on the console: lines on standard output, and a progress bar where that is a terminal."""
+"""Reports on the console: lines on standard output, and a progress bar on standard error if that is a terminal."""
 
 import math
 import time
@@ -15,19 +15,19 @@ from regnet.tracking.base import EpochReport, StepReport, Tracker
 
 
 class ConsoleTracker(Tracker):
-    """Lines of at most 80 columns on standard output; a progress bar on standard error while that is a terminal.
+    """One line per epoch, and while it trains a progress bar, or progress lines where none can be drawn.
 
     Args:
-        config: of the run.
+        config: of the run; see the options tracking.console_format, console_classes and progress_every.
     """
 
     def __init__(self, config: Config) -> None:
-        self.batch_size, self.every = config.train.batch_size, config.tracking.progress_every
+        self.config = config
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self.task = self.progress.add_task("")
-        self._told = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def say(self, message: str) -> None:
         print(message, flush=True)
@@ -37,44 +37,64 @@ class ConsoleTracker(Tracker):
         self.progress.reset(self.task, total=steps, completed=done, description=f"epoch {epoch}")
 
     def steps(self, reports: list[StepReport]) -> None:
-        last = reports[-1]
+        last, every = reports[-1], self.config.tracking.progress_every
         self.progress.update(self.task, advance=len(reports), description=f"epoch {last.epoch}, loss {last.loss:.3f}")
-        if self.progress.disable and self.every and time.monotonic() - self._told > self.every:
-            self._told = time.monotonic()
-            print(f"  {self._under_way()}", flush=True)
+        if self.progress.disable and every and time.monotonic() - self._printed_at > every:
+            self._printed_at = time.monotonic()
+            print(f"  {self._progress_line()}", flush=True)
 
-    def _under_way(self) -> str:
+    def _progress_line(self) -> str:
         task = self.progress.tasks[self.task]
-        speed = f", {task.speed * self.batch_size:,.0f} images/s" if task.speed else ""
-        left = f", {task.time_remaining:.0f} s to go" if task.time_remaining else ""
-        return f"{task.description}, {task.completed:.0f} of {task.total:.0f} steps{speed}{left}"
+        speed = f", {task.speed * self.config.train.batch_size:,.0f} img/s" if task.speed else ""
+        remaining = f", {task.time_remaining:.0f} s remaining" if task.time_remaining else ""
+        return f"{task.description}, step {task.completed:.0f}/{task.total:.0f}{speed}{remaining}"
 
     def epoch(self, report: EpochReport) -> None:
         self.progress.stop()
-        print(
-            f"Epoch {report.epoch} lr = {report.lr:.6f} avg_loss = {report.train.loss / self.batch_size:.6f} "
-            f"accuracy = {report.val.top1:.2%} time = {report.seconds:.2f}s",
-            flush=True,
-        )
+        baseline = self.config.tracking.console_format == "baseline"
+        print(baseline_line(report, self.config) if baseline else epoch_line(report, self.config), flush=True)
 
-    def final(self, result: Mapping[str, Any], outcome: EvaluationFile) -> None:
-        print_result(result)
+    def final(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
+        print_result(result, self.config.tracking.console_classes)
 
     def close(self, failed: bool) -> None:
         self.progress.stop()
 
 
-def print_result(result: Mapping[str, Any]) -> None:
-    """Test accuracy, and that of each class under its own name; `result` is what result.json says."""
-    console = Console(highlight=False, markup=False, emoji=False)  # a class may be called [red] or :smile:
+def epoch_line(report: EpochReport, config: Config) -> str:
+    train, val, epochs = report.train, report.val, config.train.epochs
+    return (
+        f"epoch {report.epoch:{len(str(epochs))}}/{epochs}  loss {train.loss:.4f}  val_loss {val.loss:.4f}  "
+        f"top1 {val.top1:6.2%}  top5 {val.top5:6.2%}  lr {report.lr:.6f}  "
+        f"{report.images_per_second:,.0f} img/s  {report.seconds:.1f} s"
+    )
+
+
+def baseline_line(report: EpochReport, config: Config) -> str:
+    """The line of the original one-GPU program, whose avg_loss is the mean loss divided by the batch size."""
+    return (
+        f"Epoch {report.epoch} lr = {report.lr:.6f} avg_loss = {report.train.loss / config.train.batch_size:.6f} "
+        f"accuracy = {report.val.top1:.2%} time = {report.seconds:.2f}s"
+    )
+
+
+def print_result(result: Mapping[str, Any], classes: bool) -> None:
+    """Prints the validation accuracy.
+
+    Args:
+        result: the content of result.json.
+        classes: whether to print the accuracy of every class as well.
+    """
     top1, top5, samples = result["top1"], result["top5"], result["samples"]
-    console.print(f"test accuracy: top-1 {top1:.2%}, top-5 {top5:.2%} of {samples:,} images")
-    cells = [f"{name} {accuracy:.0%}" for name, accuracy in result["class_accuracy"].items()]
-    console.print(in_columns(cells, console.width))
+    print(f"validation accuracy: top-1 {top1:.2%}, top-5 {top5:.2%} ({samples:,} images)", flush=True)
+    if classes:
+        console = Console(highlight=False, markup=False, emoji=False)  # a class may be called [red] or :smile:
+        cells = [f"{name} {accuracy:.0%}" for name, accuracy in result["class_accuracy"].items()]
+        console.print(in_columns(cells, console.width))
 
 
 def in_columns(cells: Sequence[str], width: int) -> Table:
-    """Read downwards, in as many columns as fit."""
+    """A table to be read downwards, with as many columns as fit into `width` characters."""
     columns = max(1, width // (max(map(len, cells)) + 2))
     rows = math.ceil(len(cells) / columns)
     table = Table.grid(padding=(0, 2))

@@ -12,16 +12,16 @@ from regnet.tracking.base import EpochReport, StepReport, Tracker
 
 
 class MetricsLog(Tracker):
-    """metrics.jsonl: a line for every step and epoch, flushed, in the order of steps.
+    """metrics.jsonl: one line per step and per epoch, in the order of the steps, flushed at once.
 
     Args:
-        epochs, steps: done by the run so far; lines of later ones are dropped, for they are about to come again.
+        epochs, steps: completed by the run; lines of later ones are removed, since they are about to be repeated.
     """
 
     def __init__(self, writer: AtomicWriter, path: Path, epochs: int, steps: int) -> None:
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
-            writer.write(path, b"".join(line for line in lines if _is_of(line, epochs, steps)))
+            writer.write(path, b"".join(line for line in lines if _is_completed(line, epochs, steps)))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
     def steps(self, reports: list[StepReport]) -> None:
@@ -31,27 +31,28 @@ class MetricsLog(Tracker):
         self._write([{"kind": "epoch", **report.row()}])
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self.file.write("".join(json.dumps(_plain_json(row), allow_nan=False) + "\n" for row in rows))
+        self.file.write("".join(json.dumps(_without_nan(row), allow_nan=False) + "\n" for row in rows))
         self.file.flush()
 
     def sync(self) -> None:
-        """Returns when all lines so far would survive a power cut."""
         os.fsync(self.file.fileno())
 
     def close(self, failed: bool) -> None:
         self.file.close()
 
 
-def _plain_json(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN or infinity: null."""
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN or infinity: they become null."""
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
-def _is_of(line: bytes, epochs: int, steps: int) -> bool:
-    """Whether a line is whole and of what is done. All steps of an epoch may be, and its evaluation not."""
+def _is_completed(line: bytes, epochs: int, steps: int) -> bool:
+    """Whether a line is valid and belongs to a completed step or epoch. All steps of an epoch may be completed, but not
+    its evaluation.
+    """
     try:
         row = json.loads(line)
-        done = row["epoch"] <= epochs if row["kind"] == "epoch" else row["step"] <= steps
-    except (ValueError, TypeError, KeyError):  # the torn last line of a killed run, or one that the disk has damaged
+        completed = row["epoch"] <= epochs if row["kind"] == "epoch" else row["step"] <= steps
+    except (ValueError, TypeError, KeyError):  # the torn last line of a killed run, or a line that the disk damaged
         return False
-    return done and line.endswith(b"\n")
+    return completed and line.endswith(b"\n")

@@ -1,4 +1,4 @@
-"""Weights & Biases; never the record, and never a reason for a run to wait or end."""
+"""Reports to Weights & Biases. Its failures never stop a run and delay it only by seconds."""
 
 import os
 import queue
@@ -17,11 +17,11 @@ from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.runs.directory import RunDirectory
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
-MOST_CELLS = 10_000  # rows of a table that Weights & Biases shows; a confusion matrix has more from 101 classes on
-# What each group of charts is drawn over, and which of its values stands for the run, if not the last.
+MAX_ROWS = 10_000  # of a table that Weights & Biases shows; a confusion matrix has more from 101 classes on
+# The x axis of each group of charts, and which of its values summarises the run, if not the last one.
 _CHARTS: dict[str, tuple[str, Literal["max", "min"] | None]] = {
     "train/*": ("step", None),
-    "val/accuracy": ("epoch", "max"),
+    "val/top1": ("epoch", "max"),
     "val/top5": ("epoch", "max"),
     "val/loss": ("epoch", "min"),
     "val/calibration_error": ("epoch", None),
@@ -31,14 +31,14 @@ _CHARTS: dict[str, tuple[str, Literal["max", "min"] | None]] = {
 
 
 class WandbTracker(Tracker):
-    """Weights & Biases; never the record, and never a reason for a run to wait or end.
+    """One run at Weights & Biases.
 
-    Its calls can block on the network and can raise whatever a server made them; all but the first are made in
-    a thread of their own.
+    Calls of its library can block on the network and raise errors of any kind. All calls but wandb.init are made in a
+    separate thread.
 
     Args:
         mode: online or offline.
-        say: is told of the first call that fails.
+        say: called with a message when the first call fails.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class WandbTracker(Tracker):
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except Exception as error:  # noqa: BLE001  # theirs, of any kind; the run goes on without them
+            except Exception as error:  # noqa: BLE001  # of the library or a server; the run continues without them
                 failures += 1
                 if failures == 1:
                     self.say_failure(f"Weights & Biases failed: {type(error).__name__}: {' '.join(str(error).split())}")
@@ -97,9 +97,9 @@ class WandbTracker(Tracker):
             "epoch": report.epoch,
             "step": report.step,
             "train/epoch_loss": report.train.loss,
-            "train/accuracy": report.train.top1,
+            "train/top1": report.train.top1,
             "val/loss": report.val.loss,
-            "val/accuracy": report.val.top1,
+            "val/top1": report.val.top1,
             "val/top5": report.val.top5,
             "val/calibration_error": report.val.calibration_error,
             "time/epoch_seconds": report.seconds,
@@ -108,18 +108,18 @@ class WandbTracker(Tracker):
         }
         self._calls.put(lambda: self.run.log(row))
 
-    def final(self, result: Mapping[str, Any], outcome: EvaluationFile) -> None:
-        told = ("top1", "top5", "loss", "calibration_error")
-        summary = {"best/accuracy": result["best_top1"], **{f"test/{name}": result[name] for name in told}}
+    def final(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
+        columns = ("top1", "top5", "loss", "calibration_error")
+        summary = {"best/top1": result["best_top1"], **{f"final/{name}": result[name] for name in columns}}
         self._calls.put(lambda: self.run.summary.update(summary))
-        self._calls.put(lambda: self.run.log(tables(result, outcome)))
+        self._calls.put(lambda: self.run.log(tables(result, evaluation)))
         if self.best is not None:
-            self._calls.put(self._send_best)
+            self._calls.put(self._upload_best)
 
-    def _send_best(self) -> None:
+    def _upload_best(self) -> None:
         import wandb
 
-        artifact = wandb.Artifact(self.name, type="model", description="the checkpoint of the best epoch")
+        artifact = wandb.Artifact(self.name, type="model", description="checkpoint of the best epoch")
         artifact.add_file(str(self.best))
         self.run.log_artifact(artifact, aliases=["best"])
 
@@ -128,32 +128,32 @@ class WandbTracker(Tracker):
         self._calls.put(None)
         self._thread.join(2 * self.timeout)
         if self._thread.is_alive():
-            self.say_failure("Weights & Biases does not answer: the run ends without it")
+            self.say_failure("Weights & Biases does not respond: the run ends without it")
 
 
 def peak_memory() -> int:
-    """Bytes that this process has held at most: of the GPU where it uses one, else of the machine."""
+    """The largest number of bytes that this process has allocated: on the GPU if it uses one, otherwise in memory."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def tables(result: Mapping[str, Any], outcome: EvaluationFile) -> dict[str, Any]:
-    """Of the last evaluation: each class, how often each was predicted as each, the most confident errors."""
+def tables(result: Mapping[str, Any], evaluation: EvaluationFile) -> dict[str, Any]:
+    """Tables of the last evaluation: accuracy per class, confusion matrix, most confident errors."""
     import wandb
 
-    names = outcome.classes.tolist()
+    names = evaluation.classes.tolist()
     classes = [[name, result["class_accuracy"][name], result["class_samples"][name]] for name in names]
-    fullest = np.argsort(-outcome.confusion, axis=None, kind="stable")[:MOST_CELLS]
-    cells = [(*divmod(int(place), len(names)), int(outcome.confusion.flat[place])) for place in fullest]
-    predicted = [[names[label], names[other], times] for label, other, times in sorted(cells) if times]
+    largest = np.argsort(-evaluation.confusion, axis=None, kind="stable")[:MAX_ROWS]
+    cells = [(*divmod(int(index), len(names)), int(evaluation.confusion.flat[index])) for index in largest]
+    predicted = [[names[label], names[other], count] for label, other, count in sorted(cells) if count]
     errors = [
         [wandb.Image(image), names[label], names[other], float(confidence)]
         for image, label, other, confidence in zip(
-            outcome.images, outcome.labels, outcome.predicted, outcome.confidence, strict=True
+            evaluation.images, evaluation.labels, evaluation.predicted, evaluation.confidence, strict=True
         )
     ]
-    columns = ("Actual", "Predicted", "nPredictions")  # as the chart of this name calls them
+    columns = ("Actual", "Predicted", "nPredictions")  # the names that the chart expects
     confusion = wandb.Table(columns=[*columns], data=predicted)
     fields = {column: column for column in columns}
     return {
@@ -164,13 +164,13 @@ def tables(result: Mapping[str, Any], outcome: EvaluationFile) -> dict[str, Any]
 
 
 def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], None]) -> WandbTracker | None:
-    """Weights & Biases as configured; offline, and said so, where there is no key or no server."""
+    """The tracker as configured; offline, with a message, if there is no API key or no server."""
     mode = config.tracking.wandb
     if mode == "disabled":
         return None
-    # W&B's reports about itself wait for the server too, at the process's end, for as long as 30 s.
+    # W&B's own error reports wait for the server for up to 30 s when the process ends.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    # Tables and checkpoints wait there to be sent: with the run, not in a home that may be full or not be written.
+    # Tables and checkpoints wait for their upload in the run directory: the home directory may be full or read-only.
     os.environ.setdefault("WANDB_DATA_DIR", str((directory.path / "wandb").absolute()))
     import wandb
 
@@ -179,24 +179,24 @@ def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], Non
     if mode == "online":
         try:
             return WandbTracker(config, directory, mode, say)
-        except Exception as error:  # noqa: BLE001  # a server or a setting of theirs; the run goes on without
+        except Exception as error:  # noqa: BLE001  # of the library or a server; the run continues offline
             say(f"Weights & Biases cannot be used online ({' '.join(str(error).split())})")
-            wandb.teardown()  # its service still holds the run's id, and would refuse it to the offline run
+            wandb.teardown()  # its service still holds the run id and would reject the offline run
     try:
         tracker = WandbTracker(config, directory, "offline", say)
-    except Exception as error:  # noqa: BLE001  # likewise
+    except Exception as error:  # noqa: BLE001  # as above; the run continues without Weights & Biases
         say(f"Weights & Biases cannot be used at all ({' '.join(str(error).split())})")
         return None
-    say(f"Weights & Biases: recorded offline; send it with: wandb sync {Path(tracker.run.dir).parent}")
+    say(f"Weights & Biases: logging offline. Upload with: wandb sync {Path(tracker.run.dir).parent}")
     return tracker
 
 
 def has_wandb_key() -> bool:
-    """Whether Weights & Biases can be used online: WANDB_API_KEY, or what `wandb login` left."""
+    """Whether there is an API key: WANDB_API_KEY, or the one that `wandb login` stored."""
     import wandb
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
     try:
         return bool(os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=wandb.Settings().base_url))
-    except ValueError:  # a setting in the environment that W&B does not take; it is told when a run is begun
+    except ValueError:  # an invalid setting in the environment, which W&B reports when the run starts
         return False

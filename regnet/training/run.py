@@ -45,7 +45,7 @@ class Run(AbstractContextManager["Run"]):
         """Whether an earlier attempt has completed the run; prints its result."""
         finished = self.world.broadcast_object(self.directory is not None and self.directory.finished)
         if finished and self.directory is not None:
-            print_result(self.directory.read_result())
+            print_result(self.directory.read_result(), self.config.tracking.console_classes)
             print(f"Already finished. Results: {self.directory.path}", flush=True)
         return finished
 
