@@ -82,7 +82,7 @@ def test_a_weights_only_checkpoint_predicts_identically_and_initialises_runs_but
     shutil.copy(path, checkpoints / "step-000000011.pt")
     resumed = run(trainer(tmp_path / "other", shards, "--optim.ema_decay", "0.8", *ONE_EPOCH))
     assert resumed.returncode == 2
-    assert "of a network alone, from which no run continues" in resumed.stderr
+    assert "weights only, which cannot be resumed" in resumed.stderr
 
 
 def test_the_checkpoint_itself_is_never_overwritten(checkpoint, tmp_path):
