@@ -37,7 +37,7 @@ def show(report: Report) -> None:
 def rates(results: Mapping[str, Any]) -> Table:
     table = Table()
     table.add_column("images/s")
-    for heading in ("median", "min..max", "ours/it", "min..max"):
+    for heading in ("median", "min..max", "speed-up", "min..max"):
         table.add_column(heading, justify="right")
     for name, result in results.items():
         rate, ratio = result["images_per_second"], result["ours_over_it"]

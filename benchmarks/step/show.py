@@ -55,8 +55,8 @@ def relative_to_peak(report: Report) -> str:
     flops, traffic = work["flops"] / seconds, work["bytes"] / seconds
     peak_flops, peak_bandwidth = machine["flops_per_second"], machine["bytes_per_second"]
     return (
-        f"a step of one process: {work['flops'] / 1e9:,.1f} GFLOP, {flops / 1e9:,.1f} GFLOP/s, "
-        f"{flops / peak_flops:.1%} of the {peak_flops / 1e9:,.0f} of matrix products\n"
-        f"{work['bytes'] / 1e9:,.2f} GB of memory traffic, {traffic / 1e9:,.1f} GB/s, "
-        f"{traffic / peak_bandwidth:.1%} of the {peak_bandwidth / 1e9:,.1f} of copies"
+        f"a step of one process: {work['flops'] / 1e9:,.1f} GFLOP, {flops / 1e9:,.1f} GFLOP/s "
+        f"({flops / peak_flops:.1%} of a matrix product's {peak_flops / 1e9:,.0f})\n"
+        f"memory traffic: {work['bytes'] / 1e9:,.2f} GB, {traffic / 1e9:,.1f} GB/s "
+        f"({traffic / peak_bandwidth:.1%} of a copy's {peak_bandwidth / 1e9:,.1f})"
     )
