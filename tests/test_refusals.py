@@ -208,7 +208,8 @@ def test_incomplete_or_stray_arguments_are_refused(flags):
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("text", ['"a\\0b"', '"\\ud800x"', '"a\\nb"'])
 def test_a_character_that_no_file_name_may_contain_is_refused(text):
-    assert "runs_dir" in refusal(f"runs_dir: {text}")
+    assert "runs_dir must not contain control characters" in refusal(f"runs_dir: {text}")
+    assert "data.shards must not contain control characters" in refusal(f"data: {{shards: {text}}}")
 
 
 def test_an_excessive_depth_is_refused_at_once():

@@ -127,11 +127,11 @@ def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         if not name or name == flag:
             raise UsageError(f"unexpected argument {quoted(flag)}: options are given as --section.option VALUE")
         check_known(name, flag)
-        if option_types()[name] is bool and not equals and (not remaining or remaining[0].startswith("--")):
-            values[name] = True  # --overwrite is short for --overwrite true
-            continue
+        kind = option_types()[name]
+        if not equals:
+            text = _next_value(flag, remaining, default="true" if kind is bool else None)
         try:
-            values[name] = parse_value(name, option_types()[name], text if equals else _next_value(flag, remaining))
+            values[name] = parse_value(name, kind, text)
         except ValueError as error:
             raise UsageError(str(error)) from error
     return values
