@@ -86,14 +86,15 @@ class DataConfig:
             train.compile recompiles once, for dynamic shapes.
         drop_last: drop an epoch's last batch if it is incomplete.
         verify: which shards to check with SHA-256: once per node, always, or sizes (check file sizes only).
-        workers: decoding threads per process; one is enough for raw images, and on a CPU more slow down training.
+        workers: decoding threads per process, reduced to those that the process may use; one is enough for raw images,
+            and on a CPU more slow down training.
         prefetch_batches: batches decoded ahead of time.
         loader_timeout: seconds without a batch after which the loader counts as stalled.
         cache: where decoded images are kept: none (decode every epoch), device (memory of the GPU or process) or auto
             (device on a GPU with enough free memory, none otherwise); results do not depend on it.
         shuffle_window: training samples that are shuffled together before the next ones are read, for datasets larger
             than memory; 0 for a global shuffle.
-        keep_page_cache: leave shards in the operating system's page cache; false drops them after each window (or
+        keep_page_cache: keep shards in the operating system's page cache; false drops them after each window (or
             batch, without windows), for nodes whose memory others need.
         center_crop_ratio: side of the square centre crop of validation images divided by their shorter side; read only
             with augment.rrc_min_scale.
@@ -121,9 +122,10 @@ class AugmentConfig:
 
     Args:
         flip: flip half of the images horizontally.
-        crop_padding: zero padding around the stored image before a random crop of its original size, pixels.
+        crop_padding: zero padding around the stored image before a random crop of its original size, pixels; 0 with
+            rrc_min_scale.
         rrc_min_scale: smallest area of a RandomResizedCrop, as a fraction of the image; aspect ratios are 3:4 to 4:3;
-            0 for whole images. Required for shards with images of different sizes.
+            0 for whole images (0.25 is used instead if the images of the dataset have different sizes).
         cutout_size: side of the square that Cutout fills with the mean colour, pixels of the stored (or cropped)
             image; 0 for none.
         randaugment_num_ops: RandAugment operations applied to each image in sequence; 0 for none.
@@ -208,7 +210,7 @@ class OptimConfig:
         muon_weight_decay: decoupled weight decay of Muon's orthogonalised updates; read only by muon.
         decay_norm_and_bias: apply weight_decay to BatchNorm parameters and biases as well.
         layer_decay: layer-wise learning-rate decay: ratio between the learning rates of a block and the next one, from
-            the head (full rate) down to the stem; 1 for none.
+            the head (full learning rate) down to the stem; 1 for none.
         clip_norm: maximum norm of the gradient; 0 for no clipping.
         ema_decay: decay per step of an exponential moving average of the weights, which is then evaluated; 0 for none.
     """
