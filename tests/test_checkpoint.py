@@ -1,4 +1,4 @@
-"""Checkpoint files, whenever the power goes and whatever has become of them."""
+"""Checkpoint files: atomic writes, failing disks, corruption, and checkpoints that do not fit the run."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ LONGER = ("--schedule.name", "baseline", "--train.epochs")
 
 @pytest.fixture(scope="module")
 def trained(shards, tmp_path_factory):
-    """A run of one epoch, to be copied."""
+    """The parent of the directory of a finished run of one epoch, which tests copy."""
     folder = tmp_path_factory.mktemp("trained")
     assert run(trainer(folder, shards, *LONGER, "1")).returncode == 0
     return folder
@@ -37,8 +37,8 @@ def copy_of(trained, tmp_path):
     return CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
 
 
-def test_writing_that_is_cut_at_any_byte_leaves_the_one_before(trained, shards, tmp_path):
-    """The kernel ends the writer at 50 offsets, by a limit on the size of a file."""
+def test_a_write_that_is_interrupted_at_any_byte_leaves_the_previous_checkpoint(trained, shards, tmp_path):
+    """A limit on the file size makes the kernel kill the writer at 50 offsets."""
     checkpoints, run_dir = copy_of(trained, tmp_path), tmp_path / "tiny"
     saved = load(checkpoints.path(11))
     size = len(pack(saved))
@@ -46,29 +46,29 @@ def test_writing_that_is_cut_at_any_byte_leaves_the_one_before(trained, shards, 
     for offset in offsets:
         pid = os.fork()
         if pid == 0:
-            cut_off(offset)
+            limit_file_size(offset)
             checkpoints.save(AtomicWriter(run_dir), 22, saved, is_best=False)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         assert os.WTERMSIG(status) == signal.SIGXFSZ, offset
         (torn,) = run_dir.glob(".attempt-*/*")
-        assert torn.stat().st_size == offset, "the writer got so far"
+        assert torn.stat().st_size == offset, "the writer was killed at this byte"
         assert checkpoints.paths() == [checkpoints.path(11)]
     done = run(trainer(tmp_path, shards, *LONGER, "2"))
     assert done.returncode == 0, done.stderr
-    assert f"continuing from {checkpoints.path(11)}" in done.stdout
+    assert f"Resuming from {checkpoints.path(11)}" in done.stdout
     assert not list(run_dir.glob(".attempt-*"))
 
 
-def cut_off(offset):
+def limit_file_size(offset):
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_FSIZE, (offset, offset))
 
 
-@pytest.mark.parametrize("share", [0.3, 0.99])
-def test_a_trainer_that_is_cut_off_while_it_writes_resumes(trained, shards, tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.3, 0.99])
+def test_a_trainer_that_is_killed_while_it_writes_resumes(trained, shards, tmp_path, fraction):
     checkpoints = copy_of(trained, tmp_path)
-    offset = int(share * checkpoints.path(11).stat().st_size)
+    offset = int(fraction * checkpoints.path(11).stat().st_size)
     cut = run(
         faulty_trainer(
             tmp_path, shards, f"killed_while_writing::{offset}", *LONGER, "2", "--checkpoint.every_steps", "4"
@@ -88,7 +88,7 @@ def one_line(done, *words, status=1):
         assert word in lines[0]
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_resume_goes_on(shards, tmp_path):
+def test_a_full_disk_ends_the_run_with_one_line_and_it_can_be_resumed(shards, tmp_path):
     flags = (*LONGER, "2", "--checkpoint.every_steps", "2", "--checkpoint.keep_last", "99")
     with mounted_tmpfs(tmp_path / "disk", "size=1200k") as disk:
         full = run(trainer(disk, shards, *flags))
@@ -102,11 +102,11 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_resume_goes_on(sh
             old.unlink()
         resumed = run(trainer(disk, shards, *flags, "--checkpoint.keep_last", "1"))
         assert resumed.returncode == 0, resumed.stderr
-        assert f"continuing from {newest}" in resumed.stdout
+        assert f"Resuming from {newest}" in resumed.stdout
         assert [row["step"] for row in rows(disk / "tiny", "step")] == list(range(1, 23))
 
 
-def test_a_log_that_fills_the_disk_ends_the_run_and_state_says_so(shards, tmp_path):
+def test_a_disk_that_is_full_during_logging_ends_the_run_and_its_state_is_failed(shards, tmp_path):
     with mounted_tmpfs(tmp_path / "disk", "size=400k") as disk:
         flags = ("--train.epochs", "400", "--tracking.log_every", "1", "--checkpoint.keep_last", "1")
         process = start(trainer(disk, shards, *flags))
@@ -123,14 +123,14 @@ def test_a_log_that_fills_the_disk_ends_the_run_and_state_says_so(shards, tmp_pa
 
 
 @pytest.mark.parametrize("fsync", [9, 12])
-def test_a_disk_that_fails_once_costs_nothing(shards, uninterrupted, tmp_path, fsync):
+def test_a_write_that_fails_once_is_retried(shards, uninterrupted, tmp_path, fsync):
     flags = ("--checkpoint.every_steps", "2")
     done = run(faulty_trainer(tmp_path, shards, f"failing_disk::{fsync}", *flags))
     assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "tiny") == uninterrupted()
 
 
-def test_a_read_only_directory_is_told_in_one_line(trained, shards, tmp_path):
+def test_a_read_only_directory_is_reported_in_one_line(trained, shards, tmp_path):
     with mounted_tmpfs(tmp_path / "disk", "size=10m") as disk:
         shutil.copytree(trained / "tiny", disk / "tiny")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=20)
@@ -140,8 +140,8 @@ def test_a_read_only_directory_is_told_in_one_line(trained, shards, tmp_path):
         assert run(trainer(disk, shards, *LONGER, "2")).returncode == 0
 
 
-def test_an_attempt_that_was_taken_over_can_write_nothing_more(trained, tmp_path):
-    """It may live on, on a machine that was cut off; not even a file that it has almost done gets to its place."""
+def test_an_attempt_that_was_taken_over_can_no_longer_write(trained, tmp_path):
+    """It may be alive on a node that lost its network."""
     checkpoints, run_dir = copy_of(trained, tmp_path), tmp_path / "tiny"
     saved = load(checkpoints.path(11))
     old = AtomicWriter(run_dir)
@@ -155,8 +155,8 @@ def test_an_attempt_that_was_taken_over_can_write_nothing_more(trained, tmp_path
     assert {path: path.read_bytes() for path in checkpoints.directory.iterdir()} == before
 
 
-def test_a_trainer_that_was_taken_over_ends_and_says_so(shards, tmp_path):
-    """As if the locks of its file system reached no other machine."""
+def test_a_trainer_that_was_taken_over_exits_with_a_message(shards, tmp_path):
+    """As on a file system without shared locks."""
     process = start(trainer(tmp_path, shards, "--train.epochs", "400"))
     wait_until(lambda: rows(tmp_path / "tiny", "epoch"))
     AtomicWriter(tmp_path / "tiny")
@@ -164,13 +164,21 @@ def test_a_trainer_that_was_taken_over_ends_and_says_so(shards, tmp_path):
     assert process.returncode == 1, out
     assert "a newer attempt has taken this run over" in err
     assert "Traceback" not in err
-    assert state(tmp_path / "tiny")["state"] == "running", "which is the newer one's to say"
+    assert state(tmp_path / "tiny")["state"] == "running", "the newer attempt writes it"
 
 
-def other_version(path):
+def set_version(path, version):
     content = path.read_bytes()
-    marked = content[:-36] + (9).to_bytes(4, "little")
+    marked = content[:-36] + version.to_bytes(4, "little")
     path.write_bytes(marked + hashlib.sha256(marked).digest())
+
+
+def newer_version(path):
+    set_version(path, 9)
+
+
+def older_version(path):
+    set_version(path, 3)
 
 
 def other_network(path):
@@ -180,7 +188,7 @@ def other_network(path):
     path.write_bytes(pack(saved))
 
 
-def foreign_data(path):
+def other_images(path):
     path.write_bytes(pack({**load(path), "data": "0123456789abcdef"}))
 
 
@@ -190,7 +198,7 @@ def other_seed(path):
     path.write_bytes(pack(saved))
 
 
-def lacking(path):
+def missing_tensor(path):
     saved = load(path)
     del saved["model"][list(saved["model"])[-2]]
     path.write_bytes(pack(saved))
@@ -199,19 +207,24 @@ def lacking(path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_version, "checkpoint format 9, this program reads 3"),
-        (other_network, "the checkpoint is of another network: "),
-        (lacking, "the checkpoint is of another network: it lacks "),
-        (foreign_data, "was trained on different images"),
+        (
+            newer_version,
+            "step-000000011.pt: written by a newer version of this program (checkpoint format 9; this version reads "
+            "4). Use another --name, or --overwrite to start over",
+        ),
+        (older_version, "written by an older version of this program (checkpoint format 3; this version reads 4). Use"),
+        (other_network, "the checkpoint holds a different network: "),
+        (missing_tensor, " is missing"),
+        (other_images, "was trained on different images"),
         (other_seed, "was created with a different configuration: seed was 9, now 3."),
     ],
 )
-def test_a_whole_checkpoint_that_cannot_be_used_is_refused_and_left_alone(trained, shards, tmp_path, change, words):
+def test_a_valid_checkpoint_that_does_not_fit_the_run_is_rejected(trained, shards, tmp_path, change, words):
     checkpoints = copy_of(trained, tmp_path)
     change(checkpoints.path(11))
     checkpoints.best.unlink()
-    for told in ("config.yaml", "state.json"):
-        (tmp_path / "tiny" / told).unlink()
+    for name in ("config.yaml", "state.json"):
+        (tmp_path / "tiny" / name).unlink()
     before = checkpoints.path(11).read_bytes()
     one_line(run(trainer(tmp_path, shards, *LONGER, "2")), words, status=2)
     assert checkpoints.path(11).read_bytes() == before
@@ -225,8 +238,8 @@ class Attack:
         return os.mkdir, (self.path,)
 
 
-def test_loading_runs_no_code_from_the_file(tmp_path):
-    """Not even from one whose digest is right."""
+def test_loading_executes_no_code_from_the_file(tmp_path):
+    """Even if its digest is valid."""
     for name, written in (("torch", torch.save), ("pickle", pickle.dump)):
         buffer = io.BytesIO()
         written({"model": Attack(str(tmp_path / "attacked"))}, buffer)
@@ -240,25 +253,25 @@ def test_loading_runs_no_code_from_the_file(tmp_path):
 
 @given(data=st.data())
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_happens_to_the_bytes_is_noticed(tmp_path, data):
-    whole = pack({"weights": torch.arange(300.0), "step": 7})
+def test_every_corruption_is_detected(tmp_path, data):
+    valid = pack({"weights": torch.arange(300.0), "step": 7})
     path = tmp_path / "some.pt"
-    content = bytearray(whole)
+    content = bytearray(valid)
     for _ in range(data.draw(st.integers(1, 3))):
-        kind = data.draw(st.sampled_from(["cut", "byte", "insert", "more", "zeros"]))
-        place = data.draw(st.integers(0, max(0, len(content) - 1)))
-        if kind == "cut":
-            del content[place:]
+        kind = data.draw(st.sampled_from(["truncate", "byte", "insert", "append", "zeros"]))
+        position = data.draw(st.integers(0, max(0, len(content) - 1)))
+        if kind == "truncate":
+            del content[position:]
         elif kind == "byte" and content:
-            content[place] = data.draw(st.integers(0, 255))
+            content[position] = data.draw(st.integers(0, 255))
         elif kind == "insert":
-            content[place:place] = data.draw(st.binary(min_size=1, max_size=9))
-        elif kind == "more":
+            content[position:position] = data.draw(st.binary(min_size=1, max_size=9))
+        elif kind == "append":
             content += data.draw(st.binary(min_size=1, max_size=50))
         else:
-            content[place : place + 64] = bytes(len(content[place : place + 64]))
+            content[position : position + 64] = bytes(len(content[position : position + 64]))
     path.write_bytes(content)
-    if bytes(content) == whole:
+    if bytes(content) == valid:
         assert load(path)["step"] == 7
     else:
         with pytest.raises(CorruptCheckpoint, match=r"some\.pt"):

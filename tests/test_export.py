@@ -76,7 +76,7 @@ def test_a_weights_only_checkpoint_predicts_identically_and_initialises_runs_but
         assert torch.equal(exported.model(images), full.model(images))
     finetuned = run(trainer(tmp_path, shards, "--model.weights", str(path), "--train.max_steps_per_epoch", "1"))
     assert finetuned.returncode == 0, finetuned.stderr
-    assert f"begins with {path}" in finetuned.stdout
+    assert f"Starting from {path}" in finetuned.stdout
     checkpoints = tmp_path / "other" / "tiny" / "checkpoints"
     checkpoints.mkdir(parents=True)
     shutil.copy(path, checkpoints / "step-000000011.pt")

@@ -123,8 +123,8 @@ def test_finetune_yaml_trains_from_weights_of_torchvision(shards, tmp_path):
     flags += ["--tracking.wandb", "disabled", "--tracking.report", "false"]
     done = run(ForkedCommand(["train_ddp.py", "--config", "configs/finetune.yaml", *map(str, flags)]))
     assert done.returncode == 0, done.stderr
-    assert f"begins with {path}: " in done.stdout
-    assert "of torchvision; the head is new" in done.stdout
+    assert f"Starting from {path}: " in done.stdout
+    assert "of torchvision; the head is newly initialised" in done.stdout
     weights = load(CheckpointManager(tmp_path / "finetune" / "checkpoints", 1).paths()[-1])["model"]
     change = weights["stem.conv_3x3.weight"] - original.state_dict()["stem.0.weight"]
     assert 0 < change.abs().max() < 2e-4, "the learning rate of the stem is small"

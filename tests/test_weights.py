@@ -113,22 +113,34 @@ def test_a_new_head_keeps_its_initialisation(file):
 
 
 def test_another_number_of_classes_is_an_error_that_names_the_remedy(file):
-    assert "a classifier of 10 classes, 3 are needed; --model.head new" in error_for(file, classes=3)
+    assert "it has a classifier of 10 classes, but 3 classes are needed. Use --model.head new" in error_for(
+        file, classes=3
+    )
+
+
+NOT_DENSE = "stem.1.bias must be a dense tensor of type torch.float32"
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda weights: weights.pop("stem.1.bias"), "it lacks stem.1.bias"),
-        (lambda weights: weights.pop("fc.weight"), "it lacks fc.weight"),
-        (lambda weights: weights.pop("fc.bias"), "no classifier"),
-        (lambda weights: weights.pop("stem.0.weight"), "no RegNet of this program, torchvision, timm"),
-        (lambda weights: weights.update({"more.weight": torch.ones(1)}), "it has more.weight too"),
-        (lambda weights: weights.update({"stem.1.bias": torch.ones(9)}), r"stem.1.bias is \(9,\) there, \(8,\) here"),
-        (lambda weights: weights.update({"stem.1.bias": torch.ones(8).int()}), "stem.1.bias is no tensor of plain"),
-        (lambda weights: weights.update({"stem.1.bias": torch.ones(8).to_sparse()}), "stem.1.bias is no tensor of"),
+        (lambda weights: weights.pop("stem.1.bias"), "holds a different network: stem.1.bias is missing"),
+        (lambda weights: weights.pop("fc.weight"), "fc.weight is missing"),
+        (lambda weights: weights.pop("fc.bias"), "it has no classifier"),
+        (lambda weights: weights.pop("stem.0.weight"), "not a RegNet of this program, torchvision, timm"),
+        (lambda weights: weights.update({"more.weight": torch.ones(1)}), "unexpected more.weight"),
+        (
+            lambda weights: weights.update({"stem.1.bias": torch.ones(9)}),
+            r"stem.1.bias has shape \(9,\), expected \(8,\)",
+        ),
+        (lambda weights: weights.update({"stem.1.bias": torch.ones(8).int()}), NOT_DENSE),
+        (lambda weights: weights.update({"stem.1.bias": torch.ones(8).to_sparse()}), NOT_DENSE),
         (lambda weights: weights.update({"stem.1.bias": torch.full((8,), torch.nan)}), "stem.1.bias is not finite"),
-        (lambda weights: weights.update({"stem.1.bias": 3}), "stem.1.bias in it is no tensor"),
+        (lambda weights: weights.update({"stem.1.bias": 3}), "stem.1.bias is not a tensor of real numbers"),
+        (
+            lambda weights: weights.update({"stem.1.running_var": torch.full((8,), -1.0)}),
+            "stem.1.running_var, a variance, is negative",
+        ),
     ],
 )
 def test_weights_of_another_network_are_an_error_that_names_the_first_difference(file, tmp_path, change, words):
@@ -171,7 +183,7 @@ def test_a_file_without_a_state_dict_is_an_error(tmp_path, value):
     path.write_bytes(pack({"model": value, "ema": None}))
     error_for(path)
     path.write_bytes(pack({"something": value}))
-    assert "a checkpoint of something else" in error_for(path)
+    assert "not a checkpoint of a network ('ema' is missing)" in error_for(path)
 
 
 def test_a_foreign_pickle_is_an_error_without_a_warning(tmp_path):
@@ -210,8 +222,8 @@ def test_a_run_starts_from_weights_and_resumes_without_the_file(shards, file, tm
     done = run(command)
     assert done.returncode == 0, done.stderr
     expected = read(file, classes=100, head="new").tensors
-    assert done.stdout.count(f"begins with {copy}: ") == 1
-    assert "of torchvision; the head is new" in done.stdout
+    assert done.stdout.count(f"Starting from {copy}: ") == 1
+    assert "of torchvision; the head is newly initialised" in done.stdout
     saved = load(CheckpointManager(tmp_path / "tiny" / "checkpoints", 1).paths()[-1])
     for name, value in expected.items():
         if "running" not in name and value.is_floating_point():
@@ -222,7 +234,7 @@ def test_a_run_starts_from_weights_and_resumes_without_the_file(shards, file, tm
     done = run(longer)
     assert done.returncode == 0, done.stderr
     assert "Resuming from" in done.stdout
-    assert "begins with" not in done.stdout
+    assert "Starting from" not in done.stdout
     assert len(rows(tmp_path / "tiny", "epoch")) == 2
 
 
@@ -255,7 +267,7 @@ def test_unusable_weights_are_a_one_line_error_and_the_run_can_be_started_again(
 def test_the_doctor_checks_the_weights_of_a_new_run(file, tmp_path):
     config = parse_config(["--config", str(TINY), f"--model.weights={file}", "--model.head=new"])
     (found,) = check_weights(config, tmp_path)
-    assert f"begins with {file}" in found.message
+    assert f"Starting from {file}" in found.message
     with pytest.raises(UsageError, match=r"--model\.head new"):
         check_weights(parse_config(["--config", str(TINY), f"--model.weights={file}"]), tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -272,11 +284,11 @@ def test_doctor_and_trainer_reject_a_classifier_of_other_classes(shards, tmp_pat
     path.write_bytes(pack({"model": model, "ema": None, "classes": list(names)}))
     assert "of this program" in check_weights(config, tmp_path)[0].message
     path.write_bytes(pack({"model": model, "ema": None, "classes": list(names[::-1])}))
-    with pytest.raises(UsageError, match="other classes"):
+    with pytest.raises(UsageError, match="its classes have different names"):
         check_weights(config, tmp_path)
     done = run(trainer(tmp_path, shards, *flags, *ONE_EPOCH))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "other classes" in done.stderr
+    assert "its classes have different names" in done.stderr
 
 
 def test_the_summary_shows_pretrained_weights(file):

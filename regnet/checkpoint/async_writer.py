@@ -1,32 +1,32 @@
-"""Work beside the training: one job at a time."""
+"""Writes to disk in the background while training continues."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class AsyncWriter:
-    """A thread for writing to the disk, which the training need not wait for."""
+    """Runs one job at a time in a thread."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._job: Callable[[], None] | None = None
-        self._done: Future[None] | None = None
+        self._future: Future[None] | None = None
 
     def start(self, job: Callable[[], None]) -> None:
-        """Starts a job when the one before it is done; raises what that one raised."""
-        self.settle()
-        self._job, self._done = job, self._pool.submit(job)
+        """Starts a job once the previous one has ended. Raises what `wait` does."""
+        self.wait()
+        self._job, self._future = job, self._pool.submit(job)
 
-    def settle(self) -> None:
-        """Waits for the job under way. A disk may fail for a moment: what it does not take is tried once more.
+    def wait(self) -> None:
+        """Waits for the current job. If it failed, it is retried once: a disk may fail temporarily.
 
         Raises:
-            OSError: that of the second try.
+            OSError: the retry failed.
         """
-        job, done, self._job, self._done = self._job, self._done, None, None
-        if job is None or done is None:
+        job, future, self._job, self._future = self._job, self._future, None, None
+        if job is None or future is None:
             return
         try:
-            done.result()
+            future.result()
         except OSError:
             job()

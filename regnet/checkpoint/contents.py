@@ -1,4 +1,4 @@
-"""What a checkpoint holds: copies, comparisons and the weights to evaluate."""
+"""The contents of a checkpoint: copying, comparing, and selecting the weights to evaluate."""
 
 from pathlib import Path
 from typing import Any
@@ -7,26 +7,35 @@ import torch
 
 from regnet.checkpoint.file import CheckpointError
 
-_AVERAGED = "module."  # what ModelEma puts before the names of the weights that it keeps
+_EMA_PREFIX = "module."  # ModelEma's prefix of the names of the weights
 
 
 def evaluated_weights(saved: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    """The weights of the network that is evaluated, in the state that this file's checkpoint holds.
+    """The weights that a run evaluates: the EMA weights if there are any.
+
+    Args:
+        saved: the contents of the checkpoint `path`.
 
     Raises:
-        CheckpointError: there are none in it.
+        CheckpointError: it has no weights.
     """
     try:
         if saved["ema"] is None:
             return saved["model"]
-        averaged = saved["ema"].items()
-        return {name.removeprefix(_AVERAGED): value for name, value in averaged if name.startswith(_AVERAGED)}
+        ema = saved["ema"].items()
+        return {name.removeprefix(_EMA_PREFIX): value for name, value in ema if name.startswith(_EMA_PREFIX)}
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error
+        raise incomplete(path, error) from error
+
+
+def incomplete(path: Path, error: Exception) -> CheckpointError:
+    """The error for a checkpoint in which something is missing."""
+    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return CheckpointError(f"{path}: not a checkpoint of a network ({reason})")
 
 
 def copy_to_cpu(value: Any) -> Any:
-    """A copy of a nested state, with all its tensors on the CPU."""
+    """A copy of nested contents with all tensors on the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -36,13 +45,20 @@ def copy_to_cpu(value: Any) -> Any:
     return value
 
 
-def check_same_shapes(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    """Raises CheckpointError, which names the first difference, if the two are not of one network."""
-    for name in [*mine, *theirs]:
-        if name not in theirs:
-            raise CheckpointError(f"the checkpoint is of another network: it lacks {name}")
-        if name not in mine:
-            raise CheckpointError(f"the checkpoint is of another network: it has {name} too")
-        if mine[name].shape != theirs[name].shape:
-            shapes = f"{tuple(theirs[name].shape)} there, {tuple(mine[name].shape)} here"
-            raise CheckpointError(f"the checkpoint is of another network: {name} is {shapes}")
+def check_same_shapes(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    """Raises CheckpointError, which names the first difference, if the checkpoint holds a different network.
+
+    Args:
+        expected: the state dict of the network.
+        found: the state dict in the checkpoint.
+    """
+    for name in [*expected, *found]:
+        if name not in found:
+            difference = f"{name} is missing"
+        elif name not in expected:
+            difference = f"unexpected {name}"
+        elif expected[name].shape != found[name].shape:
+            difference = f"{name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        else:
+            continue
+        raise CheckpointError(f"the checkpoint holds a different network: {difference}")

@@ -1,7 +1,7 @@
-"""CheckpointManager: checked before they are believed.
+"""Checkpoint files, which are verified before they are used.
 
-A file is what torch.save writes (torch.load reads it too) and a trailer: magic, format version, SHA-256 of all
-that precedes it.
+A file is what torch.save writes (and torch.load reads), followed by a trailer: magic, format version, and the SHA-256
+of everything before it.
 """
 
 import hashlib
@@ -16,17 +16,21 @@ import torch
 from regnet.errors import UsageError
 
 MAGIC = b"RGNTCKPT"
-VERSION = 3
+VERSION = 4
 _MARK = struct.Struct("<8sI")  # magic and version
 _DIGEST = 32  # bytes
 
 
 class CheckpointError(UsageError):
-    """A checkpoint that cannot be used; the message names file and reason."""
+    """A checkpoint that cannot be used; the message names the file and the reason."""
 
 
 class CorruptCheckpoint(CheckpointError):
-    """A checkpoint that was cut short or altered, or is something else; an older one may do instead."""
+    """A checkpoint that was truncated or altered, or another kind of file; an older checkpoint may be valid."""
+
+
+class CheckpointFormatError(CheckpointError):
+    """A checkpoint of another version of this program."""
 
 
 def pack(state: dict[str, Any]) -> bytes:
@@ -39,11 +43,12 @@ def pack(state: dict[str, Any]) -> bytes:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU; runs no code from the file.
+    """Reads a checkpoint onto the CPU; never executes code from the file.
 
     Raises:
-        CorruptCheckpoint: it is not a whole checkpoint.
-        CheckpointError: it cannot be read, is of another format, or holds more than plain data.
+        CorruptCheckpoint: the file is not a valid checkpoint.
+        CheckpointFormatError: another version of this program wrote it.
+        CheckpointError: the file cannot be read, or contains more than plain data.
     """
     try:
         content = path.read_bytes()
@@ -53,21 +58,25 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def has_trailer(content: bytes) -> bool:
-    """Whether a file's content ends as that of checkpoints does, whole or not."""
+    """Whether a file's content ends like a checkpoint's, valid or not."""
     return content[:-_DIGEST][-_MARK.size :].startswith(MAGIC)
 
 
 def unpack(path: Path, content: bytes) -> dict[str, Any]:
-    """What `pack` packed into the content of this file. Raises what `load` does."""
+    """The contents of the checkpoint `path`, whose bytes `pack` made. Raises what `load` does."""
     marked, digest = content[:-_DIGEST], content[-_DIGEST:]
     payload, mark = marked[: -_MARK.size], marked[-_MARK.size :]
     magic, version = _MARK.unpack(mark.rjust(_MARK.size, b"\0"))
     if magic != MAGIC:
-        raise CorruptCheckpoint(f"{path}: cut short, or not a checkpoint of this program ({len(content)} bytes)")
+        raise CorruptCheckpoint(f"{path}: truncated, or not a checkpoint of this program ({len(content)} bytes)")
     if hashlib.sha256(marked).digest() != digest:
         raise CorruptCheckpoint(f"{path}: altered since it was written (its SHA-256 differs)")
     if version != VERSION:
-        raise CheckpointError(f"{path}: checkpoint format {version}, this program reads {VERSION}")
+        age = "an older" if version < VERSION else "a newer"
+        raise CheckpointFormatError(
+            f"{path}: written by {age} version of this program "
+            f"(checkpoint format {version}; this version reads {VERSION})"
+        )
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:

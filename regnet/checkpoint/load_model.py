@@ -1,4 +1,4 @@
-"""A network to look at or to use: fresh, from a configuration, or with the weights of a checkpoint."""
+"""Networks outside of training: newly initialised from a configuration, or trained, from a checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,23 +6,25 @@ from pathlib import Path
 
 import torch
 
-from regnet.checkpoint.contents import check_same_shapes, evaluated_weights
-from regnet.checkpoint.file import CheckpointError, load, pack
+from regnet.checkpoint.contents import check_same_shapes, evaluated_weights, incomplete
+from regnet.checkpoint.file import load, pack
 from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.config.parser import as_flags, parse_config
 from regnet.config.schema import Config
 from regnet.models.regnet import Model, initialize_weights
 
+_OF_A_NETWORK = ("config", "data", "classes", "progress")
+
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network and where it comes from.
+    """A network and its origin.
 
     Attributes:
         model: on the CPU, in evaluation mode.
         config: of the run.
-        classes: their names, by label.
-        epochs: that it was trained for; 0 for fresh weights.
+        classes: names by label.
+        epochs: completed epochs of training; 0 for newly initialised weights.
     """
 
     model: Model
@@ -32,7 +34,7 @@ class TrainedModel:
 
 
 def untrained_model(arguments: Sequence[str], classes: int) -> TrainedModel:
-    """The network of a configuration, with the weights that a run of it begins with. Raises UsageError."""
+    """The network of a configuration with the weights that a run would start from. Raises UsageError."""
     config = parse_config(arguments)
     torch.manual_seed(config.seed)
     model = Model(config.model.design(), classes)
@@ -43,7 +45,7 @@ def untrained_model(arguments: Sequence[str], classes: int) -> TrainedModel:
 
 
 def load_trained_model(path: Path) -> TrainedModel:
-    """The network that the checkpoint's run would evaluate: its moving average, where it keeps one.
+    """The network that the checkpoint's run evaluates: with the EMA weights if there are any.
 
     Raises:
         CheckpointError: the file cannot be used; one line that names it and the reason.
@@ -57,11 +59,11 @@ def load_trained_model(path: Path) -> TrainedModel:
         model.load_state_dict(weights)
         return TrainedModel(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: a checkpoint of something else (no {error})") from error
+        raise incomplete(path, error) from error
 
 
 def weights_only_checkpoint(path: Path) -> bytes:
-    """The content of a checkpoint of the network that this one's run would evaluate, from which no run continues.
+    """The content of a checkpoint with nothing but the evaluated weights of this one; runs cannot resume from it.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -69,6 +71,3 @@ def weights_only_checkpoint(path: Path) -> bytes:
     saved = load(path)
     weights = evaluated_weights(saved, path)
     return pack({"model": weights, "ema": None, **{name: saved[name] for name in _OF_A_NETWORK}})
-
-
-_OF_A_NETWORK = ("config", "data", "classes", "progress")

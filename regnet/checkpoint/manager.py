@@ -1,22 +1,22 @@
-"""The checkpoints of a run: numbered ones, the best, and which to keep or resume from."""
+"""The checkpoints of a run: numbered ones and the best, which to keep and which to resume from."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regnet.checkpoint.file import CheckpointError, CorruptCheckpoint, load, pack
+from regnet.checkpoint.file import CheckpointError, CheckpointFormatError, CorruptCheckpoint, load, pack
 from regnet.runs.atomic_write import AtomicWriter, make_directory
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
 class CheckpointManager:
-    """The checkpoints of one run: the last K by step, and the best.
+    """The last checkpoints of a run, by step, and the best one.
 
     Args:
-        directory: where they are.
-        keep_last: K.
+        directory: that contains them.
+        keep_last: number of numbered checkpoints to keep.
     """
 
     def __init__(self, directory: Path, keep_last: int) -> None:
@@ -31,48 +31,55 @@ class CheckpointManager:
         return self.directory / "best.pt"
 
     def paths(self) -> list[Path]:
-        """All numbered checkpoints, oldest first; the best is not among them."""
+        """All numbered checkpoints, oldest first, without best.pt."""
         found = self.directory.glob("step-*.pt")
         return sorted(path for path in found if _NAME.fullmatch(path.name))
 
     def save(self, writer: AtomicWriter, step: int, state: dict[str, Any], is_best: bool) -> None:
-        """Writes the checkpoint of global step `step`, marks it as the best if it is, removes what is too old."""
+        """Writes the checkpoint of a global step, also as best.pt if it is the best, and deletes outdated ones."""
         make_directory(self.directory)
         path, packed = self.path(step), pack(state)
         writer.write(path, packed)
         if is_best:
             writer.write(self.best, packed)
-        upto = [other for other in self.paths() if other <= path]
-        for old in upto[: -self.keep_last]:
-            old.unlink()
+        until_now = [other for other in self.paths() if other <= path]
+        for outdated in until_now[: -self.keep_last]:
+            outdated.unlink()
 
-    def newest(self, on_skip: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint; `passed_over` is told of each damaged one on the way, which is set aside.
+    def newest(self, on_corrupt: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+        """Path and contents of the newest valid checkpoint; None if there are no checkpoints.
+
+        Args:
+            on_corrupt: called with a message for each corrupt checkpoint that is found, which is renamed to .damaged.
 
         Raises:
-            CheckpointError: there are checkpoints, but none that is whole: nobody asked to begin again.
+            CheckpointError: none of the checkpoints is valid, and nobody has asked to start over; or the newest one is
+                of another version of this program.
         """
-        numbered = (self._whole(path, on_skip) for path in reversed(self.paths()))
-        best = self._whole(self.best, on_skip) if self.best.exists() else None
+        numbered = (self._load_valid(path, on_corrupt) for path in reversed(self.paths()))
+        best = self._load_valid(self.best, on_corrupt) if self.best.exists() else None
         found = [checkpoint for checkpoint in (next(filter(None, numbered), None), best) if checkpoint is not None]
         if not found and any(self.directory.glob("*.damaged")):
-            raise CheckpointError(
-                f"{self.directory}: none of the checkpoints is whole; begin again with another --name"
-            )
+            raise CheckpointError(f"{self.directory}: none of the checkpoints is valid. {_START_OVER}")
         return max(found, key=lambda checkpoint: checkpoint[1]["progress"]["global_step"], default=None)
 
     def best_is_at_step(self, step: int) -> bool:
-        """Whether the best checkpoint is whole, and of this global step."""
+        """Whether best.pt is valid and of this global step."""
         try:
             return self.best.exists() and load(self.best)["progress"]["global_step"] == step
         except CheckpointError:
             return False
 
     @staticmethod
-    def _whole(path: Path, on_skip: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    def _load_valid(path: Path, on_corrupt: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         try:
             return path, load(path)
         except CorruptCheckpoint as error:
-            on_skip(str(error))
+            on_corrupt(str(error))
             path.rename(path.with_suffix(".damaged"))
             return None
+        except CheckpointFormatError as error:
+            raise CheckpointError(f"{error}. {_START_OVER}") from error
+
+
+_START_OVER = "Use another --name, or --overwrite to start over"

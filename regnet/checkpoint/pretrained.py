@@ -1,4 +1,4 @@
-"""Starting weights: a state dict of torchvision, of timm or of this program, under this program's names."""
+"""Pretrained weights of torchvision, timm or this program, converted to this program's names."""
 
 import io
 import re
@@ -21,20 +21,19 @@ _HEAD, _COUNTER = "head.", ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Names:
-    """How a library calls what a RegNet consists of.
+class NameMapping:
+    """Converts this program's tensor names to another library's.
 
     Attributes:
-        block: what precedes the names in a block; stage and number count from 1, index from 0.
-        layers: its names of those in a block and around the blocks, by this program's.
+        block: the library's prefix of a block; stage and number are counted from 1, index from 0.
+        layers: the library's names of the layers, within a block and outside the blocks, by this program's names.
     """
 
     block: str
     layers: dict[str, str]
 
-    def __call__(self, own: str) -> str:
-        """The name of a tensor that has this name here."""
-        layer, _, tensor = own.rpartition(".")
+    def __call__(self, name: str) -> str:
+        layer, _, tensor = name.rpartition(".")
         found = _IN_BLOCK.fullmatch(layer)
         if found is None:
             return f"{self.layers[layer]}.{tensor}"
@@ -43,7 +42,7 @@ class Names:
         return f"{block}.{self.layers[found[3]]}.{tensor}"
 
 
-_TORCHVISION = Names(
+_TORCHVISION = NameMapping(
     block="trunk_output.block{stage}.block{stage}-{index}",
     layers={
         "stem.conv_3x3": "stem.0",
@@ -61,7 +60,7 @@ _TORCHVISION = Names(
         "head.f_out": "fc",
     },
 )
-_TIMM = Names(
+_TIMM = NameMapping(
     block="s{stage}.b{number}",
     layers={
         "stem.conv_3x3": "stem.conv",
@@ -83,11 +82,11 @@ _LIBRARIES: dict[str, Callable[[str], str]] = {"this program": str, "torchvision
 
 
 class PretrainedWeights(NamedTuple):
-    """What a file gives a network to begin with.
+    """The weights in a file.
 
     Attributes:
         tensors: by this program's names, on the CPU.
-        description: what was read, in a line.
+        description: a line for people.
     """
 
     tensors: dict[str, Tensor]
@@ -95,45 +94,48 @@ class PretrainedWeights(NamedTuple):
 
 
 def read_weights(
-    config: ModelConfig, own: Mapping[str, Tensor], classes: Sequence[str] | None = None
+    config: ModelConfig, initial: Mapping[str, Tensor], classes: Sequence[str] | None = None
 ) -> PretrainedWeights:
-    """The tensors of the file `config.weights` for a network whose state dict is `own`.
+    """Reads the file `config.weights` for a network.
 
-    All of them, but the classifier's where `config.head` is new, and BatchNorm's counters, which nothing reads, where
-    the file has none.
+    The result has all tensors of the network except the classifier's if `config.head` is new, and except BatchNorm's
+    counters, which nothing reads, if the file has none.
 
     Args:
-        classes: names by label, which a checkpoint of this program knows too; None for any.
+        initial: the state dict of the network.
+        classes: names by label, which must equal those in a checkpoint of this program; None for any.
 
     Raises:
-        CheckpointError: the file cannot be read, or is of another network or of other classes; a line that names it.
+        CheckpointError: the file cannot be read, or holds a different network or different classes; one line that names
+            the file.
     """
     path = Path(config.weights)
-    found, known = _read(path)
-    library, name_in = _library(path, found)
-    wanted = {name: tensor for name, tensor in own.items() if config.head == "keep" or not name.startswith(_HEAD)}
-    wanted = {name: tensor for name, tensor in wanted.items() if not _is_counter(name) or name_in(name) in found}
+    found, found_classes = _read(path)
+    library, name_in = _library_of(path, found)
+    needed = {name: tensor for name, tensor in initial.items() if config.head == "keep" or not name.startswith(_HEAD)}
+    needed = {name: tensor for name, tensor in needed.items() if not _is_counter(name) or name_in(name) in found}
     if config.head == "keep":
-        _check_classes(path, own, found, name_in)
-        if classes is not None and known is not None and tuple(classes) != tuple(known):
-            raise CheckpointError(f"{path}: a classifier of other classes; --model.head new begins a new one")
+        _check_classifier(path, initial, found, name_in)
+        if classes is not None and found_classes is not None and tuple(classes) != tuple(found_classes):
+            raise CheckpointError(f"{path}: its classes have different names. {_NEW_HEAD}")
     else:
-        head = {name_in(name) for name in own if name.startswith(_HEAD)}
+        head = {name_in(name) for name in initial if name.startswith(_HEAD)}
         found = {name: tensor for name, tensor in found.items() if name not in head}
     try:
-        check_same_shapes({name_in(name): tensor for name, tensor in wanted.items()}, found)
+        check_same_shapes({name_in(name): tensor for name, tensor in needed.items()}, found)
     except CheckpointError as error:
-        hint = library == "torchvision" and config.rounding == "nearest"
-        remedy = "; some networks of torchvision are those of model.rounding torchvision" if hint else ""
-        raise CheckpointError(f"{path}: {error}{remedy}") from error
-    tensors = {name: _converted(path, name_in(name), found[name_in(name)], tensor) for name, tensor in wanted.items()}
+        wider = library == "torchvision" and config.rounding == "nearest"
+        hint = "; some torchvision models need --model.rounding torchvision" if wider else ""
+        raise CheckpointError(f"{path}: {error}{hint}") from error
+    tensors = {name: _convert(path, name_in(name), found[name_in(name)], tensor) for name, tensor in needed.items()}
     count = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
-    new = "" if config.head == "keep" else "; the head is new"
-    return PretrainedWeights(tensors, f"begins with {path}: {count:,} weights and statistics of {library}{new}")
+    new = "" if config.head == "keep" else "; the head is newly initialised"
+    description = f"Starting from {path}: {count:,} weights and statistics of {library}{new}"
+    return PretrainedWeights(tensors, description)
 
 
 def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Puts weights in the place of the network's own; what they lack stays as it is."""
+    """Loads weights into a network; tensors that are not among them keep their values."""
     network.load_state_dict({**network.state_dict(), **weights})
 
 
@@ -142,59 +144,62 @@ def _is_counter(name: str) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Its tensors, and the names of its classes, where it tells: checkpoints of this program do."""
+    """The tensors in a file, and the names of the classes if it is a checkpoint of this program."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     if has_trailer(content):
         saved = unpack(path, content)
-        return _checked(path, evaluated_weights(saved, path)), saved.get("classes")
+        return _check_state_dict(path, evaluated_weights(saved, path)), saved.get("classes")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(content), None
-        with warnings.catch_warnings(action="ignore"):  # of pickles that it will refuse anyway
+        with warnings.catch_warnings(action="ignore"):  # about pickles, which are rejected anyway
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can make an unpickler fail in any way
-        kinds = "a state dict of torch.save, .safetensors or a checkpoint of this program"
+        kinds = "a state dict (torch.save or .safetensors) or a checkpoint of this program"
         raise CheckpointError(f"{path}: not readable as {kinds} ({type(error).__name__})") from error
-    return _checked(path, found), None
+    return _check_state_dict(path, found), None
 
 
-def _checked(path: Path, found: Any) -> dict[str, Tensor]:
+def _check_state_dict(path: Path, found: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: no state dict, which is a mapping from names to tensors")
+        raise CheckpointError(f"{path}: not a state dict, which maps names to tensors")
     for name, value in found.items():
-        plain = isinstance(value, Tensor) and not (value.is_quantized or value.is_nested or value.is_complex())
-        if not isinstance(name, str) or not plain:
-            raise CheckpointError(f"{path}: no state dict: {str(name)[:100]} in it is no tensor of plain numbers")
+        dense = isinstance(value, Tensor) and not (value.is_quantized or value.is_nested or value.is_complex())
+        if not isinstance(name, str) or not dense:
+            raise CheckpointError(f"{path}: not a state dict: {str(name)[:100]} is not a tensor of real numbers")
     return found
 
 
-def _library(path: Path, found: dict[str, Tensor]) -> tuple[str, Callable[[str], str]]:
+def _library_of(path: Path, found: dict[str, Tensor]) -> tuple[str, Callable[[str], str]]:
+    """The library that wrote a state dict, and the function that converts this program's names to its names."""
     for library, name_in in _LIBRARIES.items():
         if name_in("stem.conv_3x3.weight") in found:
             return library, name_in
-    raise CheckpointError(f"{path}: no RegNet of {', '.join(_LIBRARIES)} (its stem has another name)")
+    raise CheckpointError(f"{path}: not a RegNet of {', '.join(_LIBRARIES)} (no stem of a known name)")
 
 
-def _check_classes(
-    path: Path, own: Mapping[str, Tensor], found: dict[str, Tensor], name_in: Callable[[str], str]
+def _check_classifier(
+    path: Path, initial: Mapping[str, Tensor], found: dict[str, Tensor], name_in: Callable[[str], str]
 ) -> None:
-    theirs, mine = found.get(name_in("head.f_out.bias")), own["head.f_out.bias"]
-    if theirs is None or theirs.shape != mine.shape:
-        classes = "no classifier" if theirs is None else f"a classifier of {theirs.numel():,} classes"
-        raise CheckpointError(
-            f"{path}: it has {classes}, {mine.numel():,} are needed; --model.head new begins a new one"
-        )
+    bias, needed = found.get(name_in("head.f_out.bias")), initial["head.f_out.bias"]
+    if bias is None or bias.shape != needed.shape:
+        head = "has no classifier" if bias is None else f"has a classifier of {bias.numel():,} classes"
+        raise CheckpointError(f"{path}: it {head}, but {needed.numel():,} classes are needed. {_NEW_HEAD}")
 
 
-def _converted(path: Path, name: str, value: Tensor, own: Tensor) -> Tensor:
-    if value.is_floating_point() != own.is_floating_point() or value.layout is not torch.strided or value.is_meta:
-        raise CheckpointError(f"{path}: {name} is no tensor of plain numbers like {own.dtype}")
-    converted = value.detach().to(own.dtype)
+_NEW_HEAD = "Use --model.head new to initialise a new classifier"
+
+
+def _convert(path: Path, name: str, value: Tensor, initial: Tensor) -> Tensor:
+    """The tensor `name` of the file with the type of the network's tensor."""
+    if value.is_floating_point() != initial.is_floating_point() or value.layout is not torch.strided or value.is_meta:
+        raise CheckpointError(f"{path}: {name} must be a dense tensor of type {initial.dtype}")
+    converted = value.detach().to(initial.dtype)
     if not converted.isfinite().all():
         raise CheckpointError(f"{path}: {name} is not finite")
     if name.endswith("running_var") and (converted < 0).any():
-        raise CheckpointError(f"{path}: {name} is below nought, and no variance")
+        raise CheckpointError(f"{path}: {name}, a variance, is negative")
     return converted

@@ -63,7 +63,7 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Returns when every checkpoint is on disk. Raises what `save` does."""
-        self._background.settle()
+        self._background.wait()
 
     def paths(self) -> list[Path]:
         """Numbered checkpoints, oldest first."""
