@@ -1,6 +1,6 @@
 """Writes a converted dataset: all shards, each in its own process, and then the manifest.
 
-An interrupted conversion leaves no manifest and is simply run again.
+The manifest comes last: an interrupted conversion has none, and is simply run again.
 """
 
 import multiprocessing

@@ -57,7 +57,7 @@ class Manifest:
         classes: class names, by label.
         mean, std: per channel of the training images; a byte is scaled to 0..1.
         splits: the shards of "train" and "val".
-        skipped: images that --skip-bad left out.
+        skipped: images that were skipped with --skip-bad.
     """
 
     source: dict[str, Any]

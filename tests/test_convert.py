@@ -247,7 +247,7 @@ def test_images_that_are_not_rgb_are_converted_and_counted(tmp_path):
     for index, image in enumerate(
         [Image.new("LA", (32, 32), (99, 0)), Image.new("RGBA", (32, 32), (1, 2, 3, 40)), palette]
     ):
-        image.save(source / "train" / "cat" / f"{index}.png", transparency=bytes([0]) if image is palette else None)
+        image.save(source / "train" / "cat" / f"{index}.png", transparency=bytes([0, 128]) if image is palette else None)
     Image.new("CMYK", (32, 32), (0, 0, 0, 255)).save(source / "test" / "ant" / "0.tiff")
     done = convert(*options, "--out", tmp_path / "several")
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,7 +1,7 @@
 """Augmentation of stored bytes: padded crop, horizontal flip, RandAugment and Cutout, for batches on the device.
 
 What happens to a sample depends on (seed, epoch, sample id) alone (see data.rng), and every output pixel is computed
-from its own sample, so an augmented image is bit-identical in whatever batch it comes.
+from its own sample, so an augmented image is bit-identical in any batch.
 """
 
 from collections.abc import Sequence

@@ -56,7 +56,7 @@ def _in_proportion(counts: list[int], total: int) -> list[int]:
             f"keeps one for training, so it can be {sum(limits)} at most"
         )
     exact = [total * count / sum(counts) for count in counts]
-    quotas = [min(int(share), limit) for share, limit in zip(exact, limits, strict=True)]
+    quotas = [min(int(quota), limit) for quota, limit in zip(exact, limits, strict=True)]
     while sum(quotas) < total:
         extendable = [label for label, limit in enumerate(limits) if quotas[label] < limit]
         quotas[max(extendable, key=lambda label: exact[label] - quotas[label])] += 1
