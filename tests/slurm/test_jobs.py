@@ -79,7 +79,7 @@ def test_two_nodes_with_two_ranks_each_match_one_node_with_four(job, single_node
     completed = job(*FLAGS)
     assert completed.wait_for_end() == "COMPLETED", completed.output()
     assert outcome(completed.run_dir) == single_node
-    assert "4 x cpu" in completed.output()
+    assert "4 processes (cpu)" in completed.output()
     last = completed.output().strip().splitlines()[-1]
     assert "Finished after 10 epochs. Results: runs/tiny" in last
 
@@ -96,7 +96,8 @@ def test_srun_without_torchrun_and_with_a_local_shard_cache_gives_the_same_outco
 
 
 def test_a_killed_rank_a_preemption_and_a_requeue_do_not_change_the_outcome(cluster, job, single_node):
-    interrupted = job(*FLAGS)
+    """With --overwrite, which must not delete the progress of the job itself."""
+    interrupted = job(*FLAGS, "--overwrite")
     interrupted.wait_for_steps()
     os.kill(interrupted.ranks(interrupted.nodes[1])[0], signal.SIGKILL)
     interrupted.wait_for_steps(steps=20, attempt=2)
@@ -109,7 +110,8 @@ def test_a_killed_rank_a_preemption_and_a_requeue_do_not_change_the_outcome(clus
     must("scontrol", "requeue", str(interrupted.number))
     assert interrupted.wait_for_end() == "COMPLETED", interrupted.output()
     assert outcome(interrupted.run_dir) == single_node
-    assert "preempted: asked to leave by SIGTERM" in interrupted.output()
+    assert "preempted: interrupted by SIGTERM" in interrupted.output()
+    assert "was written by an earlier attempt of this job and is kept" in interrupted.output()
     assert state(interrupted.run_dir)["attempt"] >= 4
 
 
@@ -121,8 +123,8 @@ def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job):
     limited.wait_for_steps(steps=state(limited.run_dir)["step"] + 8, attempt=2)
     must("scancel", str(limited.number))
     assert limited.wait_for_end() == "CANCELLED", limited.output()
-    assert "preempted: asked to leave by SIGUSR1" in limited.output()
-    assert "continuing from" in limited.output()
+    assert "preempted: interrupted by SIGUSR1" in limited.output()
+    assert "Resuming from" in limited.output()
     steps = [row["step"] for row in rows(limited.run_dir, "step")]
     assert steps == list(range(1, len(steps) + 1))
 
@@ -229,7 +231,7 @@ def test_resubmitting_a_finished_run_ends_at_once(job):
     for _ in range(2):
         completed = job("--train.max_steps_per_epoch", "2", options=options)
         assert completed.wait_for_end() == "COMPLETED", completed.output()
-    assert "finished before" in completed.output()
+    assert "Already finished" in completed.output()
 
 
 def test_the_debug_job_runs_the_doctor_and_trains(cluster, site, shards):
@@ -238,4 +240,4 @@ def test_the_debug_job_runs_the_doctor_and_trains(cluster, site, shards):
     output = (site / f"regnet-debug-{number}.log").read_text()
     assert cluster.job(number)["JobState"] == "COMPLETED", output
     assert "SLURM" in output
-    assert "2 epochs done" in output
+    assert "Finished after 2 epochs" in output
