@@ -124,6 +124,8 @@ def test_headings_and_captions_use_the_terms_of_the_field(single):
     assert re.findall("<h2>(.*?)</h2>", text) == [*sections, "Configuration"]
     captions = re.findall("<figcaption>(.*?)</figcaption>", text)
     for caption in (
+        "Accuracy per class, %, best first",
+        "Accuracy per class, % (continued)",
         "Loss (solid: validation, dashed: training)",
         "Top-1, % (solid: validation, dashed: training)",
         "Training throughput (images/s)",
@@ -232,6 +234,7 @@ def test_the_confusion_matrix_of_cifar100_is_that_of_its_superclasses(runs, tmp_
     assert report(tmp_path / "run").returncode == 0
     text = text_of(tmp_path / "run" / "report" / "index.html")
     assert "Superclass confusion matrix (row-normalised)" in text
+    assert ">rows: true, columns: predicted</text>" in text
     for number, name in enumerate(SUPERCLASSES, 1):
         assert f">{name}  {number}</text>" in text
 

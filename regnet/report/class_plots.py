@@ -50,12 +50,12 @@ def class_bars(groups: Sequence[SeedGroup], rows: int = 50) -> list[Figure]:
         if len(finished) > 1:
             axes.legend()
 
-    file_names = [f"classes-{number}" if len(chunks) > 1 else "classes" for number, _ in enumerate(chunks, 1)]
-    title = "Accuracy per class, %, best first"
-    return [
-        Figure(name, title, 0.6 + 0.15 * len(chunk), partial(draw, names=chunk))
-        for name, chunk in zip(file_names, chunks, strict=True)
-    ]
+    figures = []
+    for number, chunk in enumerate(chunks, 1):
+        name = f"classes-{number}" if len(chunks) > 1 else "classes"
+        title = "Accuracy per class, %" + (", best first" if number == 1 else " (continued)")
+        figures.append(Figure(name, title, 0.6 + 0.15 * len(chunk), partial(draw, names=chunk)))
+    return figures
 
 
 def _shorten(name: str, limit: int = 30) -> str:
@@ -77,8 +77,7 @@ def confusion_matrix(evaluation: EvaluationFile) -> Figure:
         cells[..., 3] = np.sqrt(fractions)  # makes the many small fractions visible
         axes.imshow(cells, interpolation="nearest", aspect="auto")
         axes.grid(visible=False)
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class")
+        axes.set_xlabel("rows: true, columns: predicted")
         axes.xaxis.set_label_position("top")
         axes.xaxis.tick_top()
         if len(names) <= MAX_NAMED:
