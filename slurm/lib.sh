@@ -69,7 +69,8 @@ wait_for_step() {
 
 # Starts attempts until the run has finished, the job is requeued, or too many attempts in a row made no progress.
 run_until_finished() {
-    local verdict line failed_starts=0
+    local verdict line failed_starts=0 resubmit="the same sbatch command"
+    [[ " $* " != *" --overwrite"* ]] || resubmit="the same sbatch command without --overwrite"
     if [ -n "${SLURM_GPUS_PER_TASK:-}" ]; then
         say "request GPUs with --gpus-per-node: with --gpus-per-task a rank cannot see the GPUs of the other ranks" && exit 2
     fi
@@ -93,10 +94,10 @@ run_until_finished() {
             75) requeue ;;
             3) failed_starts=0 ;;
             2) failed_starts=$((failed_starts + 1)) ;;
-            *) say "giving up, see the error above; the same sbatch command resumes from the last checkpoint" && exit "$verdict" ;;
+            *) say "giving up, see the error above; $resubmit resumes from the last checkpoint" && exit "$verdict" ;;
         esac
         [ "$failed_starts" -lt "$MAX_FAILED_ATTEMPTS" ] || { say "giving up after $failed_starts failed attempts to start: fix the error above, then run the same sbatch command" && exit 2; }
-        still_running || { say "SLURM is ending this job; unless SLURM restarts it, the same sbatch command resumes the run" && exit "$verdict"; }
+        still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resubmit resumes the run" && exit "$verdict"; }
         sleep "$RETRY_DELAY" &
         wait $!
         [ -z "$interrupted" ] || requeue
@@ -114,9 +115,9 @@ still_running() {
 }
 
 requeue() {
-    still_running || { say "SLURM is ending this job; unless SLURM restarts it, the same sbatch command resumes the run" && exit 75; }
+    still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resubmit resumes the run" && exit 75; }
     say "checkpoint saved; requeueing the job"
-    scontrol requeue "$(own_id)" || { say "this cluster does not allow jobs to requeue themselves: the same sbatch command resumes the run" && exit 75; }
+    scontrol requeue "$(own_id)" || { say "this cluster does not allow jobs to requeue themselves: $resubmit resumes the run" && exit 75; }
     sleep 600 # SLURM ends this script
     exit 75
 }

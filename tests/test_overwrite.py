@@ -200,6 +200,12 @@ def test_a_trainer_starts_over(shards, tmp_path):
     assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == [1, 2, 3, 4]
 
 
+def test_a_preempted_run_that_was_started_over_does_not_suggest_to_start_over_again(shards, tmp_path):
+    done = run(trainer(tmp_path, shards, "--overwrite", "--train.max_minutes", "1e-9"))
+    assert done.returncode == 75, done.stderr
+    assert "Re-run the same command without --overwrite to resume." in done.stdout
+
+
 def _has_saved(run_dir):
     """Whether the new run, unlike the one that it replaces, has a checkpoint of its first epochs."""
     with contextlib.suppress(FileNotFoundError):

@@ -130,7 +130,8 @@ class Run(AbstractContextManager["Run"]):
         if self.checkpointer is not None:
             step = self.checkpointer.saved[1]
             why = reason[0].upper() + reason[1:]
-            self.say(f"{why}; checkpoint saved at step {step}. Re-run the same command to resume.")
+            command = "the same command" + (" without --overwrite" if self.config.overwrite else "")
+            self.say(f"{why}; checkpoint saved at step {step}. Re-run {command} to resume.")
 
     def finished(self, evaluation: Evaluation, state: TrainingState) -> None:
         """The run is complete; `evaluation` is that of its last weights."""

@@ -130,12 +130,13 @@ def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job):
 
 
 def test_a_cancelled_job_saves_and_is_not_requeued(job):
-    cancelled = job(*FLAGS)
+    cancelled = job(*FLAGS, "--overwrite")
     cancelled.wait_for_steps()
     must("scancel", str(cancelled.number))
     assert cancelled.wait_for_end() == "CANCELLED", cancelled.output()
     cancelled.wait(lambda: cancelled.cluster.states() == {"idle": 3})
     assert cancelled.state == "CANCELLED", "the job must not be requeued"
+    assert "the same sbatch command without --overwrite resumes the run" in cancelled.output()
     final = state(cancelled.run_dir)
     assert final["state"] == "preempted"
     assert (cancelled.run_dir / "checkpoints" / f"step-{final['step']:09d}.pt").exists()
