@@ -345,7 +345,8 @@ class Config:
         runs_dir: directory that holds all runs.
         seed: seed of initialisation, sample order, augmentation and stochastic depth.
         resume: auto (resume from the newest valid checkpoint, if any) or never (fail if the run exists).
-        overwrite: delete the results of an existing run of this name and start over.
+        overwrite: delete the results of an existing run of this name and start over; a job that SLURM, torchrun or a
+            launcher that sets REGNET_LAUNCH restarts with the same command resumes instead.
     """
 
     name: str = "run"
