@@ -59,9 +59,7 @@ def manifest_and_transform(trained: TrainedModel, shards: Path | None) -> tuple[
             raise
         raise DataError(f"{error}. Use --shards to name converted images of the same classes") from error
     check_classes(trained, directory, manifest)
-    transform = inference_transform(
-        directory, manifest, augment.rrc_min_scale, data.center_crop_ratio, data.resolution
-    )
+    transform = inference_transform(directory, manifest, augment.rrc_min_scale, data.center_crop_ratio, data.resolution)
     return manifest, transform
 
 

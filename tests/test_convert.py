@@ -244,10 +244,10 @@ def test_images_that_are_not_rgb_are_converted_and_counted(tmp_path):
     assert (read_all(tmp_path / "one", "train")[0][5] == 77).all()
     palette = Image.new("P", (32, 32))
     palette.putpalette([10, 20, 30] * 256)
-    for index, image in enumerate(
-        [Image.new("LA", (32, 32), (99, 0)), Image.new("RGBA", (32, 32), (1, 2, 3, 40)), palette]
-    ):
-        image.save(source / "train" / "cat" / f"{index}.png", transparency=bytes([0, 128]) if image is palette else None)
+    folder = source / "train" / "cat"
+    Image.new("LA", (32, 32), (99, 0)).save(folder / "0.png")
+    Image.new("RGBA", (32, 32), (1, 2, 3, 40)).save(folder / "1.png")
+    palette.save(folder / "2.png", transparency=bytes([0, 128]))
     Image.new("CMYK", (32, 32), (0, 0, 0, 255)).save(source / "test" / "ant" / "0.tiff")
     done = convert(*options, "--out", tmp_path / "several")
     assert (done.returncode, done.stderr) == (0, "")

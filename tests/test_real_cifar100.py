@@ -46,9 +46,7 @@ def test_every_pixel_and_label_can_be_read_back(real_cifar100, converted):
 
 def test_the_shipped_weights_classify_test_images(real_cifar100):
     """Their top-1 accuracy on all 10,000 is 77.7 %; here are five images of each class."""
-    images = [
-        path for folder in sorted((real_cifar100 / "test").iterdir()) for path in sorted(folder.iterdir())[::20]
-    ]
+    images = [path for folder in sorted((real_cifar100 / "test").iterdir()) for path in sorted(folder.iterdir())[::20]]
     weights = str(ROOT / "artifacts" / "cifar100-best.onnx")
     done = run([sys.executable, "-m", "regnet.predict", "--onnx", weights, "--json", "--top", "1", *map(str, images)])
     assert done.returncode == 0, done.stderr
