@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     trained = load_trained_model(args.checkpoint)
     config = trained.config
     shards = str(args.shards) if args.shards else config.data.shards
-    workers = min(config.data.workers, max_workers())  # this machine may have fewer cores than the one that trained
+    workers = min(config.data.workers, max_workers())  # the node that trained may have more cores
     config = replace(config, data=replace(config.data, shards=shards, local_cache_dir="", workers=workers))
     with join_world(args.device, config.distributed, PreemptionNotice()) as world:
         directory, manifest = open_shards(config, world)

@@ -125,7 +125,7 @@ def open_model(checkpoint: Path | None, arguments: Sequence[str], classes: int) 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of python -m regnet.summary; it leaves the trainer's options to parse_config."""
+    """The command line of python -m regnet.summary; options of the trainer are parsed by parse_config."""
     options = argparse.ArgumentParser(
         prog="python -m regnet.summary",
         usage="%(prog)s [--config FILE ...] [--section.option VALUE ...] [options]\n"

@@ -42,4 +42,4 @@ def test_counts_do_not_depend_on_the_number_of_processes(trained, tmp_path, proc
     for counted in ("top1", "top5", "class_accuracy"):
         assert found[counted] == expected[counted]
     assert (read_evaluation_file(tmp_path / "tiny" / "evaluation.npz").confusion == evaluation.confusion).all()
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6), "averaged over samples, not over batches or ranks"
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6), "averaged over samples, not batches or ranks"

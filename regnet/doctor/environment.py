@@ -144,8 +144,8 @@ def available_cores() -> float:
 
 def cgroups() -> list[Path]:
     """The cgroups (version 2) of this process, innermost first. Each may set limits."""
-    own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
-    return [group for group in (_CGROUPS / own, *(_CGROUPS / own).parents) if group.is_relative_to(_CGROUPS)]
+    innermost = _CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+    return [group for group in (innermost, *innermost.parents) if group.is_relative_to(_CGROUPS)]
 
 
 def open_files() -> list[Finding]:

@@ -196,8 +196,8 @@ def check_weights(config: Config, directory: Path) -> list[Finding]:
     if not config.model.weights or any((directory / "checkpoints").glob("*.pt")):
         return []
     with torch.device("meta"):
-        own = Model(config.model.design(), count_classes(config)).state_dict()
-    return [ok("weights", read_weights(config.model, own, class_names(config)).description)]
+        state_dict = Model(config.model.design(), count_classes(config)).state_dict()
+    return [ok("weights", read_weights(config.model, state_dict, class_names(config)).description)]
 
 
 def check_wandb(config: Config) -> list[Finding]:

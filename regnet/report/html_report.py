@@ -186,7 +186,7 @@ def _event(run: RunData, event: dict[str, Any]) -> dict[str, Any]:
 
 def _config_differences(runs: Sequence[RunData]) -> dict[str, list[Any]]:
     """The options in which the runs differ, with the value of each run."""
-    options = [run.options for run in runs]
-    names = dict.fromkeys(name for own in options for name in own)
-    values = {name: [own.get(name) for own in options] for name in names}
-    return {name: own for name, own in values.items() if any(value != own[0] for value in own)}
+    options_by_run = [run.options for run in runs]
+    names = dict.fromkeys(name for options in options_by_run for name in options)
+    values_of = {name: [options.get(name) for options in options_by_run] for name in names}
+    return {name: values for name, values in values_of.items() if any(value != values[0] for value in values)}
