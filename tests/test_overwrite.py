@@ -166,7 +166,7 @@ def test_an_attempt_that_lost_its_lock_cannot_write_during_the_deletion(tmp_path
             old.write(tmp_path / "tiny" / "state.json", b"{}")
         refused.append(contents)
 
-    monkeypatch.setattr(regnet.runs.directory, "_delete", delete)
+    monkeypatch.setattr(regnet.runs.directory, "delete", delete)
     attempt("--overwrite")
     assert len(refused) == 1
 

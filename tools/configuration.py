@@ -10,7 +10,7 @@ from typing import Any
 from regnet.config.reference import Option, sections
 from regnet.config.schema import Config, plain
 from regnet.config.types import FLOAT_LIMIT, INT_LIMIT, STRENGTH_LIMIT, choices, describe
-from regnet.runs.directory import fixed_options
+from regnet.runs.compatibility import fixed_options
 
 COMMAND = "python -m tools.configuration > docs/configuration.md"
 INTRODUCTION = f"""# Configuration

@@ -21,7 +21,8 @@ from regnet.errors import UsageError
 from regnet.metrics.training import TrainingAccumulator
 from regnet.optim.optimizers import build_optimizer
 from regnet.runs.atomic_write import AtomicWriter
-from regnet.runs.directory import check_compatible, run_path
+from regnet.runs.compatibility import check_compatible
+from regnet.runs.directory import run_path
 from regnet.training.amp import Precision
 from regnet.training.early_stopping import EarlyStopping
 from regnet.training.ema import ModelEma

@@ -13,7 +13,7 @@ import yaml
 
 from regnet.errors import UsageError
 from regnet.metrics.evaluation_file import EvaluationFile, read_evaluation_file
-from regnet.runs.directory import EVALUATION, RESULT
+from regnet.runs.contents import EVALUATION, RESULT
 from regnet.runs.event_log import EVENTS, read_events
 from regnet.runs.listing import run_status
 from regnet.runs.status import STATE, RunState, parse_state

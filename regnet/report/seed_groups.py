@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regnet.report.run_data import RunData
-from regnet.runs.directory import fixed_options
+from regnet.runs.compatibility import fixed_options
 
 
 @dataclass(frozen=True)

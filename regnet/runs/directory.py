@@ -1,4 +1,4 @@
-"""The run directory: its configuration, its state, its lock, and which runs may be resumed in it."""
+"""The run directory of one attempt: its lock, its configuration and its state."""
 
 import contextlib
 import fcntl
@@ -16,45 +16,13 @@ from regnet.config.parser import parse_config
 from regnet.config.schema import Config, plain
 from regnet.errors import UsageError
 from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory, sync_directory
-from regnet.runs.event_log import EVENTS, Event, log_event
+from regnet.runs.compatibility import START_OVER, check_compatible, check_same_options
+from regnet.runs.contents import EVALUATION, RESULT, delete, run_contents, summary
+from regnet.runs.event_log import Event, log_event
 from regnet.runs.launch import job_ids, job_of, launch_name, restarts
 from regnet.runs.status import STATE, RunFormatError, RunState, Status, as_json, parse_state, read_state
 
-RESULT, EVALUATION = "result.json", "evaluation.npz"
-# Everything that this program writes into a run directory.
-_CONTENTS = (
-    "checkpoints/step-*.pt",
-    "checkpoints/best.pt",
-    "checkpoints/step-*.damaged",
-    "checkpoints/best.damaged",
-    "report/index.html",
-    "report/*.png",
-    "wandb",
-    "metrics.jsonl",
-    EVENTS,
-    RESULT,
-    EVALUATION,
-    "config.yaml",
-    STATE,
-)
-_START_OVER = "Use another --name, or --overwrite to start over"
 _GRACE = 10.0  # seconds that a rank needs to exit after it has noticed that another one is gone
-
-# What may change between the attempts of a run: nothing that its results depend on.
-_FREE = ("runs_dir", "resume", "overwrite", "checkpoint", "tracking", "distributed")
-_FREE_OPTIONS = {
-    "data": (
-        "shards",
-        "local_cache_dir",
-        "verify",
-        "workers",
-        "prefetch_batches",
-        "loader_timeout",
-        "cache",
-        "keep_page_cache",
-    ),
-    "train": ("epochs", "device", "detect_anomaly", "cudnn_benchmark", "cuda_graphs", "max_minutes"),
-}
 
 
 class RunDirectory:
@@ -131,9 +99,9 @@ class RunDirectory:
         if before is not None and restarts(before.jobs):
             print(f"--overwrite: {self.path} was written by an earlier attempt of this job and is kept", flush=True)
         elif contents:
-            print(f"--overwrite: deleting {_summary(self.path, contents)} in {self.path}", flush=True)
+            print(f"--overwrite: deleting {summary(self.path, contents)} in {self.path}", flush=True)
             AtomicWriter(self.path)  # from here on, an attempt that lost its lock can no longer write
-            _delete(contents)
+            delete(contents)
 
     @property
     def checkpoints(self) -> Path:
@@ -204,12 +172,12 @@ class RunDirectory:
 
     def check_checkpoint(self, saved: dict[str, Any]) -> None:
         """Raises UsageError for a checkpoint of a different run, for a directory that holds nothing but checkpoints."""
-        _check_same_options(self.path, saved["config"], self.config)
+        check_same_options(self.path, saved["config"], self.config)
         self._check_same_task(saved["data"], saved["config"]["train"]["epochs"])
 
     def _check_same_task(self, data: str, epochs: int) -> None:
         if data != self.data:
-            raise UsageError(f"{self.path} was trained on different images. {_START_OVER}")
+            raise UsageError(f"{self.path} was trained on different images. {START_OVER}")
         schedule, now = self.config.schedule.name, self.config.train.epochs
         if schedule != "baseline" and epochs != now:
             best = self.checkpoints / "best.pt"
@@ -221,72 +189,9 @@ class RunDirectory:
             )
 
 
-def check_compatible(directory: Path, config: Config) -> None:
-    """Raises UsageError if a directory holds a run that cannot be resumed with this configuration."""
-    if config.resume == "never" and run_contents(directory):
-        raise UsageError(
-            f"{directory} already contains a run. Use another --name, --overwrite to delete it and start over, "
-            "or --resume auto to resume it"
-        )
-    try:
-        with contextlib.suppress(OSError, ValueError):
-            parse_state(directory / STATE)
-    except RunFormatError as error:
-        raise UsageError(f"{error}. {_START_OVER}") from error
-    path = directory / "config.yaml"
-    if path.exists():
-        try:
-            created_with = parse_config(["--config", str(path)])
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}. {_START_OVER}") from error
-        _check_same_options(directory, plain(asdict(created_with)), config)
-
-
-def _check_same_options(directory: Path, created_with: dict[str, Any], config: Config) -> None:
-    before, now = fixed_options(created_with), fixed_options(plain(asdict(config)))
-    changed = [
-        f"{key} was {_readable(before.get(key))}, now {_readable(now.get(key))}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise UsageError(f"{directory} was created with a different configuration: {'; '.join(changed)}. {_START_OVER}")
-
-
-def _readable(value: Any) -> str:
-    """An option's value as it is written on the command line."""
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, str) and (not value or " " in value) else str(value)
-
-
 def run_path(config: Config) -> Path:
     """The run directory."""
     return Path(config.runs_dir) / config.name
-
-
-def run_contents(directory: Path) -> list[Path]:
-    """The files and directories in a run directory that this program wrote."""
-    return list(dict.fromkeys(path for pattern in _CONTENTS for path in sorted(directory.glob(pattern))))
-
-
-def _summary(directory: Path, contents: Sequence[Path]) -> str:
-    """Names for people: `checkpoints/, metrics.jsonl`."""
-    names = dict.fromkeys(path.relative_to(directory).parts[0] for path in contents)
-    return ", ".join(f"{name}/" if (directory / name).is_dir() else name for name in names)
-
-
-def _delete(contents: Sequence[Path]) -> None:
-    """Returns when the deletion is durable: no checkpoint may reappear and be resumed from."""
-    for path in contents:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    for parent in {path.parent for path in contents}:
-        sync_directory(parent)
 
 
 def mark_failed(directory: Path, why: str) -> None:
@@ -314,17 +219,3 @@ def _lock(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def fixed_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted options and values of a plain configuration that may not change between the attempts of a run."""
-    flat = {}
-    for section, value in config.items():
-        if section in _FREE:
-            continue
-        if isinstance(value, dict):
-            free = _FREE_OPTIONS.get(section, ())
-            flat.update({f"{section}.{name}": entry for name, entry in value.items() if name not in free})
-        else:
-            flat[section] = value
-    return flat

@@ -1,0 +1,85 @@
+"""Which configurations may resume a run."""
+
+import contextlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from regnet.config.parser import parse_config
+from regnet.config.schema import Config, plain
+from regnet.errors import UsageError
+from regnet.runs.contents import run_contents
+from regnet.runs.status import STATE, RunFormatError, parse_state
+
+START_OVER = "Use another --name, or --overwrite to start over"
+
+# What may change between the attempts of a run: nothing that its results depend on.
+_FREE = ("runs_dir", "resume", "overwrite", "checkpoint", "tracking", "distributed")
+_FREE_OPTIONS = {
+    "data": (
+        "shards",
+        "local_cache_dir",
+        "verify",
+        "workers",
+        "prefetch_batches",
+        "loader_timeout",
+        "cache",
+        "keep_page_cache",
+    ),
+    "train": ("epochs", "device", "detect_anomaly", "cudnn_benchmark", "cuda_graphs", "max_minutes"),
+}
+
+
+def check_compatible(directory: Path, config: Config) -> None:
+    """Raises UsageError if a directory holds a run that cannot be resumed with this configuration."""
+    if config.resume == "never" and run_contents(directory):
+        raise UsageError(
+            f"{directory} already contains a run. Use another --name, --overwrite to delete it and start over, "
+            "or --resume auto to resume it"
+        )
+    try:
+        with contextlib.suppress(OSError, ValueError):
+            parse_state(directory / STATE)
+    except RunFormatError as error:
+        raise UsageError(f"{error}. {START_OVER}") from error
+    path = directory / "config.yaml"
+    if path.exists():
+        try:
+            created_with = parse_config(["--config", str(path)])
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}. {START_OVER}") from error
+        check_same_options(directory, plain(asdict(created_with)), config)
+
+
+def check_same_options(directory: Path, created_with: dict[str, Any], config: Config) -> None:
+    before, now = fixed_options(created_with), fixed_options(plain(asdict(config)))
+    changed = [
+        f"{key} was {_readable(before.get(key))}, now {_readable(now.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise UsageError(f"{directory} was created with a different configuration: {'; '.join(changed)}. {START_OVER}")
+
+
+def _readable(value: Any) -> str:
+    """An option's value as it is written on the command line."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, str) and (not value or " " in value) else str(value)
+
+
+def fixed_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted options and values of a plain configuration that may not change between the attempts of a run."""
+    flat = {}
+    for section, value in config.items():
+        if section in _FREE:
+            continue
+        if isinstance(value, dict):
+            free = _FREE_OPTIONS.get(section, ())
+            flat.update({f"{section}.{name}": entry for name, entry in value.items() if name not in free})
+        else:
+            flat[section] = value
+    return flat

@@ -1,0 +1,49 @@
+"""The files of a run directory, and deleting them."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from regnet.runs.atomic_write import sync_directory
+from regnet.runs.event_log import EVENTS
+from regnet.runs.status import STATE
+
+RESULT, EVALUATION = "result.json", "evaluation.npz"
+# Everything that this program writes into a run directory.
+_CONTENTS = (
+    "checkpoints/step-*.pt",
+    "checkpoints/best.pt",
+    "checkpoints/step-*.damaged",
+    "checkpoints/best.damaged",
+    "report/index.html",
+    "report/*.png",
+    "wandb",
+    "metrics.jsonl",
+    EVENTS,
+    RESULT,
+    EVALUATION,
+    "config.yaml",
+    STATE,
+)
+
+
+def run_contents(directory: Path) -> list[Path]:
+    """The files and directories in a run directory that this program wrote."""
+    return list(dict.fromkeys(path for pattern in _CONTENTS for path in sorted(directory.glob(pattern))))
+
+
+def summary(directory: Path, contents: Sequence[Path]) -> str:
+    """Names for people: `checkpoints/, metrics.jsonl`."""
+    names = dict.fromkeys(path.relative_to(directory).parts[0] for path in contents)
+    return ", ".join(f"{name}/" if (directory / name).is_dir() else name for name in names)
+
+
+def delete(contents: Sequence[Path]) -> None:
+    """Returns when the deletion is durable: no checkpoint may reappear and be resumed from."""
+    for path in contents:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for parent in {path.parent for path in contents}:
+        sync_directory(parent)
