@@ -338,7 +338,8 @@ def test_class_names_may_contain_any_characters(tmp_path):
     folders = ("[bold]", "[red]", ":smile:", "three", "two", "zero")
     source = class_folders(tmp_path / "images", classes=folders, train=6, val=3)
     assert convert("--source", "folder", "--root", source, "--out", tmp_path / "shards").returncode == 0
-    trained = run(trainer(tmp_path, tmp_path / "shards", "--train.batch_size", "8"))
+    flags = ("--train.batch_size", "8", "--tracking.console_classes", "true")
+    trained = run(trainer(tmp_path, tmp_path / "shards", *flags))
     assert trained.returncode == 0, trained.stderr
     assert all(f"{name} " in trained.stdout for name in folders)
     path = tmp_path / "tiny" / "evaluation.npz"
