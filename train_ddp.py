@@ -14,17 +14,18 @@ if __name__ == "__main__":
     NOTICE.install()  # before torch is imported: that takes seconds, in which a signal may arrive
 
 from data.errors import DataError, LoaderError
-from data.loader import RankInfo, TrainingLoader, open_loaders
-from regnet.cli import exit_code_of
+from data.loader import RankInfo, TrainingLoader
+from data.open_loaders import open_loaders
 from regnet.config.parser import parse_config_with_notes
 from regnet.config.schema import Config
 from regnet.data_adapter import adapt_to_data, loader_options, open_shards
 from regnet.distributed.world import World, join_world
+from regnet.error_handling import exit_code_of
 from regnet.exit_codes import DONE, exit_process, preempted_exit_code
 from regnet.models.regnet import count_parameters
 from regnet.report import write_run_report
 from regnet.runs.directory import run_path
-from regnet.training.builder import build_learner
+from regnet.training.builder import build_train_step
 from regnet.training.cuda_graphs import capture_step, captures_step
 from regnet.training.run import Run
 from regnet.training.torch_setup import configure_torch
@@ -56,18 +57,18 @@ def train(config: Config, notes: Sequence[str], world: World) -> int:
             return DONE
         rank = RankInfo(world.rank, world.size, world.device)
         train_batches, val_batches = open_loaders(shards, manifest, loader_options(config), rank)
-        learner = build_learner(config, world, manifest)
+        train_step = build_train_step(config, world, manifest)
         if captures_step(config.train, world):
-            capture_step(learner, train_batches)
-        run.begin(learner.state)
-        trainer = Trainer(config, world, learner, train_batches, val_batches, run, NOTICE)
+            capture_step(train_step, train_batches)
+        run.begin(train_step.state)
+        trainer = Trainer(config, world, train_step, train_batches, val_batches, run, NOTICE)
         for line in (*notes, *data_notes, describe(trainer, train_batches)):
             run.say(line)
         result = trainer.fit()
         if result is None:
             run.preempted(f"interrupted by {NOTICE.reason or 'a signal to another rank'}")
             return preempted_exit_code()
-        run.finished(result, learner.state)
+        run.finished(result, train_step.state)
     if config.tracking.report and world.is_main:
         write_run_report(run_path(config))
     return DONE

@@ -34,8 +34,8 @@ from benchmarks.timing import cores, environment
 from regnet.config.parser import parse_config
 from regnet.errors import UsageError
 from regnet.report.html_report import write_report
-from regnet.runs.contents import RESULT
 from regnet.runs.directory import run_path
+from regnet.runs.files import RESULT
 
 # Set here for each seed. --name is allowed: it becomes the prefix of the run names.
 RESERVED = ("--seed", "--tracking.wandb_group")

@@ -69,7 +69,7 @@ def variants(trainer: Trainer, every: int) -> dict[str, Variant]:
 
     def steps(save: bool, wait: bool) -> Generator[int]:
         for step in range(1, sys.maxsize):
-            trainer.learner.step(batch, trainer.config.optim.lr)
+            trainer.train_step.run(batch, trainer.config.optim.lr)
             progress.global_step += 1
             if save and step % every == 0:
                 trainer.save()

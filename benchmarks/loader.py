@@ -39,8 +39,9 @@ from benchmarks import command
 from benchmarks.images import CROP_PADDING, StoredImages
 from benchmarks.timing import Spread, alternate, environment, rate, ratio, spreads
 from benchmarks.torch_loader import RandomBatches, Transformed
-from data.loader import Batch, RankInfo, TrainingLoader, open_loaders
+from data.loader import Batch, RankInfo, TrainingLoader
 from data.manifest import Verify, read_manifest, verify
+from data.open_loaders import open_loaders
 from regnet.config.schema import Config
 from regnet.data_adapter import loader_options
 from regnet.distributed.world import World

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.loader import RankInfo, TrainingLoader, open_loaders
+from data.loader import RankInfo, TrainingLoader
 from data.manifest import read_manifest
+from data.open_loaders import open_loaders
 from regnet.config.schema import Config
 from regnet.data_adapter import loader_options
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World
-from regnet.training.builder import build_learner
+from regnet.training.builder import build_train_step
 from regnet.training.cuda_graphs import capture_step, captures_step
 from regnet.training.run import Run
 from regnet.training.torch_setup import configure_torch
@@ -33,8 +34,8 @@ def build_trainer(config: Config, world: World) -> Iterator[tuple[Trainer, Train
     rank = RankInfo(world.rank, world.size, world.device)
     train, val = open_loaders(shards, manifest, loader_options(config), rank)
     with Run(config, world, manifest) as run:
-        learner = build_learner(config, world, manifest)
+        train_step = build_train_step(config, world, manifest)
         if captures_step(config.train, world):
-            capture_step(learner, train)
+            capture_step(train_step, train)
             train.capture = None  # the parts of a captured function could not be timed
-        yield Trainer(config, world, learner, train, val, run, PreemptionNotice()), train
+        yield Trainer(config, world, train_step, train, val, run, PreemptionNotice()), train

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data.conversion import DEFAULT_SHARDS, WriterError, convert_dataset
+from data.dataset_writer import DEFAULT_SHARDS, WriterError, convert_dataset
 from data.errors import DataError
 from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE, Encoding, choose_encoding
 from data.manifest import MANIFEST, read_manifest

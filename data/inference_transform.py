@@ -9,8 +9,8 @@ from PIL import Image
 
 from data.augment.random_resized_crop import center_crop
 from data.image_encoding import to_stored_size
-from data.loader import check_sizes
 from data.manifest import Manifest
+from data.open_loaders import check_sizes
 from data.reading.ffcv_imports import resize_crop
 
 

@@ -1,87 +1,125 @@
-"""Opens the loaders of a converted dataset: reader, sampler and augmentation, put together from the options."""
+"""Batches of training and validation samples on a rank's device."""
 
 import math
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
-from data.augment import AugmentOptions
-from data.augment.pipeline import TrainingPipeline
-from data.augment.progressive_resizing import ProgressiveResizing
-from data.augment.random_resized_crop import center_crop
-from data.batches import Batch, EvaluationLoader, RankInfo, TrainingLoader, largest_part
-from data.errors import DataError
-from data.manifest import Manifest
-from data.reading.device_cache import CacheLocation, DeviceCache, use_device_cache
-from data.reading.device_reader import DeviceReader, StreamingReader
-from data.reading.shard_reader import ShardReader
-from data.sampler import BatchSampler
+import torch
+from torch import Tensor
 
-__all__ = ["Batch", "EvaluationLoader", "LoaderOptions", "RankInfo", "TrainingLoader", "check_sizes", "open_loaders"]
+from data.augment.pipeline import BatchTransform, TrainingPipeline
+from data.augment.random_resized_crop import CropBoxes
+from data.augment.resize_normalize import ResizeNormalize
+from data.reading.device_reader import DeviceReader
+from data.sampler import BatchSampler, rank_slice
+
+
+class Batch(NamedTuple):
+    """One rank's part of a global batch.
+
+    Attributes:
+        images: float32 (n, 3, side, side), channels last, normalised, on the device.
+        labels: int64 (n,), on the device.
+        targets: what the loss compares with: `labels`, or float32 (n, classes) where samples are mixed.
+        global_size: samples in the global batch, over all ranks; in evaluation, where ranks do not proceed in step, in
+            this part only.
+    """
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor
+    global_size: int
 
 
 @dataclass(frozen=True)
-class LoaderOptions:
-    """How shards are read and images augmented: the configuration's options of the same names."""
+class RankInfo:
+    """A rank, the number of ranks, and the device that the rank's batches are on."""
 
-    resolution: int
-    initial_resolution: int
-    progressive_resizing_epochs: int
-    batch_size: int
-    drop_last: bool
-    workers: int
-    prefetch_batches: int
-    loader_timeout: float
-    cache: str
-    shuffle_window: int
-    keep_page_cache: bool
-    center_crop_ratio: float
-    seed: int
-    augment: AugmentOptions
+    rank: int
+    world_size: int
+    device: torch.device
 
 
-def check_sizes(directory: Path, manifest: Manifest, rrc_min_scale: float) -> None:
-    """Raises DataError if images have different sizes and are to be used whole."""
-    if manifest.mixed and not rrc_min_scale:
-        raise DataError(
-            f"{directory}: images have different sizes, and a batch needs one: set augment.rrc_min_scale "
-            "(RandomResizedCrop), e.g. to 0.25, and augment.crop_padding to 0"
-        )
+class TrainingLoader:
+    """All training samples once per epoch, in a new order every epoch.
 
+    Args:
+        reader: opened for batches of this rank's part of a global batch, times `pipeline.images_per_sample`.
 
-def open_loaders(
-    directory: Path, manifest: Manifest, options: LoaderOptions, rank: RankInfo
-) -> tuple[TrainingLoader, EvaluationLoader]:
-    """The training and validation batches of a verified dataset.
+    Attributes:
+        steps: global batches per epoch.
+        dropped: samples dropped per epoch, because they do not fill a batch.
+        capture: wraps a function of tensors in CUDA-graph capture; None for no capture. Set it before the first epoch.
+            The pipeline is captured once per image side, and a batch is then overwritten by the next one.
 
     Raises:
-        DataError: the options do not suit these shards.
+        DataError: the last batch has fewer than the two samples per rank that BatchNorm needs.
     """
-    check_sizes(directory, manifest, options.augment.rrc_min_scale)
-    resizing = ProgressiveResizing(options.initial_resolution, options.resolution, options.progressive_resizing_epochs)
-    pipeline = TrainingPipeline(options.augment, manifest, resizing, options.seed, rank.device)
-    crops = pipeline.random_resized_crop is not None
-    reader = _open_reader(directory, manifest, options, rank, pipeline.images_per_sample, crops)
-    sampler = BatchSampler(
-        manifest.samples("train"), options.batch_size, options.drop_last, options.shuffle_window, options.seed
-    )
-    boxes = center_crop(reader.sizes["val"], options.center_crop_ratio, options.resolution) if crops else None
-    val_samples = manifest.samples("val")
-    return (
-        TrainingLoader(reader, sampler, pipeline, rank),
-        EvaluationLoader(reader, pipeline.resize_normalize, boxes, val_samples, options.batch_size, rank),
-    )
+
+    def __init__(self, reader: DeviceReader, sampler: BatchSampler, pipeline: TrainingPipeline, rank: RankInfo) -> None:
+        self.reader, self.sampler, self.pipeline, self.rank = reader, sampler, pipeline, rank
+        self.samples = sampler.samples
+        self.steps = sampler.steps(rank.world_size)
+        self.dropped = max(0, sampler.samples - self.steps * sampler.batch_size)
+        self.capture: Callable[[BatchTransform], BatchTransform] | None = None
+        self._captured: dict[int, BatchTransform] = {}
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+        """The batches of an epoch (counted from 0), from step `first_step` on."""
+        pipeline, sampler = self.pipeline, self.sampler
+        transform = self._batch_transform(pipeline.resizing.side(epoch))
+        boxes = pipeline.crop_boxes(self.reader.sizes["train"], epoch)
+        steps = range(first_step, self.steps)
+        own = sampler.rank_batches(epoch, steps, self.rank.rank, self.rank.world_size)
+        to_read = [pipeline.ids_to_read(ids, epoch) for ids in own]
+        with closing(self.reader.read("train", to_read, boxes)) as batches:
+            for step, (stored, labels, ids) in zip(steps, batches, strict=True):
+                yield Batch(*transform(stored, labels, ids, epoch), sampler.global_size(step))
+
+    def _batch_transform(self, side: int) -> BatchTransform:
+        if self.capture is None:
+            return self.pipeline.at(side)
+        if side not in self._captured:
+            self._captured[side] = self.capture(self.pipeline.at(side))
+        return self._captured[side]
 
 
-def _open_reader(
-    directory: Path, manifest: Manifest, options: LoaderOptions, rank: RankInfo, images_per_sample: int, crops: bool
-) -> DeviceReader:
-    # A batch larger than the dataset needs no more memory than the dataset.
-    samples = max(manifest.samples(split) for split in manifest.splits)
-    size = largest_part(min(options.batch_size, samples), rank.world_size) * images_per_sample
-    release_every = 0 if options.keep_page_cache else math.ceil(max(options.shuffle_window, 1) / options.batch_size)
-    shards = ShardReader(
-        directory, manifest, size, options.workers, options.prefetch_batches, options.loader_timeout, release_every
-    )
-    if not crops and use_device_cache(CacheLocation(options.cache), manifest, rank.device):
-        return DeviceCache(shards, manifest, size, rank.device)
-    return StreamingReader(shards, rank.device)
+class EvaluationLoader:
+    """Every validation sample exactly once over all ranks, in the stored order and without augmentation.
+
+    Args:
+        boxes: centre crops; None for whole images.
+        samples: number of validation samples.
+        batch_size: samples of a step, over all ranks.
+
+    Attributes:
+        steps: the largest number of batches of any rank.
+    """
+
+    def __init__(
+        self,
+        reader: DeviceReader,
+        resize_normalize: ResizeNormalize,
+        boxes: CropBoxes | None,
+        samples: int,
+        batch_size: int,
+        rank: RankInfo,
+    ) -> None:
+        self.reader, self.resize_normalize, self.boxes = reader, resize_normalize, boxes
+        self.samples = samples
+        own = torch.arange(samples)[rank_slice(samples, rank.rank, rank.world_size)]
+        size = largest_part(min(batch_size, samples), rank.world_size)
+        self.steps = math.ceil(largest_part(samples, rank.world_size) / size)
+        self._ids = list(own.split(size)) if len(own) else []
+
+    def __iter__(self) -> Generator[Batch]:
+        with closing(self.reader.read("val", self._ids, self.boxes)) as batches:
+            for stored, labels, _ in batches:
+                yield Batch(self.resize_normalize(stored), labels, labels, len(labels))
+
+
+def largest_part(samples: int, world_size: int) -> int:
+    """The most samples that any rank gets of so many."""
+    return math.ceil(samples / world_size)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from data.errors import DataError
 from data.inference_transform import InferenceTransform, inference_transform
-from data.loader import LoaderOptions
 from data.local_copy import prepare_shards, shard_directory
 from data.manifest import Manifest, Verify, read_manifest
+from data.open_loaders import LoaderOptions
 from data.reading.shard_reader import max_workers
 from regnet.checkpoint.load_model import TrainedModel
 from regnet.config.adaptation import adapt_to_dataset

@@ -18,14 +18,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from data.errors import DataError, LoaderError
-from data.loader import EvaluationLoader, RankInfo, open_loaders
+from data.loader import EvaluationLoader, RankInfo
+from data.open_loaders import open_loaders
 from data.reading.shard_reader import max_workers
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
-from regnet.cli import exit_code_of
 from regnet.data_adapter import check_classes, loader_options, open_shards
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
+from regnet.error_handling import exit_code_of
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, exit_process
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator

@@ -25,8 +25,8 @@ from rich.table import Table
 from regnet.config.parser import check_known, parse_config
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, USAGE
-from regnet.runs.contents import RESULT
 from regnet.runs.directory import run_path
+from regnet.runs.files import RESULT
 
 Overrides = dict[str, Any]
 

@@ -34,15 +34,15 @@ class Fault:
 
     def at_step(self, action) -> None:
         """Replaces each training step by action(is_faulty_step, original_step)."""
-        from regnet.training.learner import Learner
+        from regnet.training.train_step import TrainStep
 
-        original = Learner.step
+        original = TrainStep.run
 
-        def step(learner, batch, lr):
+        def step(train_step, batch, lr):
             self.steps += 1
-            return action(self.step in (0, self.steps), lambda: original(learner, batch, lr))
+            return action(self.step in (0, self.steps), lambda: original(train_step, batch, lr))
 
-        Learner.step = step
+        TrainStep.run = step
 
     def nan_loss(self) -> None:
         self.at_step(lambda now, step: step() * float("nan") if now else step())
@@ -51,19 +51,19 @@ class Fault:
         """Sets this rank's first weight to infinity after the given step."""
         import torch
 
-        from regnet.training.learner import Learner
+        from regnet.training.train_step import TrainStep
 
-        original = Learner.step
+        original = TrainStep.run
 
-        def step(learner, batch, lr):
-            loss = original(learner, batch, lr)
+        def step(train_step, batch, lr):
+            loss = original(train_step, batch, lr)
             self.steps += 1
             if self.steps == self.step:
                 with torch.no_grad():
-                    next(learner.state.model.parameters())[0] = torch.inf
+                    next(train_step.state.model.parameters())[0] = torch.inf
             return loss
 
-        Learner.step = step
+        TrainStep.run = step
 
     def inf_gradient(self) -> None:
         """Makes this rank's backward pass overflow in the given step, as can happen in fp16."""

@@ -11,8 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.loader import RankInfo, open_loaders
+from data.loader import RankInfo
 from data.manifest import read_manifest
+from data.open_loaders import open_loaders
 from regnet.config.schema import AugmentConfig, Config, DataConfig, TrainConfig
 from regnet.data_adapter import loader_options
 

@@ -147,7 +147,7 @@ class FakeTrainer:
 
     def __init__(self):
         self.calls = Counter()
-        self.learner = self.reader = self.pipeline = self
+        self.train_step = self.reader = self.pipeline = self
 
     def at(self, side):
         return lambda: self.calls.update([f"augment to {side}"])

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data.loader import LoaderOptions
+from data.open_loaders import LoaderOptions
 from regnet.config.parser import option_names, parse_config
 from regnet.config.schema import Config, EarlyStoppingConfig, OptimConfig, TrackingConfig
 from regnet.models.design_space import Variant

@@ -52,7 +52,9 @@ def gradients(network, model, images):
 @on_gpu
 def test_a_captured_network_has_the_same_gradients_and_statistics_for_batches_of_any_size():
     torch.manual_seed(0)
-    uncaptured, model = (Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3).cuda() for _ in range(2))
+    uncaptured, model = (
+        Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3).cuda() for _ in range(2)
+    )
     model.load_state_dict(uncaptured.state_dict())
     precision = Precision("fp32", torch.device("cuda"))
     network = CapturedNetwork(model.train(), torch.zeros(6, 3, 32, 32, device="cuda"), precision)

@@ -54,18 +54,18 @@ def test_the_trainer_uses_the_teacher_in_evaluation_mode_and_does_not_change_it(
         join_world("cpu", DistributedConfig(), PreemptionNotice()) as world,
         build_trainer(config, world) as (student_trainer, _),
     ):
-        learner = student_trainer.learner
-        learner.network.train()
-        logits, loss = learner.forward_pass(images, labels)
+        train_step = student_trainer.train_step
+        train_step.network.train()
+        logits, loss = train_step.forward_pass(images, labels)
         with torch.no_grad():
             torch.testing.assert_close(loss, kl_divergence(logits, original(images), 3.0), rtol=1e-4, atol=1e-6)
         loss.backward()
-        used = learner.loss.teacher
+        used = train_step.loss.teacher
         assert not used.training
         for one, other in zip(used.state_dict().values(), original.state_dict().values(), strict=True):
             assert torch.equal(one, other)
         assert all(parameter.grad is None for parameter in used.parameters())
-        assert all(parameter.grad is not None for parameter in learner.state.model.parameters())
+        assert all(parameter.grad is not None for parameter in train_step.state.model.parameters())
 
 
 def test_distillation_on_two_processes(shards, teacher, tmp_path):

@@ -14,8 +14,9 @@ from rich.console import Console
 from test_convert import convert
 from torch.nn import functional as F
 
-from data.loader import RankInfo, open_loaders
+from data.loader import RankInfo
 from data.manifest import read_manifest
+from data.open_loaders import open_loaders
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import load_trained_model
 from regnet.data_adapter import loader_options

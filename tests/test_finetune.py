@@ -85,7 +85,7 @@ def test_a_frozen_backbone_computes_the_same_in_training_and_in_evaluation(shard
         trainer.state.model.body.register_forward_hook(lambda _, inputs, output: outputs.update(output=output))
         trainer.run.begin(trainer.state)
         assert trainer.train_epoch(0.0)
-        trainer.learner.network(images)
+        trainer.train_step.network(images)
         training = outputs["output"]
         trainer.state.model.eval()(images)
         assert torch.equal(training, outputs["output"])

@@ -16,8 +16,9 @@ from programs import run
 
 from data.augment.progressive_resizing import ProgressiveResizing
 from data.errors import DataError, LoaderError
-from data.loader import LoaderOptions, RankInfo, TrainingLoader, open_loaders
+from data.loader import RankInfo, TrainingLoader
 from data.manifest import read_manifest
+from data.open_loaders import LoaderOptions, open_loaders
 from data.reading import shard_reader
 from data.reading.device_cache import CacheLocation, use_device_cache
 from data.sampler import epoch_order

@@ -36,7 +36,7 @@ def test_label_smoothing_applies_to_hard_and_mixed_targets(trainer_of, smoothing
     lam = torch.linspace(0, 1, 20).unsqueeze(1) if mixed else torch.ones(20, 1)
     one_hot = torch.nn.functional.one_hot
     targets = lam * one_hot(labels, 100) + (1 - lam) * one_hot(others, 100)
-    logits, loss = trainer.learner.forward_pass(torch.randn(20, 3, 32, 32), targets if mixed else labels)
+    logits, loss = trainer.train_step.forward_pass(torch.randn(20, 3, 32, 32), targets if mixed else labels)
     smoothed = (1 - smoothing) * targets + smoothing / 100
     torch.testing.assert_close(loss, -(smoothed * logits.log_softmax(1)).sum())
 
@@ -46,9 +46,9 @@ def test_a_step_computes_the_loss_from_targets_and_the_accuracy_from_labels(trai
     images, targets = torch.randn(30, 3, 32, 32), torch.zeros(30, 100)
     targets[:, 99] = 1
     with torch.no_grad():
-        logits = torch.cat([trainer.learner.network(part) for part in images.tensor_split(2)])
+        logits = torch.cat([trainer.train_step.network(part) for part in images.tensor_split(2)])
     labels = logits.argmax(1)
-    loss = trainer.learner.step(Batch(images, labels, targets, 30), 0.0)
+    loss = trainer.train_step.run(Batch(images, labels, targets, 30), 0.0)
     torch.testing.assert_close(loss, -logits.log_softmax(1)[:, 99].mean())
     metrics = trainer.state.metrics
     assert torch.equal(metrics.class_samples, labels.bincount(minlength=100))

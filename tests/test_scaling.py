@@ -219,7 +219,7 @@ def test_compute_is_the_trainers_step_without_gradient_exchange():
 
     trainer = SimpleNamespace(
         world=SimpleNamespace(size=2, device=torch.device("cpu"), sum_=lambda tensor: steps.append(tensor.nbytes)),
-        learner=SimpleNamespace(no_sync=no_sync, step=step),
+        train_step=SimpleNamespace(no_sync=no_sync, run=step),
         state=SimpleNamespace(model=torch.nn.Linear(9, 3)),
     )
     batch = Batch(torch.zeros(8, 3, 4, 4), torch.zeros(8), torch.zeros(8), 16)

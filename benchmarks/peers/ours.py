@@ -20,19 +20,19 @@ from benchmarks.timing import synchronise
 from regnet.exit_codes import DONE, exit_process
 from regnet.training import builder
 from regnet.training.batches import Batch
-from regnet.training.learner import Learner
+from regnet.training.train_step import TrainStep
 
 NAME = "trained"  # the run's name
 
 first_step = math.nan  # end of the first training step on the monotonic clock
 
 
-class TimedLearner(Learner):
-    """A learner that reads the clock after its first step."""
+class TimedTrainStep(TrainStep):
+    """A training step that reads the clock after its first step."""
 
-    def step(self, batch: Batch, lr: float) -> Tensor:
+    def run(self, batch: Batch, lr: float) -> Tensor:
         global first_step
-        loss = super().step(batch, lr)
+        loss = super().run(batch, lr)
         if math.isnan(first_step):
             synchronise(self.world.device)
             first_step = time.monotonic()
@@ -54,7 +54,7 @@ def read_epochs(metrics: Path, batch_size: int) -> list[Epoch]:
 
 def main(settings: Settings) -> None:
     train_ddp.NOTICE.install()
-    builder.Learner = TimedLearner  # type: ignore[misc]
+    builder.TrainStep = TimedTrainStep  # type: ignore[misc]
     runs = Path(settings.reports)
     flags = ["--config", settings.config, "--runs_dir", str(runs), "--name", NAME]
     exit_code = train_ddp.main([*flags, "--train.epochs", str(settings.epochs)])

@@ -32,10 +32,10 @@ def build_actions(trainer: Trainer, batch: Batch, request: Request) -> dict[Key,
         part = Batch(batch.images[:images], batch.labels[:images], batch.targets[:images], images * world.size)
 
         def compute() -> None:
-            with trainer.learner.no_sync():
-                trainer.learner.step(part, 0.0)
+            with trainer.train_step.no_sync():
+                trainer.train_step.run(part, 0.0)
 
-        measurements["step", images] = lambda: trainer.learner.step(part, 0.0)
+        measurements["step", images] = lambda: trainer.train_step.run(part, 0.0)
         if world.size > 1:
             measurements["compute", images] = compute
 

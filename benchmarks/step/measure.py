@@ -52,7 +52,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         trainer.flags.wait()
         run.wait()
     batch = steps.resident
-    work = work_of(config.model, trainer.classes, batch.images, batch.labels, trainer.learner.precision)
+    work = work_of(config.model, trainer.classes, batch.images, batch.labels, trainer.train_step.precision)
     return {
         **machine,
         "config": command.config_description(args),
@@ -70,7 +70,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         "milliseconds": {name: asdict(spread) for name, spread in steps.milliseconds().items()},
         "host_waits": waits,
         "machine": {
-            "flops_per_second": matrix_rate(trainer.learner.precision, args.seconds, world.device),
+            "flops_per_second": matrix_rate(trainer.train_step.precision, args.seconds, world.device),
             "bytes_per_second": bandwidth(args.seconds, world.device),
         },
         "work": asdict(work),  # per process
@@ -95,7 +95,7 @@ class Steps:
             "resident": self.on_resident,
             "apart": self.apart,
         }
-        if isinstance(self.trainer.learner.network, DistributedDataParallel):
+        if isinstance(self.trainer.train_step.network, DistributedDataParallel):
             functions["alone"] = self.alone
 
         def variant(function: Callable[[], None]) -> Generator[int]:
@@ -111,14 +111,14 @@ class Steps:
 
     def on_resident(self) -> None:
         for _ in range(self.trainer.steps):
-            self.trainer.learner.step(self.resident, self.trainer.config.optim.lr)
+            self.trainer.train_step.run(self.resident, self.trainer.config.optim.lr)
 
     def apart(self) -> None:
         self._timed("apart", nullcontext())
 
     def alone(self) -> None:
-        assert isinstance(self.trainer.learner.network, DistributedDataParallel)
-        self._timed("alone", self.trainer.learner.network.no_sync())
+        assert isinstance(self.trainer.train_step.network, DistributedDataParallel)
+        self._timed("alone", self.trainer.train_step.network.no_sync())
 
     def _timed(self, name: str, exchange: AbstractContextManager) -> None:
         clock = Clock(self.trainer.world.device)

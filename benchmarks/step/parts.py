@@ -59,10 +59,10 @@ def timed_parts(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Itera
     """Within this context, the parts of the trainer's steps are timed separately, with a synchronisation after each."""
     reader, transform_at = loader.reader, loader.pipeline.at
     methods: list[tuple[Any, str, str]] = [
-        (trainer.learner, "forward_pass", "forward"),
-        (trainer.learner, "backward_pass", "backward"),
-        (trainer.learner, "count", "count"),
-        (trainer.learner, "update", "update"),
+        (trainer.train_step, "forward_pass", "forward"),
+        (trainer.train_step, "backward_pass", "backward"),
+        (trainer.train_step, "count", "count"),
+        (trainer.train_step, "update", "update"),
         (trainer, "report_steps", "report"),
     ]
     if isinstance(reader, StreamingReader):

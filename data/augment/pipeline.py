@@ -15,7 +15,7 @@ from data.augment.resize_normalize import ResizeNormalize
 from data.manifest import Manifest
 from data.rng import Epoch
 
-# Stored images, labels, ids, epoch -> images, labels, targets, as data.batches.Batch has them.
+# Stored images, labels, ids, epoch -> images, labels, targets, as data.loader.Batch has them.
 BatchTransform = Callable[[Tensor, Tensor, Tensor, Epoch], tuple[Tensor, Tensor, Tensor]]
 
 

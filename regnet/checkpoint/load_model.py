@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from regnet.checkpoint.contents import check_same_shapes, evaluated_weights, incomplete
 from regnet.checkpoint.file import load, pack
 from regnet.checkpoint.pretrained import load_pretrained, read_weights
+from regnet.checkpoint.state_dicts import check_same_shapes, evaluated_weights, incomplete
 from regnet.config.parser import as_flags, parse_config
 from regnet.config.schema import Config
 from regnet.models.regnet import Model, initialize_weights

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from regnet.checkpoint.contents import check_same_shapes, evaluated_weights
 from regnet.checkpoint.file import CheckpointError, has_trailer, unpack
+from regnet.checkpoint.state_dicts import check_same_shapes, evaluated_weights
 from regnet.config.schema import ModelConfig
 
 _IN_BLOCK = re.compile(r"body\.(\d+)\.layers\.(\d+)\.(.+)")

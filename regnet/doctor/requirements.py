@@ -11,8 +11,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from data.errors import DataError
-from data.loader import check_sizes
 from data.manifest import Manifest, Verify, read_manifest, verify
+from data.open_loaders import check_sizes
 from data.sampler import trainable_steps
 from regnet.checkpoint.pretrained import read_weights
 from regnet.config.schema import Config

@@ -13,8 +13,8 @@ import yaml
 
 from regnet.errors import UsageError
 from regnet.metrics.evaluation_file import EvaluationFile, read_evaluation_file
-from regnet.runs.contents import EVALUATION, RESULT
 from regnet.runs.event_log import EVENTS, read_events
+from regnet.runs.files import EVALUATION, RESULT
 from regnet.runs.listing import run_status
 from regnet.runs.status import STATE, RunState, parse_state
 

@@ -8,7 +8,7 @@ from typing import Any
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config, plain
 from regnet.errors import UsageError
-from regnet.runs.contents import run_contents
+from regnet.runs.files import run_contents
 from regnet.runs.status import STATE, RunFormatError, parse_state
 
 START_OVER = "Use another --name, or --overwrite to start over"

@@ -17,9 +17,9 @@ from regnet.config.schema import Config, plain
 from regnet.errors import UsageError
 from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory, sync_directory
 from regnet.runs.compatibility import START_OVER, check_compatible, check_same_options
-from regnet.runs.contents import EVALUATION, RESULT, delete, run_contents, summary
+from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, summary
 from regnet.runs.event_log import Event, log_event
-from regnet.runs.launch import job_ids, job_of, launch_name, restarts
+from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
 from regnet.runs.status import STATE, RunFormatError, RunState, Status, as_json, parse_state, read_state
 
 _GRACE = 10.0  # seconds that a rank needs to exit after it has noticed that another one is gone

@@ -45,7 +45,7 @@ class RunState:
         reason: why the run ended; empty while it is running.
         wandb_id: id of the run at Weights & Biases.
         launch: REGNET_LAUNCH of the latest attempt, `JOB.ANYTHING`; empty if it was not set.
-        jobs: identities of the job that the latest attempt belongs to; see regnet.runs.launch.
+        jobs: identities of the job that the latest attempt belongs to; see regnet.runs.job_identity.
     """
 
     state: Status

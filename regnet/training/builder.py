@@ -18,15 +18,15 @@ from regnet.training.dataset import Dataset
 from regnet.training.distillation import open_teacher
 from regnet.training.early_stopping import EarlyStopping
 from regnet.training.ema import ModelEma
-from regnet.training.learner import Learner
 from regnet.training.loss import Loss
 from regnet.training.state import Progress, TrainingState
 from regnet.training.torch_setup import rank_seed
+from regnet.training.train_step import TrainStep
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def build_learner(config: Config, world: World, dataset: Dataset) -> Learner:
+def build_train_step(config: Config, world: World, dataset: Dataset) -> TrainStep:
     """A network with its initial weights, and everything that one optimiser step needs, on this rank's device.
 
     All ranks call it together, after torch_setup.configure_torch has seeded the initialisation.
@@ -41,7 +41,7 @@ def build_learner(config: Config, world: World, dataset: Dataset) -> Learner:
     network: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
     network = wrap_ddp(network, world, config.train.deterministic)
     torch.manual_seed(rank_seed(config.seed, world.rank))  # each rank drops paths of its own samples
-    return Learner(config, world, network, loss, precision, state)
+    return TrainStep(config, world, network, loss, precision, state)
 
 
 def build_model(config: Config, world: World, classes: int) -> Model:

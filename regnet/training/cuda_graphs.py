@@ -16,7 +16,7 @@ from regnet.models.regnet import set_head_train_mode
 from regnet.optim.muon import Muon
 from regnet.training.amp import Precision
 from regnet.training.batches import TrainingBatches
-from regnet.training.learner import Learner
+from regnet.training.train_step import TrainStep
 
 
 class Capture(NamedTuple):
@@ -121,25 +121,25 @@ def captures_step(train: TrainConfig, world: World) -> bool:
     return train.cuda_graphs and single_gpu and train.grad_accum_steps == 1 and not train.detect_anomaly
 
 
-def capture_step(learner: Learner, train_batches: TrainingBatches) -> None:
+def capture_step(train_step: TrainStep, train_batches: TrainingBatches) -> None:
     """Captures the forward and backward passes, augmentation, Muon's updates, evaluation and the teacher."""
-    state, loss = learner.state, learner.loss
+    state, loss = train_step.state, train_step.loss
     train_batches.capture = CapturedFunction
-    with torch.random.fork_rng(devices=[learner.world.device]):  # warm-up passes must not change random states
-        learner.network = _captured_network(learner)
-    learner.predict = CapturedFunction(learner.predict)
+    with torch.random.fork_rng(devices=[train_step.world.device]):  # warm-up passes must not change random states
+        train_step.network = _captured_network(train_step)
+    train_step.predict = CapturedFunction(train_step.predict)
     if loss.teacher is not None:
         loss.teacher = CapturedFunction(loss.teacher)
     if isinstance(state.optimizer, Muon):
         state.optimizer.orthogonalize = CapturedFunction(state.optimizer.orthogonalize)
 
 
-def _captured_network(learner: Learner) -> CapturedNetwork:
+def _captured_network(train_step: TrainStep) -> CapturedNetwork:
     """Captured for full batches of the final resolution."""
-    train, side = learner.config.train, learner.config.data.resolution
-    learner.network.train()
+    train, side = train_step.config.train, train_step.config.data.resolution
+    train_step.network.train()
     if train.freeze_backbone:
-        set_head_train_mode(learner.state.model)
-    images = torch.zeros((train.batch_size, 3, side, side), device=learner.world.device)
-    images = images.contiguous(memory_format=learner.memory_format)
-    return CapturedNetwork(learner.network, images, learner.precision)
+        set_head_train_mode(train_step.state.model)
+    images = torch.zeros((train.batch_size, 3, side, side), device=train_step.world.device)
+    images = images.contiguous(memory_format=train_step.memory_format)
+    return CapturedNetwork(train_step.network, images, train_step.precision)

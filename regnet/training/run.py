@@ -3,8 +3,8 @@
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from regnet.checkpoint.contents import copy_to_cpu
 from regnet.checkpoint.pretrained import load_pretrained, read_weights
+from regnet.checkpoint.state_dicts import copy_to_cpu
 from regnet.config.schema import Config
 from regnet.distributed.world import World
 from regnet.metrics.evaluation import Evaluation

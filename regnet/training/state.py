@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from regnet.checkpoint.contents import check_same_shapes, copy_to_cpu
 from regnet.checkpoint.file import CheckpointError
+from regnet.checkpoint.state_dicts import check_same_shapes, copy_to_cpu
 from regnet.distributed.world import World
 from regnet.metrics.training import TrainingAccumulator
 from regnet.models.regnet import Model

@@ -21,8 +21,8 @@ from regnet.models.regnet import set_head_train_mode
 from regnet.optim.schedules import learning_rate
 from regnet.tracking.base import EpochReport, StepReport
 from regnet.training.batches import EvaluationBatches, TrainingBatches, take
-from regnet.training.learner import Learner
 from regnet.training.run import Run
+from regnet.training.train_step import TrainStep
 
 
 class PendingStep(NamedTuple):
@@ -45,14 +45,14 @@ class Trainer:
         self,
         config: Config,
         world: World,
-        learner: Learner,
+        train_step: TrainStep,
         train: TrainingBatches,
         val: EvaluationBatches,
         run: Run,
         notice: PreemptionNotice,
     ) -> None:
         self.config, self.world = config, world
-        self.learner, self.state = learner, learner.state
+        self.train_step, self.state = train_step, train_step.state
         self.train_batches, self.val_batches = train, val
         self.run, self.notice = run, notice
         self.classes = len(run.dataset.classes)
@@ -92,7 +92,7 @@ class Trainer:
     def train_epoch(self, started: float) -> bool:
         """The rest of the current epoch; False if the run was preempted, after saving a checkpoint."""
         progress = self.state.progress
-        self.learner.network.train()
+        self.train_step.network.train()
         if self.config.train.freeze_backbone:
             set_head_train_mode(self.state.model)
         self.run.begin_epoch(progress.epoch + 1, self.steps, progress.step)
@@ -101,7 +101,7 @@ class Trainer:
         batches = self.train_batches.epoch(progress.epoch, progress.step)
         for batch in take(batches, self.steps - progress.step):
             lr = self.lr_at(progress.global_step)
-            loss = self.learner.step(batch, lr)
+            loss = self.train_step.run(batch, lr)
             progress.step += 1
             progress.global_step += 1
             pending.append(PendingStep(progress.global_step, lr, loss))
@@ -150,7 +150,7 @@ class Trainer:
         self._check_finite(reports)
 
     def _check_finite(self, reports: Sequence[StepReport]) -> None:
-        precision = self.learner.precision
+        precision = self.train_step.precision
         for report in reports:
             if not math.isfinite(report.loss) and not precision.skips_overflow:
                 self.diverged(f"the loss is {report.loss}", report.step, report.lr)
@@ -184,7 +184,7 @@ class Trainer:
             for _ in range(self.val_batches.steps):
                 batch = next(batches, None)  # ranks' parts differ by a sample, so one may end a batch earlier
                 if batch is not None:
-                    logits = self.learner.predict(batch.images)
+                    logits = self.train_step.predict(batch.images)
                     metrics.update(logits, batch.labels)
                     self.confident_errors.update(batch.images, logits, batch.labels)
                 preempted, _ = self.flags.exchange(self.notice.reason is not None, False)

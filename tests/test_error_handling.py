@@ -2,8 +2,8 @@
 
 import pytest
 
-from regnet.cli import exit_code_of
 from regnet.distributed.rendezvous import Preempted
+from regnet.error_handling import exit_code_of
 from regnet.errors import Diverged, UsageError
 
 

@@ -18,7 +18,7 @@ from regnet.training.state import TrainingState
 
 
 @dataclass
-class Learner:
+class TrainStep:
     """The network and everything that one optimiser step needs.
 
     Attributes:
@@ -38,7 +38,7 @@ class Learner:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.predict: Callable[[Tensor], Tensor] = self._predict
 
-    def step(self, batch: Batch, lr: float) -> Tensor:
+    def run(self, batch: Batch, lr: float) -> Tensor:
         """One optimiser step; returns this rank's part of the mean loss over the global batch, on the device.
 
         Each rank's summed loss is divided by the global batch size, so gradients and losses are means over samples even
