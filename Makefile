@@ -71,7 +71,7 @@ test-all: lint ## run lint and all tests, including a SLURM cluster and the imag
 	$(PYTEST) $(ARGS)
 
 # Test files that start processes import these helpers. Random configurations take half of the remaining time.
-FAST = $(shell cd $(HERE)tests && grep -LE '^from (benchmarks|images|nursery|programs|test_convert)' test_*.py)
+FAST = $(shell cd $(HERE)tests && grep -LE '^from (benchmarks|images|fork_server|programs|test_convert)' test_*.py)
 test-fast: .venv/.ready-dev ## run the tests that start no processes, without lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -q $(FAST:%=tests/%) -k "not test_any_ and not enormous and not reads_back"
 

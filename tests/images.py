@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from PIL import Image
 from programs import run
 

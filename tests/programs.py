@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from nursery import ForkedCommand, ForkedProcesses
+from fork_server import ForkedCommand, ForkedProcesses
 
 from regnet.checkpoint.file import load
 from regnet.checkpoint.manager import CheckpointManager
@@ -48,8 +48,8 @@ def trainer(
 
 
 def faulty_trainer(run_dir: Path, shards: Path, fault: str, *flags: str, **options: Any) -> Command:
-    """`trainer` with an injected fault: see tests/skewed.py."""
-    return trainer(run_dir, shards, *flags, script=("tests/skewed.py", fault), **options)
+    """`trainer` with an injected fault: see tests/fault_injection.py."""
+    return trainer(run_dir, shards, *flags, script=("tests/fault_injection.py", fault), **options)
 
 
 def run(command: Command, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:

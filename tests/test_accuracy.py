@@ -7,7 +7,7 @@ import statistics
 import sys
 
 import pytest
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from programs import has_exited, is_stopped, result, run, signal_pending, start, state, wait_until
 
 from benchmarks.attempts import attempt

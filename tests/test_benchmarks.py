@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 import yaml
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from programs import ROOT, TINY, run
 from torch.utils.flop_counter import FlopCounterMode
 

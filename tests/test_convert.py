@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fork_server import ForkedCommand
 from images import class_folders
-from nursery import ForkedCommand
 from PIL import Image
 from programs import PYTHON, kill_group, mounted_tmpfs, result, run, start, trainer, wait_until
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from fork_server import ForkedCommand
 from images import class_folders
-from nursery import ForkedCommand
 from programs import rows, run, trainer
 from torch.nn import functional as F
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted_tmpfs, run, start
 
 from data.errors import DataError

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fork_server import ForkedCommand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import class_folders
-from nursery import ForkedCommand
 from programs import result, run, trainer
 from rich.console import Console
 from test_convert import convert

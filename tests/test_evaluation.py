@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
+from fork_server import ForkedCommand
 from images import class_folders
-from nursery import ForkedCommand
 from programs import result, run, trainer
 
 from regnet.metrics.evaluation_file import read_evaluation_file

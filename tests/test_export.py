@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from fork_server import ForkedCommand
 from images import class_folders
-from nursery import ForkedCommand
 from programs import PYTHON, ROOT, run, trainer
 from test_convert import convert
 from test_real_cifar100 import PUBLISHED_MEAN, PUBLISHED_STD

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from fork_server import ForkedCommand
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nursery import ForkedCommand
 from programs import TINY, outcome, run, trainer
 
 from benchmarks.trainer import build_trainer

@@ -3,7 +3,7 @@
 import importlib
 
 import pytest
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from programs import run
 
 COMMANDS = ("evaluate", "export.__main__", "predict", "report.__main__", "summary")

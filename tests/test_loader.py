@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from fork_server import ForkedCommand
 from hypothesis import given
 from hypothesis import strategies as st
 from images import convert_synthetic
-from nursery import ForkedCommand
 from programs import run
 
 from data.augment.progressive_resizing import ProgressiveResizing
@@ -112,7 +112,7 @@ def test_shards_larger_than_their_share_of_memory_are_streamed(tmp_path):
     assert done.returncode == 0, done.stderr
     grew = {}
     for keep_page_cache in ("true", "false"):
-        done = run(ForkedCommand(["tests/streamed.py", str(tmp_path / "large"), "80", keep_page_cache]))
+        done = run(ForkedCommand(["tests/measure_streaming.py", str(tmp_path / "large"), "80", keep_page_cache]))
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         assert report["samples"] == 2 * 800 + 100

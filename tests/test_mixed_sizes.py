@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from fork_server import ForkedCommand
 from images import photo_folders
-from nursery import ForkedCommand
 from programs import PYTHON, result, rows, run, trainer
 
 from data.manifest import read_manifest

@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 import yaml
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from programs import TINY, TORCHRUN, kill_group, ranks_of, rows, run, start, state, trainer, wait_until
 
 import regnet.runs.directory

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import asdict, replace
 
 import pytest
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from programs import ROOT, has_exited, run, wait_until
 
 from benchmarks.launch import Launcher, LaunchFailed, kill_tree, process_tree

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from PIL import Image
 from programs import run, trainer
 

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from programs import rows, run, trainer
 
 from benchmarks.baseline_curves import COLUMNS

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import chromium, open_page
+from fork_server import ForkedCommand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import class_folders
-from nursery import ForkedCommand
 from PIL import Image
 from programs import kill_group, result, rows, run, start, trainer, wait_until
 from test_convert import convert

@@ -3,7 +3,7 @@
 import json
 import signal
 
-from nursery import ForkedCommand
+from fork_server import ForkedCommand
 from programs import kill_group, rows, run, start, state, trainer, wait_until
 
 from regnet.runs.listing import as_age

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fork_server import ForkedCommand
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nursery import ForkedCommand
 from programs import ROOT, run
 
 from benchmarks.scaling.__main__ import main

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
+from fork_server import ForkedCommand
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nursery import ForkedCommand
 from programs import ROOT, run, trainer
 from reference import needs_baseline_data, read_baseline_table
 from torch.utils.flop_counter import FlopCounterMode

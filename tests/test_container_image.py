@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from builder import NO_NETWORK, Builder, why_unavailable
+from image_builder import NO_NETWORK, Builder, why_unavailable
 from programs import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]

@@ -1,4 +1,4 @@
-"""Preloaded by the fork server (nursery.py): slow imports, and the compilation of FFCV's pipeline."""
+"""Preloaded by the fork server (fork_server.py): slow imports, and the compilation of FFCV's pipeline."""
 
 import contextlib
 import io

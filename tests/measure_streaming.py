@@ -1,6 +1,6 @@
 """Loads shards for two epochs and prints the peak growth of file-backed resident memory in bytes, as JSON.
 
-python tests/streamed.py SHARDS SHUFFLE_WINDOW KEEP_PAGE_CACHE
+python tests/measure_streaming.py SHARDS SHUFFLE_WINDOW KEEP_PAGE_CACHE
 """
 
 import json

@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["nursery", "warm"])
+_CONTEXT.set_forkserver_preload(["fork_server", "preload"])
 # Below the kernel's ephemeral ports, and a separate range for each pytest-xdist worker.
 _PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
 

@@ -8,9 +8,9 @@ import warnings
 import pytest
 import safetensors.torch
 import torch
+from fork_server import ForkedCommand
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nursery import ForkedCommand
 from programs import ROOT, result, rows, run, trainer
 
 from data.manifest import read_manifest

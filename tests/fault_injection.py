@@ -1,6 +1,6 @@
 """Runs the trainer with an injected fault, on one rank or on all:
 
-    python tests/skewed.py FAULT[:RANK[:STEP]] --config F ...
+    python tests/fault_injection.py FAULT[:RANK[:STEP]] --config F ...
 
 FAULT is a method of `Fault`. Everything else is real: processes, collectives, files. STEP counts this process's
 training steps from 1.
