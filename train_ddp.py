@@ -1,4 +1,4 @@
-"""Trains a RegNetX network: reads the configuration, joins the processes, builds the parts, fits.
+"""Trains a RegNet: reads the configuration, joins the process group, builds the parts and runs the training loop.
 
 python train_ddp.py --config configs/debug.yaml
 torchrun --nproc_per_node=N train_ddp.py --config configs/baseline.yaml [--section.option value ...]
@@ -11,14 +11,14 @@ from regnet.distributed.preemption import PreemptionNotice
 
 NOTICE = PreemptionNotice()
 if __name__ == "__main__":
-    NOTICE.install()  # before torch is imported: that takes seconds, in which a signal may arrive
+    NOTICE.install()  # before torch is imported, which takes seconds: a signal may arrive meanwhile
 
 from data.errors import DataError, LoaderError
 from data.loader import RankInfo, TrainingLoader
 from data.open_loaders import open_loaders
 from regnet.config.parser import parse_config_with_notes
 from regnet.config.schema import Config
-from regnet.data_adapter import adapt_to_data, loader_options, open_shards
+from regnet.data_adapter import adapt_to_manifest, loader_options, open_shards
 from regnet.distributed.world import World, join_world
 from regnet.error_handling import exit_code_of
 from regnet.exit_codes import DONE, exit_process, preempted_exit_code
@@ -26,7 +26,7 @@ from regnet.models.regnet import count_parameters
 from regnet.report import write_run_report
 from regnet.runs.directory import run_path
 from regnet.training.builder import build_train_step
-from regnet.training.cuda_graphs import capture_step, captures_step
+from regnet.training.cuda_graphs import capture_step, should_capture_step
 from regnet.training.run import Run
 from regnet.training.torch_setup import configure_torch
 from regnet.training.trainer import Trainer
@@ -47,41 +47,41 @@ def train(config: Config, notes: Sequence[str], world: World) -> int:
     """Opens the data and the run, builds the parts, resumes and trains.
 
     Args:
-        notes: what was adapted in the configuration, for the console.
+        notes: one line about each option that was adapted, for the console.
     """
     configure_torch(config.seed, config.train, world.device)
     shards, manifest = open_shards(config, world)
-    config, data_notes = adapt_to_data(config, manifest)
+    config, data_notes = adapt_to_manifest(config, manifest)
     with Run(config, world, manifest) as run:
         if run.already_finished():
             return DONE
         rank = RankInfo(world.rank, world.size, world.device)
         train_batches, val_batches = open_loaders(shards, manifest, loader_options(config), rank)
         train_step = build_train_step(config, world, manifest)
-        if captures_step(config.train, world):
+        if should_capture_step(config.train, world):
             capture_step(train_step, train_batches)
-        run.begin(train_step.state)
+        run.resume_or_start(train_step.state)
         trainer = Trainer(config, world, train_step, train_batches, val_batches, run, NOTICE)
-        for line in (*notes, *data_notes, describe(trainer, train_batches)):
-            run.say(line)
+        for line in (*notes, *data_notes, start_message(trainer, train_batches)):
+            run.log_message(line)
         result = trainer.fit()
         if result is None:
-            run.preempted(f"interrupted by {NOTICE.reason or 'a signal to another rank'}")
+            run.record_preemption(f"interrupted by {NOTICE.reason or 'a signal or the time limit on another rank'}")
             return preempted_exit_code()
-        run.finished(result, train_step.state)
+        run.record_finish(result, train_step.state)
     if config.tracking.report and world.is_main:
         write_run_report(run_path(config))
     return DONE
 
 
-def describe(trainer: Trainer, batches: TrainingLoader) -> str:
-    """A line about the network, the processes and the data."""
+def start_message(trainer: Trainer, batches: TrainingLoader) -> str:
+    """The line printed at the start: network, processes and data."""
     config, world, model = trainer.config, trainer.world, trainer.state.model
     parameters = f"{count_parameters(model):,} parameters"
     if config.train.freeze_backbone:
         parameters += f" ({count_parameters(model, trainable_only=True):,} trained)"
     processes = f"{world.size} process{'es' if world.size > 1 else ''} ({world.device.type})"
-    data = f"{batches.samples:,} training images, {trainer.steps} steps/epoch"
+    data = f"{batches.samples:,} training images, {trainer.steps_per_epoch} steps/epoch"
     if batches.dropped:
         data += f" ({batches.dropped} images dropped per epoch)"
     return f"{config.name}: {parameters}, {processes}, {data}"

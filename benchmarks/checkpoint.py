@@ -40,7 +40,7 @@ def measure(args: argparse.Namespace, config: Config, world: World) -> command.R
     directory = Path(config.data.shards)
     verify(directory, read_manifest(directory), Verify.once)
     with build_trainer(config, world) as (trainer, _):
-        trainer.run.begin(trainer.state)
+        trainer.run.resume_or_start(trainer.state)
         rates = alternate(variants(trainer, args.every), args.rounds, args.seconds, world.device)
         trainer.run.wait()
         (size,) = {path.stat().st_size for path in Path(config.runs_dir).rglob("step-*.pt")}

@@ -155,7 +155,7 @@ class FakeTrainer:
     def __getattr__(self, name):
         if name == "read":
             return lambda: (self.calls.update(["read"]) or each for each in (1, 2))
-        if name in ("forward_pass", "backward_pass", "count", "update", "report_steps"):
+        if name in ("forward_pass", "backward_pass", "update_metrics", "update", "report_steps"):
             return lambda: self.calls.update([name])
         raise AttributeError(name)
 
@@ -163,7 +163,7 @@ class FakeTrainer:
 def test_each_part_is_timed_under_its_name_within_the_context():
     fake, clock = FakeTrainer(), Clock(torch.device("cpu"))
     names = {"forward_pass": "forward", "backward_pass": "backward"}
-    names |= {"count": "count", "update": "update", "report_steps": "report"}
+    names |= {"update_metrics": "count", "update": "update", "report_steps": "report"}
     with timed_parts(fake, fake, clock):
         for method, part in names.items():
             before = dict(clock.seconds)

@@ -10,7 +10,7 @@ from regnet.distributed.world import World
 from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model
 from regnet.training.amp import Precision
-from regnet.training.cuda_graphs import CapturedFunction, CapturedNetwork, captures_step
+from regnet.training.cuda_graphs import CapturedFunction, CapturedNetwork, should_capture_step
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -28,7 +28,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 )
 def test_only_a_single_process_on_a_gpu_captures_its_steps(options, size, device, captured):
     world = World(0, size, 0, torch.device(device), None, None)
-    assert captures_step(TrainConfig(**options), world) == captured
+    assert should_capture_step(TrainConfig(**options), world) == captured
 
 
 @on_gpu

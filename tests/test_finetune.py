@@ -83,7 +83,7 @@ def test_a_frozen_backbone_computes_the_same_in_training_and_in_evaluation(shard
         images = torch.randn(4, 3, 32, 32)
         outputs = {}
         trainer.state.model.body.register_forward_hook(lambda _, inputs, output: outputs.update(output=output))
-        trainer.run.begin(trainer.state)
+        trainer.run.resume_or_start(trainer.state)
         assert trainer.train_epoch(0.0)
         trainer.train_step.network(images)
         training = outputs["output"]

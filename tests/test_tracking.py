@@ -44,14 +44,14 @@ def console(*flags):
 
 
 def test_the_epoch_line_shows_losses_accuracies_learning_rate_and_speed(capsys):
-    console().epoch(REPORT)
+    console().log_epoch(REPORT)
     line = "epoch  3/40  loss 4.1231  val_loss 3.9012  top1 10.45%  top5 29.81%  lr 0.000100  2,953 img/s  6.9 s\n"
     assert capsys.readouterr().out == line
 
 
 def test_the_epoch_lines_are_aligned(capsys):
     for epoch, top1 in ((9, 0.01), (10, 0.5)):
-        console().epoch(replace(REPORT, epoch=epoch, val=replace(REPORT.val, top1=top1)))
+        console().log_epoch(replace(REPORT, epoch=epoch, val=replace(REPORT.val, top1=top1)))
     first, second = capsys.readouterr().out.splitlines()
     assert "epoch  9/40 " in first
     assert "top1  1.00% " in first
@@ -59,7 +59,7 @@ def test_the_epoch_lines_are_aligned(capsys):
 
 
 def test_the_baseline_format_is_the_line_of_the_original_program(capsys):
-    console("--tracking.console_format", "baseline").epoch(REPORT)
+    console("--tracking.console_format", "baseline").log_epoch(REPORT)
     assert capsys.readouterr().out == "Epoch 3 lr = 0.000100 avg_loss = 0.008246 accuracy = 10.45% time = 6.94s\n"
 
 
@@ -68,13 +68,13 @@ def test_the_baseline_configuration_uses_that_format():
 
 
 def test_the_final_line_is_the_validation_accuracy(capsys):
-    console().final(RESULT, None)
+    console().log_result(RESULT, None)
     assert capsys.readouterr().out == "validation accuracy: top-1 86.17%, top-5 99.90% (4,000 images)\n"
 
 
 def test_accuracies_of_the_classes_are_printed_if_asked_for(capsys):
     """Under their own names, whatever markup these resemble."""
-    console("--tracking.console_classes", "true").final(RESULT, None)
+    console("--tracking.console_classes", "true").log_result(RESULT, None)
     _, classes = capsys.readouterr().out.splitlines()
     assert classes.split() == ["[red]", "50%", ":smile:", "100%"]
 

@@ -38,7 +38,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
     verify(directory, read_manifest(directory), Verify.once)
     with build_trainer(config, world) as (trainer, train):
         run = trainer.run
-        run.begin(trainer.state)
+        run.resume_or_start(trainer.state)
         run.trackers = Trackers(
             [tracker for tracker in run.trackers.trackers if not isinstance(tracker, ConsoleTracker)]
         )
@@ -61,7 +61,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
         "precision": config.train.precision,
         "resolution": config.data.resolution,
         "batch_size": config.train.batch_size,
-        "steps": trainer.steps,
+        "steps": trainer.steps_per_epoch,
         "rounds": args.rounds,
         "results": {
             name: asdict(spread)
@@ -100,7 +100,7 @@ class Steps:
 
         def variant(function: Callable[[], None]) -> Generator[int]:
             function()
-            yield self.trainer.steps * self.global_size
+            yield self.trainer.steps_per_epoch * self.global_size
 
         return {name: partial(variant, function) for name, function in functions.items()}
 
@@ -110,7 +110,7 @@ class Steps:
         self.trainer.train_epoch(time.perf_counter())
 
     def on_resident(self) -> None:
-        for _ in range(self.trainer.steps):
+        for _ in range(self.trainer.steps_per_epoch):
             self.trainer.train_step.run(self.resident, self.trainer.config.optim.lr)
 
     def apart(self) -> None:
@@ -126,7 +126,9 @@ class Steps:
             self.epoch()
         total = clock.seconds.pop("total")
         clock.seconds["rest"] = total - sum(clock.seconds.values())
-        self.part_seconds[name].append({part: seconds / self.trainer.steps for part, seconds in clock.seconds.items()})
+        self.part_seconds[name].append(
+            {part: seconds / self.trainer.steps_per_epoch for part, seconds in clock.seconds.items()}
+        )
 
     def milliseconds(self) -> dict[str, Spread]:
         """Milliseconds of each part of a step, without the warm-up."""
@@ -156,12 +158,12 @@ class Steps:
 
     def trace(self, path: Path) -> None:
         """Writes a torch.profiler trace of a few steps."""
-        trainer, steps = self.trainer, self.trainer.steps
-        trainer.steps = min(TRACED, steps)
+        trainer, steps = self.trainer, self.trainer.steps_per_epoch
+        trainer.steps_per_epoch = min(TRACED, steps)
         try:
             with profile() as profiler:
                 self.epoch()
         finally:
-            trainer.steps = steps
+            trainer.steps_per_epoch = steps
         if trainer.world.is_main:
             profiler.export_chrome_trace(str(path))

@@ -61,7 +61,7 @@ def timed_parts(trainer: Trainer, loader: TrainingLoader, clock: Clock) -> Itera
     methods: list[tuple[Any, str, str]] = [
         (trainer.train_step, "forward_pass", "forward"),
         (trainer.train_step, "backward_pass", "backward"),
-        (trainer.train_step, "count", "count"),
+        (trainer.train_step, "update_metrics", "count"),
         (trainer.train_step, "update", "update"),
         (trainer, "report_steps", "report"),
     ]

@@ -14,7 +14,8 @@ class StepReport:
     """One optimiser step.
 
     Attributes:
-        epoch, step: counted from 1.
+        epoch: counted from 1.
+        step: global step, counted from 1.
         loss: mean over the global batch.
     """
 
@@ -59,21 +60,21 @@ class EpochReport:
 
 
 class Tracker:
-    """Receives the reports of a run; every method may be ignored. Trackers exist on rank zero only."""
+    """Receives the reports of a run; subclasses override what they need. Exists on rank zero only."""
 
-    def say(self, message: str) -> None:
+    def log_message(self, message: str) -> None:
         """A line for people."""
 
     def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
         """An epoch starts, or is resumed after `done` of its `steps`."""
 
-    def steps(self, reports: list[StepReport]) -> None:
+    def log_steps(self, reports: list[StepReport]) -> None:
         """Consecutive steps have been completed."""
 
-    def epoch(self, report: EpochReport) -> None:
+    def log_epoch(self, report: EpochReport) -> None:
         """An epoch has been completed and evaluated."""
 
-    def final(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
+    def log_result(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
         """The run is finished: the contents of result.json and evaluation.npz."""
 
     def sync(self) -> None:

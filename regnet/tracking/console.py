@@ -29,14 +29,14 @@ class ConsoleTracker(Tracker):
         self.task = self.progress.add_task("")
         self._printed_at = time.monotonic()
 
-    def say(self, message: str) -> None:
+    def log_message(self, message: str) -> None:
         print(message, flush=True)
 
     def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
         self.progress.start()
         self.progress.reset(self.task, total=steps, completed=done, description=f"epoch {epoch}")
 
-    def steps(self, reports: list[StepReport]) -> None:
+    def log_steps(self, reports: list[StepReport]) -> None:
         last, every = reports[-1], self.config.tracking.progress_every
         self.progress.update(self.task, advance=len(reports), description=f"epoch {last.epoch}, loss {last.loss:.3f}")
         if self.progress.disable and every and time.monotonic() - self._printed_at > every:
@@ -49,12 +49,12 @@ class ConsoleTracker(Tracker):
         remaining = f", {task.time_remaining:.0f} s remaining" if task.time_remaining else ""
         return f"{task.description}, step {task.completed:.0f}/{task.total:.0f}{speed}{remaining}"
 
-    def epoch(self, report: EpochReport) -> None:
+    def log_epoch(self, report: EpochReport) -> None:
         self.progress.stop()
         baseline = self.config.tracking.console_format == "baseline"
         print(baseline_line(report, self.config) if baseline else epoch_line(report, self.config), flush=True)
 
-    def final(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
+    def log_result(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
         print_result(result, self.config.tracking.console_classes)
 
     def close(self, failed: bool) -> None:

@@ -24,10 +24,10 @@ class MetricsLog(Tracker):
             writer.write(path, b"".join(line for line in lines if _is_completed(line, epochs, steps)))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
-    def steps(self, reports: list[StepReport]) -> None:
+    def log_steps(self, reports: list[StepReport]) -> None:
         self._write([{"kind": "step", **asdict(report)} for report in reports])
 
-    def epoch(self, report: EpochReport) -> None:
+    def log_epoch(self, report: EpochReport) -> None:
         self._write([{"kind": "epoch", **report.row()}])
 
     def _write(self, rows: list[dict[str, Any]]) -> None:

@@ -18,25 +18,25 @@ class Trackers(Tracker):
     def __init__(self, trackers: list[Tracker]) -> None:
         self.trackers = trackers
 
-    def say(self, message: str) -> None:
+    def log_message(self, message: str) -> None:
         for tracker in self.trackers:
-            tracker.say(message)
+            tracker.log_message(message)
 
     def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
         for tracker in self.trackers:
             tracker.begin_epoch(epoch, steps, done)
 
-    def steps(self, reports: list[StepReport]) -> None:
+    def log_steps(self, reports: list[StepReport]) -> None:
         for tracker in self.trackers:
-            tracker.steps(reports)
+            tracker.log_steps(reports)
 
-    def epoch(self, report: EpochReport) -> None:
+    def log_epoch(self, report: EpochReport) -> None:
         for tracker in self.trackers:
-            tracker.epoch(report)
+            tracker.log_epoch(report)
 
-    def final(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
+    def log_result(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
         for tracker in self.trackers:
-            tracker.final(result, evaluation)
+            tracker.log_result(result, evaluation)
 
     def sync(self) -> None:
         for tracker in self.trackers:
@@ -57,6 +57,6 @@ def open_trackers(config: Config, directory: RunDirectory, epochs: int, steps: i
     opened: list[Tracker | None] = [
         console,
         MetricsLog(directory.writer, directory.metrics, epochs, steps),
-        open_wandb(config, directory, console.say),
+        open_wandb(config, directory, console.log_message),
     ]
     return Trackers([tracker for tracker in opened if tracker is not None])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from regnet.config.schema import Config, plain
+from regnet.config.schema import Config, to_plain_types
 from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.runs.directory import RunDirectory
 from regnet.tracking.base import EpochReport, StepReport, Tracker
@@ -61,7 +61,7 @@ class WandbTracker(Tracker):
             resume="allow",
             dir=directory.path,
             mode=mode,
-            config=plain(asdict(config)),
+            config=to_plain_types(asdict(config)),
             settings=settings,
         )
         self.say_failure, self.timeout = say, tracking.wandb_timeout
@@ -85,14 +85,14 @@ class WandbTracker(Tracker):
         for name, (axis, best) in _CHARTS.items():
             self.run.define_metric(name, step_metric=axis, summary=best)
 
-    def steps(self, reports: list[StepReport]) -> None:
-        self._calls.put(lambda: self._log_steps(reports))
+    def log_steps(self, reports: list[StepReport]) -> None:
+        self._calls.put(lambda: self._send_steps(reports))
 
-    def _log_steps(self, reports: list[StepReport]) -> None:
+    def _send_steps(self, reports: list[StepReport]) -> None:
         for report in reports:
             self.run.log({"step": report.step, "train/loss": report.loss, "train/lr": report.lr})
 
-    def epoch(self, report: EpochReport) -> None:
+    def log_epoch(self, report: EpochReport) -> None:
         row = {
             "epoch": report.epoch,
             "step": report.step,
@@ -108,7 +108,7 @@ class WandbTracker(Tracker):
         }
         self._calls.put(lambda: self.run.log(row))
 
-    def final(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
+    def log_result(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
         columns = ("top1", "top5", "loss", "calibration_error")
         summary = {"best/top1": result["best_top1"], **{f"final/{name}": result[name] for name in columns}}
         self._calls.put(lambda: self.run.summary.update(summary))
@@ -185,7 +185,8 @@ def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], Non
     try:
         tracker = WandbTracker(config, directory, "offline", say)
     except Exception as error:  # noqa: BLE001  # as above; the run continues without Weights & Biases
-        say(f"Weights & Biases cannot be used at all ({' '.join(str(error).split())})")
+        reason = " ".join(str(error).split())
+        say(f"Weights & Biases cannot be used offline either ({reason}); --tracking.wandb disabled turns it off")
         return None
     say(f"Weights & Biases: logging offline. Upload with: wandb sync {Path(tracker.run.dir).parent}")
     return tracker

@@ -10,7 +10,7 @@ _AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """Weights stay in fp32; bf16 and fp16 run the forward pass in autocast, fp16 with a gradient scaler in addition.
+    """Weights stay in fp32; bf16 and fp16 autocast the forward pass, and fp16 also uses a gradient scaler.
 
     Args:
         name: fp32, bf16 or fp16.

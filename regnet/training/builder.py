@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from regnet.config.schema import Config, plain
+from regnet.config.schema import Config, to_plain_types
 from regnet.distributed.gradients import wrap_ddp
 from regnet.distributed.world import World
 from regnet.metrics.training import TrainingAccumulator
@@ -40,7 +40,7 @@ def build_train_step(config: Config, world: World, dataset: Dataset) -> TrainSte
     state = build_state(config, world, model, precision, dataset)
     network: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
     network = wrap_ddp(network, world, config.train.deterministic)
-    torch.manual_seed(rank_seed(config.seed, world.rank))  # each rank drops paths of its own samples
+    torch.manual_seed(rank_seed(config.seed, world.rank))  # stochastic depth must drop different samples on each rank
     return TrainStep(config, world, network, loss, precision, state)
 
 
@@ -58,7 +58,7 @@ def build_model(config: Config, world: World, classes: int) -> Model:
 
 
 def build_loss(config: Config, world: World, dataset: Dataset) -> Loss:
-    """The loss, with the teacher that rank zero reads if there is one."""
+    """The loss; rank zero reads the teacher, if there is one, and broadcasts it."""
     teacher = world.broadcast_object(world.on_main(lambda: open_teacher(config, tuple(dataset.classes))))
     if teacher is not None:
         teacher = _to_device(teacher, config, world)
@@ -76,10 +76,10 @@ def build_state(config: Config, world: World, model: Model, precision: Precision
         metrics=TrainingAccumulator(len(dataset.classes), world.device),
         stopping=EarlyStopping(config.early_stopping.patience, "min" if lower_is_better else "max"),
         progress=Progress(),
-        metadata={"config": plain(asdict(config)), "data": dataset.identity, "classes": list(dataset.classes)},
+        metadata={"config": to_plain_types(asdict(config)), "data": dataset.identity, "classes": list(dataset.classes)},
     )
 
 
 def _to_device(network: M, config: Config, world: World) -> M:
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    return network.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]  # not in its stub
+    return network.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]  # missing in its stub

@@ -1,7 +1,7 @@
 """Rank zero's checkpoints: finds the one to resume from, writes new ones in the background."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from regnet.checkpoint.async_writer import AsyncWriter
 from regnet.checkpoint.manager import CheckpointManager
@@ -9,7 +9,10 @@ from regnet.runs.directory import RunDirectory
 from regnet.runs.status import Status
 from regnet.tracking.registry import Trackers
 
-Found = tuple[Path, dict[str, Any]]  # a checkpoint's file and contents
+
+class LoadedCheckpoint(NamedTuple):
+    path: Path
+    contents: dict[str, Any]
 
 
 class Checkpointer:
@@ -25,32 +28,34 @@ class Checkpointer:
         self.saved = directory.completed
         self._background = AsyncWriter()
 
-    def newest(self) -> Found | None:
+    def newest(self) -> LoadedCheckpoint | None:
         """The newest valid checkpoint, if any.
 
         Raises:
             UsageError: it belongs to a different run, or none of the checkpoints is valid.
         """
         found = self.checkpoints.newest(lambda why: print(f"skipped a corrupt checkpoint: {why}", flush=True))
-        if found is not None:
-            self.directory.check_checkpoint(found[1])
-        return found
+        if found is None:
+            return None
+        checkpoint = LoadedCheckpoint(*found)
+        self.directory.check_checkpoint(checkpoint.contents)
+        return checkpoint
 
     def restore_best(self, contents: dict[str, Any]) -> None:
-        """Writes best.pt again if these are the contents of the best checkpoint and its writer was killed before."""
+        """Writes best.pt again if `contents` is the best checkpoint and the process was killed before writing it."""
         progress = contents["progress"]
         best = progress["best_step"]
         if best == progress["global_step"] and not self.checkpoints.best_is_at_step(best):
             self.checkpoints.save(self.directory.writer, best, contents, is_best=True)
 
     def save(self, contents: dict[str, Any], is_best: bool, trackers: Trackers) -> None:
-        """Starts writing a checkpoint; returns as soon as the one before it is on disk.
+        """Starts writing a checkpoint; returns as soon as the previous one is on disk.
 
         Args:
             contents: on the CPU, not changed afterwards.
 
         Raises:
-            OSError: the checkpoint before this one could not be written, twice.
+            OSError: writing the previous checkpoint failed twice.
         """
         self._background.start(lambda: self._write(contents, is_best, trackers))
 
@@ -62,7 +67,7 @@ class Checkpointer:
         self.directory.write_state(Status.running, *self.saved)
 
     def wait(self) -> None:
-        """Returns when every checkpoint is on disk. Raises what `save` does."""
+        """Returns when every checkpoint is on disk. Raises the same errors as `save`."""
         self._background.wait()
 
     def paths(self) -> list[Path]:

@@ -86,14 +86,14 @@ class CapturedNetwork(nn.Module):
     def __init__(self, network: nn.Module, images: Tensor, precision: Precision) -> None:
         super().__init__()
         self.network, self.shape = network, images.shape
-        # Gradients are accumulated on the capture's stream, and wait for the one that replays it.
+        # The mismatch is intended: gradients accumulate on the capture's stream, which waits for the replaying stream.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         buffers = [buffer.clone() for buffer in network.buffers()]
         with precision.autocast():
             self.captured: Callable[[Tensor], Tensor]
             self.captured = torch.cuda.make_graphed_callables(_Uncaptured(network), (images,))  # type: ignore[assignment]
         for buffer, before in zip(network.buffers(), buffers, strict=True):
-            buffer.copy_(before)  # the capture's batches have changed BatchNorm's statistics
+            buffer.copy_(before)  # warm-up and capture have changed BatchNorm's statistics
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training and images.shape == self.shape:
@@ -112,7 +112,7 @@ class _Uncaptured(nn.Module):
         return self.network(images)
 
 
-def captures_step(train: TrainConfig, world: World) -> bool:
+def should_capture_step(train: TrainConfig, world: World) -> bool:
     """Whether a run captures its steps: a single process on a GPU.
 
     Gradient accumulation adds to gradients, which a captured pass overwrites; anomaly detection synchronises.

@@ -25,7 +25,9 @@ def open_teacher(config: Config, classes: tuple[str, ...]) -> nn.Module | None:
         return None
     trained = load_trained_model(Path(path))
     if trained.classes != classes:
-        raise UsageError(f"distill.teacher {path} was trained on different classes")
+        raise UsageError(
+            f"distill.teacher {path} was trained on different classes; use a teacher trained on this dataset's classes"
+        )
     design, data = trained.config.model.design(), config.data
     for option, side in (("data.resolution", data.resolution), ("data.initial_resolution", data.initial_resolution)):
         if option == "data.resolution" or data.progressive_resizing_epochs:

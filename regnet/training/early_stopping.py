@@ -1,4 +1,4 @@
-"""Early stopping, in plain Python."""
+"""Early stopping."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,8 @@
-"""One attempt of a run: opens it, resumes it, reports, saves, and records how it ended. Rank zero writes."""
+"""One attempt of a run: opens it, resumes it, reports, saves, and records how it ended. Rank zero writes.
+
+Resuming: Run.resume_or_start -> Checkpointer.newest -> CheckpointManager.newest -> TrainingState.load_state_dict. Which
+configurations may resume a run is decided in regnet.runs.compatibility.
+"""
 
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -13,21 +17,21 @@ from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport
 from regnet.tracking.console import print_result
 from regnet.tracking.registry import Trackers, open_trackers
-from regnet.training.checkpointing import Checkpointer, Found
+from regnet.training.checkpointing import Checkpointer, LoadedCheckpoint
 from regnet.training.dataset import Dataset
 from regnet.training.result import evaluation_file, result_of
 from regnet.training.state import TrainingState
 
 
 class Run(AbstractContextManager["Run"]):
-    """A context that leaves state.json saying how the attempt ended. All ranks take part in every method.
+    """One attempt as a context: on exit state.json says how it ended. All ranks call every method.
 
     Raises:
         UsageError: on all ranks, if the run directory cannot be used with this configuration.
 
     Attributes:
-        directory, checkpointer: None on other ranks than zero.
-        trackers: empty on other ranks than zero, and before `begin`.
+        directory, checkpointer: None except on rank zero.
+        trackers: empty except on rank zero, and empty there before `resume_or_start`.
     """
 
     def __init__(self, config: Config, world: World, dataset: Dataset) -> None:
@@ -49,14 +53,14 @@ class Run(AbstractContextManager["Run"]):
             print(f"Already finished. Results: {self.directory.path}", flush=True)
         return finished
 
-    def begin(self, state: TrainingState) -> None:
+    def resume_or_start(self, state: TrainingState) -> None:
         """Resumes from the newest valid checkpoint, or loads model.weights; opens the trackers.
 
         Raises:
             UsageError: on all ranks, for a checkpoint or weights that cannot be used.
         """
-        found = self.world.on_main(lambda: self._rank_zero().newest())
-        contents = self.world.broadcast_object(None if found is None else found[1])
+        found = self.world.on_main(lambda: self._open_checkpointer().newest())
+        contents = self.world.broadcast_object(None if found is None else found.contents)
         loaded = ""
         if contents is not None:
             self.world.run_on_all(lambda: state.load_state_dict(contents, self.world))
@@ -64,7 +68,7 @@ class Run(AbstractContextManager["Run"]):
             loaded = self._load_pretrained(state)
         self.world.on_main(lambda: self._open(state, found))
         if loaded:
-            self.say(loaded)
+            self.log_message(loaded)
 
     def _load_pretrained(self, state: TrainingState) -> str:
         """Loads model.weights, which rank zero reads, on all ranks; describes them in a line."""
@@ -76,46 +80,46 @@ class Run(AbstractContextManager["Run"]):
             load_pretrained(network, weights.tensors)
         return weights.description
 
-    def _open(self, state: TrainingState, found: Found | None) -> None:
+    def _open(self, state: TrainingState, found: LoadedCheckpoint | None) -> None:
         assert self.directory is not None
-        progress, checkpointer = state.progress, self._rank_zero()
+        progress, checkpointer = state.progress, self._open_checkpointer()
         epochs, steps = checkpointer.saved = (progress.epoch, progress.global_step)
         self.directory.begin(epochs, steps, f"{self.world.size} x {self.world.device.type}")
         if found is not None:
-            checkpointer.restore_best(found[1])
+            checkpointer.restore_best(found.contents)
         self.trackers = open_trackers(self.config, self.directory, epochs, steps)
         if found is not None:
-            self.say(f"Resuming from {found[0]} (epoch {epochs}, step {steps})")
+            self.log_message(f"Resuming from {found.path} (epoch {epochs}, step {steps})")
 
-    def _rank_zero(self) -> Checkpointer:
+    def _open_checkpointer(self) -> Checkpointer:
         assert self.checkpointer is not None, "rank zero only"
         return self.checkpointer
 
-    def say(self, message: str) -> None:
-        self.trackers.say(message)
+    def log_message(self, message: str) -> None:
+        self.trackers.log_message(message)
 
     def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
         self.trackers.begin_epoch(epoch, steps, done)
 
-    def steps(self, reports: list[StepReport]) -> None:
-        self.trackers.steps(reports)
+    def log_steps(self, reports: list[StepReport]) -> None:
+        self.trackers.log_steps(reports)
 
-    def epoch(self, report: EpochReport) -> None:
-        self.trackers.epoch(report)
+    def log_epoch(self, report: EpochReport) -> None:
+        self.trackers.log_epoch(report)
 
     def save(self, state: TrainingState, is_best: bool) -> None:
         """Copies the state, and writes it as a checkpoint in the background.
 
         Raises:
-            OSError: on rank zero, if the previous checkpoint could not be written, twice.
+            OSError: on rank zero, if writing the previous checkpoint failed twice.
         """
         state.sync_buffers(self.world)
         contents = state.state_dict(self.world)
-        self.world.on_main(lambda: self._rank_zero().save(copy_to_cpu(contents), is_best, self.trackers))
+        self.world.on_main(lambda: self._open_checkpointer().save(copy_to_cpu(contents), is_best, self.trackers))
 
     def wait(self) -> None:
-        """Returns when all checkpoints are on disk. Raises what `save` does."""
-        self.world.on_main(lambda: self._rank_zero().wait())
+        """Returns when all checkpoints are on disk. Raises the same errors as `save`."""
+        self.world.on_main(lambda: self._open_checkpointer().wait())
 
     def last_checkpoint(self) -> str:
         """A sentence about the newest checkpoint, the same on all ranks."""
@@ -124,26 +128,26 @@ class Run(AbstractContextManager["Run"]):
         sentence = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
         return self.world.broadcast_object(sentence)
 
-    def preempted(self, reason: str) -> None:
+    def record_preemption(self, reason: str) -> None:
         """The run stops before its end, and can be resumed."""
         self._ending = Status.preempted, reason
         if self.checkpointer is not None:
             step = self.checkpointer.saved[1]
             why = reason[0].upper() + reason[1:]
             command = "the same command" + (" without --overwrite" if self.config.overwrite else "")
-            self.say(f"{why}; checkpoint saved at step {step}. Re-run {command} to resume.")
+            self.log_message(f"{why}; checkpoint saved at step {step}. Re-run {command} to resume.")
 
-    def finished(self, evaluation: Evaluation, state: TrainingState) -> None:
+    def record_finish(self, evaluation: Evaluation, state: TrainingState) -> None:
         """The run is complete; `evaluation` is that of its last weights."""
         reason = why_finished(self.config, state)
         self._ending = Status.finished, reason
         if self.directory is None:
             return
-        self._rank_zero().saved = (state.progress.epoch, state.progress.global_step)
+        self._open_checkpointer().saved = (state.progress.epoch, state.progress.global_step)
         result, details = result_of(evaluation, state, self.dataset), evaluation_file(evaluation, self.dataset)
         self.directory.write_result(result, details.to_bytes())
-        self.trackers.final(result, details)
-        self.say(f"{reason}. Results: {self.directory.path}")
+        self.trackers.log_result(result, details)
+        self.log_message(f"{reason}. Results: {self.directory.path}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -160,7 +164,7 @@ class Run(AbstractContextManager["Run"]):
                 self._failed(why)
             elif self.directory is not None and self._ending is not None:
                 status, reason = self._ending
-                self.directory.write_state(status, *self._rank_zero().saved, reason)
+                self.directory.write_state(status, *self._open_checkpointer().saved, reason)
         finally:
             self.trackers.close(failed=error is not None)
             if self.directory is not None:
@@ -169,13 +173,13 @@ class Run(AbstractContextManager["Run"]):
     def _failed(self, why: str) -> None:
         """Records the failure. Every rank tries: rank zero may be the one that died."""
         if self.directory is not None:
-            self.directory.write_state(Status.failed, *self._rank_zero().saved, why)
+            self.directory.write_state(Status.failed, *self._open_checkpointer().saved, why)
         else:
             mark_failed(run_path(self.config), why)
 
 
 def why_finished(config: Config, state: TrainingState) -> str:
-    """Why a run ended by itself."""
+    """Why a run ended without being preempted or failing."""
     epochs, stopping = state.progress.epoch, state.stopping
     if not stopping.should_stop:
         return f"Finished after {epochs} epoch{'s' if epochs != 1 else ''}"

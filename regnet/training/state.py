@@ -68,8 +68,11 @@ class TrainingState:
         ema_buffers = [] if self.ema is None else self.ema.module.buffers()
         world.broadcast_([*self.model.buffers(), *ema_buffers])
 
-    def not_finite(self) -> str | None:
-        """The name of the first weight or statistic that is not finite, if any: such a state is not worth saving."""
+    def first_non_finite(self) -> str | None:
+        """The name of the first weight or statistic that is not finite; None if all are.
+
+        Such a state must not be saved.
+        """
         tensors = self.model.state_dict()
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
         return None if finite.all() else list(tensors)[int(finite.int().argmin())]
@@ -89,7 +92,7 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict[str, Any], world: World) -> None:
-        """Restores a checkpoint, which may be of a different number of ranks.
+        """Restores a checkpoint, which another number of ranks may have written.
 
         Raises:
             CheckpointError: it holds another network (the message names the first difference), or weights only.

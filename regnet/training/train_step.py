@@ -1,4 +1,4 @@
-"""One optimiser step: forward, loss, backward, update."""
+"""One optimiser step: gradient accumulation, forward, loss, backward, clipping, update, EMA."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +22,8 @@ class TrainStep:
     """The network and everything that one optimiser step needs.
 
     Attributes:
-        network: the forward pass in training: `state.model`, possibly compiled, captured and wrapped by DDP.
+        network: `state.model` for the forward pass in training: possibly compiled, captured and wrapped in DDP.
+            `state.model` is always the bare network.
         predict: images (n, 3, H, W) -> logits float32 (n, classes) of the network that is evaluated (EMA if enabled).
     """
 
@@ -45,16 +46,16 @@ class TrainStep:
         if ranks or accumulation steps have different numbers of them.
         """
         set_learning_rate(self.state.optimizer, lr)
-        # The same count on every rank (SyncBatchNorm communicates in each part), and at least two samples per part.
-        count = max(1, min(self.config.train.grad_accum_steps, batch.global_size // self.world.size // 2))
-        parts = [part.tensor_split(count) for part in (batch.images, batch.labels, batch.targets)]
+        # Every rank uses the same number of parts, since SyncBatchNorm communicates in each; a part has >= 2 samples.
+        accum_parts = max(1, min(self.config.train.grad_accum_steps, batch.global_size // self.world.size // 2))
+        parts = [part.tensor_split(accum_parts) for part in (batch.images, batch.labels, batch.targets)]
         total = torch.zeros((), device=self.world.device)
         for index, (images, labels, targets) in enumerate(zip(*parts, strict=True)):
-            with self.no_sync() if index < count - 1 else nullcontext():
+            with self.no_sync() if index < accum_parts - 1 else nullcontext():
                 logits, loss = self.forward_pass(images, targets)
-                # DDP averages gradients over ranks; multiplying by their number makes it a sum.
+                # DDP averages gradients over ranks; multiplying by the number of ranks turns the average into the sum.
                 self.backward_pass(loss * (self.world.size / batch.global_size))
-            self.count(logits.detach(), labels, loss.detach())
+            self.update_metrics(logits.detach(), labels, loss.detach())
             total += loss.detach() / batch.global_size
         self.update()
         return total
@@ -71,7 +72,7 @@ class TrainStep:
         """Accumulates gradients; DDP reduces them across ranks meanwhile, except inside `no_sync`."""
         self.state.scaler.scale(loss).backward()
 
-    def count(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+    def update_metrics(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Adds a batch to the epoch's training metrics."""
         # A step that the gradient scaler is about to skip must not spoil the epoch's mean loss.
         counted = loss.isfinite() if self.precision.skips_overflow else None

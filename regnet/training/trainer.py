@@ -26,7 +26,7 @@ from regnet.training.train_step import TrainStep
 
 
 class PendingStep(NamedTuple):
-    """A step whose loss, this rank's part of the global batch's mean, is still on the device."""
+    """A step whose loss is still on the device: this rank's share of the mean over the global batch."""
 
     step: int
     lr: float
@@ -46,70 +46,77 @@ class Trainer:
         config: Config,
         world: World,
         train_step: TrainStep,
-        train: TrainingBatches,
-        val: EvaluationBatches,
+        train_batches: TrainingBatches,
+        val_batches: EvaluationBatches,
         run: Run,
         notice: PreemptionNotice,
     ) -> None:
         self.config, self.world = config, world
         self.train_step, self.state = train_step, train_step.state
-        self.train_batches, self.val_batches = train, val
+        self.train_batches, self.val_batches = train_batches, val_batches
         self.run, self.notice = run, notice
         self.classes = len(run.dataset.classes)
-        self.steps = min(train.steps, config.train.max_steps_per_epoch or train.steps)
-        self.flags = SharedFlags(world, flags=2)  # preempted; a checkpoint is due
+        self.steps_per_epoch = min(train_batches.steps, config.train.max_steps_per_epoch or train_batches.steps)
+        self.flags = SharedFlags(world, flags=2)  # "this rank is preempted", "a checkpoint is due"; see train_epoch
         self.confident_errors = ConfidentErrorAccumulator()
 
     def fit(self) -> Evaluation | None:
-        """Trains to the last epoch or early stopping; returns the last evaluation, or None if preempted before."""
+        """Trains until the last epoch or early stopping; returns the last evaluation, or None if preempted first."""
         result = self._fit()
         self.flags.wait()
         self.run.wait()
+        # Gathered only for the last evaluation, because they carry images.
         return None if result is None else replace(result, confident_errors=self.confident_errors.result(self.world))
 
     def _fit(self) -> Evaluation | None:
         if any(self.world.gather(self.notice.reason is not None)):
             return None
         self.notice.set_time_limit(self.config.train.max_minutes)
-        result = None
+        val_result = None
         progress = self.state.progress
         while progress.epoch < self.config.train.epochs and not self.state.stopping.should_stop:
             started = time.perf_counter() - progress.seconds
             if not self.train_epoch(started):
                 return None
-            train = self.state.metrics.summed(self.world).result()
+            train_result = self.state.metrics.summed(self.world).result()
             train_seconds = time.perf_counter() - started
             progress.seconds = train_seconds
             self.save()  # before the evaluation, in which the run may be preempted or killed
-            result = self.evaluate()
-            if result is None:
+            val_result = self.evaluate()
+            if val_result is None:
                 return None
             seconds = time.perf_counter() - started
-            # Rank zero's numbers on all ranks, so that every decision based on them is the same.
-            self.end_epoch(*self.world.broadcast_object((train, result)), train_seconds, seconds)
-        return result if result is not None else self.evaluate()
+            # All ranks take rank zero's numbers, so that they decide alike (early stopping, best checkpoint).
+            results = self.world.broadcast_object((train_result, val_result))
+            self.end_epoch(*results, train_seconds, seconds)
+        return val_result if val_result is not None else self.evaluate()
 
     def train_epoch(self, started: float) -> bool:
-        """The rest of the current epoch; False if the run was preempted, after saving a checkpoint."""
+        """Trains the rest of the current epoch; returns False if preempted, once a checkpoint is saved.
+
+        Args:
+            started: time.perf_counter() minus the seconds already spent on this epoch.
+        """
         progress = self.state.progress
         self.train_step.network.train()
         if self.config.train.freeze_backbone:
             set_head_train_mode(self.state.model)
-        self.run.begin_epoch(progress.epoch + 1, self.steps, progress.step)
+        self.run.begin_epoch(progress.epoch + 1, self.steps_per_epoch, progress.step)
         pending: list[PendingStep] = []
         saved_at = time.monotonic()
         batches = self.train_batches.epoch(progress.epoch, progress.step)
-        for batch in take(batches, self.steps - progress.step):
+        for batch in take(batches, self.steps_per_epoch - progress.step):
             lr = self.lr_at(progress.global_step)
             loss = self.train_step.run(batch, lr)
             progress.step += 1
             progress.global_step += 1
             pending.append(PendingStep(progress.global_step, lr, loss))
-            if len(pending) == self.config.tracking.log_every or progress.step == self.steps:
+            if len(pending) == self.config.tracking.log_every or progress.step == self.steps_per_epoch:
                 self.report_steps(pending)
             overdue = self._overdue(saved_at)
             if overdue:
-                saved_at = time.monotonic()  # requested once, although all ranks save one step later
+                # reset now, or it would be requested again: the save follows one step later (SharedFlags)
+                saved_at = time.monotonic()
             preempted, save = self.flags.exchange(self.notice.reason is not None, overdue)
             if preempted or self._checkpoint_due(save):
                 self.report_steps(pending)
@@ -126,12 +133,12 @@ class Trainer:
     def _checkpoint_due(self, requested: bool) -> bool:
         progress, every = self.state.progress, self.config.checkpoint.every_steps
         due = requested or (every > 0 and progress.global_step % every == 0)
-        return due and progress.step < self.steps  # the end of the epoch saves anyway
+        return due and progress.step < self.steps_per_epoch  # the end of the epoch saves anyway
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of a step of the run, from 0; with optim.layer_decay the head's."""
+        """The learning rate of global step `step`, counted from 0; with optim.layer_decay, that of the head."""
         config = self.config
-        return learning_rate(step, self.steps, config.train.epochs, config.optim.lr, config.schedule)
+        return learning_rate(step, self.steps_per_epoch, config.train.epochs, config.optim.lr, config.schedule)
 
     def report_steps(self, pending: list[PendingStep]) -> None:
         """Reports the global mean loss of each pending step: one collective and one synchronisation for all.
@@ -146,7 +153,7 @@ class Trainer:
         epoch = self.state.progress.epoch + 1
         reports = [StepReport(epoch, step.step, step.lr, loss) for step, loss in zip(pending, losses, strict=True)]
         pending.clear()
-        self.run.steps(reports)
+        self.run.log_steps(reports)
         self._check_finite(reports)
 
     def _check_finite(self, reports: Sequence[StepReport]) -> None:
@@ -167,7 +174,7 @@ class Trainer:
         Raises:
             Diverged: on all ranks at once, for a weight that is not finite.
         """
-        bad = next(filter(None, self.world.gather(self.state.not_finite())), None)
+        bad = next(filter(None, self.world.gather(self.state.first_non_finite())), None)
         if bad is not None:
             steps = self.state.progress.global_step
             self.diverged(f"{bad} is not finite", steps, self.lr_at(steps - 1))
@@ -182,7 +189,8 @@ class Trainer:
         self.confident_errors = ConfidentErrorAccumulator()
         with closing(iter(self.val_batches)) as batches:
             for _ in range(self.val_batches.steps):
-                batch = next(batches, None)  # ranks' parts differ by a sample, so one may end a batch earlier
+                # a rank may have one sample less than another, and so one batch less
+                batch = next(batches, None)
                 if batch is not None:
                     logits = self.train_step.predict(batch.images)
                     metrics.update(logits, batch.labels)
@@ -192,18 +200,21 @@ class Trainer:
                     return None
         return metrics.result(self.world)
 
-    def end_epoch(self, train: TrainingResult, val: Evaluation, train_seconds: float, seconds: float) -> None:
+    def end_epoch(
+        self, train_result: TrainingResult, val_result: Evaluation, train_seconds: float, seconds: float
+    ) -> None:
         """Marks the epoch as complete, reports it and saves a checkpoint."""
         state, progress = self.state, self.state.progress
-        state.stopping.update(train.loss if self.config.early_stopping.monitor == "train_loss" else val.top1)
-        is_best = val.top1 > progress.best_top1
+        on_loss = self.config.early_stopping.monitor == "train_loss"
+        state.stopping.update(train_result.loss if on_loss else val_result.top1)
+        is_best = val_result.top1 > progress.best_top1
         if is_best:
-            progress.best_top1, progress.best_step = val.top1, progress.global_step
+            progress.best_top1, progress.best_step = val_result.top1, progress.global_step
         progress.epoch += 1
-        lr = self.lr_at(progress.global_step - self.steps)
-        throughput = train.samples / train_seconds
-        report = EpochReport(progress.epoch, progress.global_step, lr, train, val, seconds, throughput)
+        lr = self.lr_at(progress.global_step - self.steps_per_epoch)
+        throughput = train_result.samples / train_seconds
+        report = EpochReport(progress.epoch, progress.global_step, lr, train_result, val_result, seconds, throughput)
         progress.step, progress.seconds = 0, 0.0
         state.metrics = TrainingAccumulator(self.classes, self.world.device)
-        self.run.epoch(report)
+        self.run.log_epoch(report)
         self.save(is_best)
