@@ -1,1 +1,1 @@
-"""Samples, from a folder of images to batches on the device. Nothing here knows what they train."""
+"""From image folders to batches on the device. Imports nothing from regnet/."""

@@ -1,1 +1,1 @@
-"""RegNetX networks and their training. Nothing here knows where samples come from."""
+"""RegNet networks and their training. Only the commands and data_adapter.py import data/."""

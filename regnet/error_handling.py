@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from regnet.distributed.heartbeat import PeerLost
-from regnet.distributed.rendezvous import Preempted
+from regnet.distributed.preemption import Preempted
 from regnet.distributed.world import OtherRankFailed
 from regnet.errors import Diverged, UsageError
 from regnet.exit_codes import FAILED, USAGE, preempted_exit_code
@@ -16,8 +16,8 @@ def exit_code_of(command: Callable[[], int], usage_errors: type[Exception], fail
 
     Args:
         command: returns an exit code, or raises.
-        usage_errors: errors of the command that are wrong input, in addition to UsageError.
-        failures: errors of the command that are failures, in addition to regnet's own and OSError.
+        usage_errors: further errors that mean wrong input, besides UsageError.
+        failures: further errors that mean failure, besides regnet's own and OSError.
     """
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     rank = f" (rank {os.environ.get('RANK', '0')})" if several else ""

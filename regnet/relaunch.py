@@ -2,9 +2,9 @@
 
 python -m regnet.relaunch --launch NAME --limit N -- [trainer options]
 
-A launcher sees only the exit status of srun or torchrun. The exit status of this command is 0 if the run is finished, 1
-if it failed for good, 2 for wrong usage or input, 3 if it failed and should be started again, and 75 if it was
-preempted and should be requeued. Imports no torch, so that it answers at once.
+A launcher sees only the exit code of srun or torchrun. The exit code of this command is 0 if the run is finished, 1 if
+it failed for good, 2 if it did not start (see the printed error), 3 if it failed and should be started again, and 75 if
+it was preempted and should be requeued. Imports no torch, so that it answers at once.
 """
 
 import argparse
@@ -21,14 +21,14 @@ RETRY = 3
 
 
 def decide(state: RunState | None, directory: Path, limit: int) -> tuple[int, str]:
-    """The exit status, and a line for people.
+    """The exit code, and a line for people.
 
     Args:
-        state: of the run after the attempt; None if the attempt ended before it had opened the run directory.
+        state: state of the run after the attempt; None if the attempt ended before it had opened the run directory.
         limit: consecutive attempts without progress after which the run is not started again.
     """
     if state is None:
-        return USAGE, "the run did not start, and would not start the next time: see the error above"
+        return USAGE, "the run did not start: see the error above"
     if state.state is Status.finished:
         return DONE, f"{state.reason}. Results: {directory}"
     ending = f"{state.state}: {state.reason}" if state.reason else "failed: killed without an error message"

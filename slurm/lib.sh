@@ -72,7 +72,8 @@ run_until_finished() {
     local verdict line failed_starts=0 resubmit="the same sbatch command"
     [[ " $* " != *" --overwrite"* ]] || resubmit="the same sbatch command without --overwrite"
     if [ -n "${SLURM_GPUS_PER_TASK:-}" ]; then
-        say "request GPUs with --gpus-per-node: with --gpus-per-task a rank cannot see the GPUs of the other ranks" && exit 2
+        say "request GPUs with --gpus-per-node: with --gpus-per-task a rank cannot see the GPUs of the other ranks"
+        exit 2
     fi
     attempts=0 step='' interrupted=''
     trap 'interrupt_ranks USR1 "time limit is near"' USR1
@@ -90,14 +91,17 @@ run_until_finished() {
         line=$("${CONTAINER[@]}" python -m regnet.relaunch --launch "$REGNET_LAUNCH" --limit "$MAX_FAILED_ATTEMPTS" -- "$@") || verdict=$?
         say "$line"
         case $verdict in
-            0) exit 0 ;;
-            75) requeue ;;
-            3) failed_starts=0 ;;
-            2) failed_starts=$((failed_starts + 1)) ;;
-            *) say "giving up, see the error above; $resubmit resumes from the last checkpoint" && exit "$verdict" ;;
+            0) exit 0 ;; # finished
+            75) requeue ;; # preempted
+            3) failed_starts=0 ;; # failed, worth another attempt
+            2) failed_starts=$((failed_starts + 1)) ;; # did not start
+            *) # failed for good
+                say "giving up, see the error above; $resubmit resumes from the last checkpoint"
+                exit "$verdict"
+                ;;
         esac
-        [ "$failed_starts" -lt "$MAX_FAILED_ATTEMPTS" ] || { say "giving up after $failed_starts failed attempts to start: fix the error above, then run the same sbatch command" && exit 2; }
-        still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resubmit resumes the run" && exit "$verdict"; }
+        [ "$failed_starts" -lt "$MAX_FAILED_ATTEMPTS" ] || { say "giving up after $failed_starts failed attempts to start: fix the error above, then run the same sbatch command"; exit 2; }
+        still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resubmit resumes the run"; exit "$verdict"; }
         sleep "$RETRY_DELAY" &
         wait $!
         [ -z "$interrupted" ] || requeue
@@ -115,9 +119,9 @@ still_running() {
 }
 
 requeue() {
-    still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resubmit resumes the run" && exit 75; }
+    still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resubmit resumes the run"; exit 75; }
     say "checkpoint saved; requeueing the job"
-    scontrol requeue "$(own_id)" || { say "this cluster does not allow jobs to requeue themselves: $resubmit resumes the run" && exit 75; }
-    sleep 600 # SLURM ends this script
+    scontrol requeue "$(own_id)" || { say "this cluster does not allow jobs to requeue themselves: $resubmit resumes the run"; exit 75; }
+    sleep 600 # SLURM ends this script meanwhile
     exit 75
 }

@@ -150,7 +150,7 @@ def test_an_attempt_that_was_taken_over_can_no_longer_write(trained, tmp_path):
     AtomicWriter(run_dir)
     saved["progress"]["global_step"] = 33
     for step in (22, 33):
-        with pytest.raises(DirectoryTakenOver, match="a newer attempt has taken this run over"):
+        with pytest.raises(DirectoryTakenOver, match="a newer attempt has taken over this run"):
             checkpoints.save(old, step, saved, is_best=True)
     assert {path: path.read_bytes() for path in checkpoints.directory.iterdir()} == before
 
@@ -162,7 +162,7 @@ def test_a_trainer_that_was_taken_over_exits_with_a_message(shards, tmp_path):
     AtomicWriter(tmp_path / "tiny")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, out
-    assert "a newer attempt has taken this run over" in err
+    assert "a newer attempt has taken over this run" in err
     assert "Traceback" not in err
     assert state(tmp_path / "tiny")["state"] == "running", "the newer attempt writes it"
 

@@ -104,7 +104,7 @@ def test_damaged_shards_a_full_disk_another_run_and_no_gpu_fail_in_table_and_jso
     assert "--runs_dir" in found["disk"]["fix"]
     assert "was created with a different configuration" in found["run"]["message"]
     assert "--name" in found["run"]["fix"]
-    assert found["device"]["message"].startswith(f"No GPU found on {socket.gethostname()} (local rank 0)")
+    assert found["device"]["message"].startswith(f"no GPU found on {socket.gethostname()} (local rank 0)")
     assert "--train.device cpu" in found["device"]["fix"]
     assert "checkpoint" not in found, "no checkpoint is written to a full disk"
     lines = table.splitlines()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from regnet.distributed.rendezvous import Preempted
+from regnet.distributed.preemption import Preempted
 from regnet.error_handling import exit_code_of
 from regnet.errors import Diverged, UsageError
 

@@ -127,7 +127,7 @@ NOT_DENSE = "stem.1.bias must be a dense tensor of type torch.float32"
         (lambda weights: weights.pop("stem.1.bias"), "holds a different network: stem.1.bias is missing"),
         (lambda weights: weights.pop("fc.weight"), "fc.weight is missing"),
         (lambda weights: weights.pop("fc.bias"), "it has no classifier"),
-        (lambda weights: weights.pop("stem.0.weight"), "not a RegNet of this program, torchvision, timm"),
+        (lambda weights: weights.pop("stem.0.weight"), "not the weights of a RegNet of this program, torchvision, timm"),
         (lambda weights: weights.update({"more.weight": torch.ones(1)}), "unexpected more.weight"),
         (
             lambda weights: weights.update({"stem.1.bias": torch.ones(9)}),
@@ -183,7 +183,7 @@ def test_a_file_without_a_state_dict_is_an_error(tmp_path, value):
     path.write_bytes(pack({"model": value, "ema": None}))
     error_for(path)
     path.write_bytes(pack({"something": value}))
-    assert "not a checkpoint of a network ('ema' is missing)" in error_for(path)
+    assert "incomplete checkpoint ('ema' is missing); use one written by train_ddp.py" in error_for(path)
 
 
 def test_a_foreign_pickle_is_an_error_without_a_warning(tmp_path):

@@ -143,7 +143,7 @@ def test_only_the_next_attempt_of_the_same_job_takes_over_a_run(shards, tmp_path
     second = start(trainer(tmp_path, shards, *flags), REGNET_LAUNCH="7.1.1")
     try:
         _, err = first.communicate(timeout=60)
-        assert (first.returncode, "a newer attempt has taken this run over" in err) == (1, True), err
+        assert (first.returncode, "a newer attempt has taken over this run" in err) == (1, True), err
         other = run(trainer(tmp_path, shards, *flags), REGNET_LAUNCH="8.1.1")
         assert (other.returncode, "another process is training this run" in other.stderr) == (2, True), other.stderr
         assert (state(tmp_path / "tiny")["state"], state(tmp_path / "tiny")["launch"]) == ("running", "7.1.1")

@@ -12,7 +12,7 @@ from regnet.errors import UsageError
 @pytest.mark.parametrize(
     ("gpus", "message"),
     [
-        (0, "No GPU found on {host} (local rank 2): use --train.device cpu"),
+        (0, "no GPU found on {host} (local rank 2): use --train.device cpu"),
         (
             1,
             "{host} has 1 GPU, but local rank 2 needs one: start at most 1 process per node (--nproc_per_node) "

@@ -13,7 +13,7 @@ class AsyncWriter:
         self._future: Future[None] | None = None
 
     def start(self, job: Callable[[], None]) -> None:
-        """Starts a job once the previous one has ended. Raises what `wait` does."""
+        """Starts a job once the previous one has ended. Raises the same errors as `wait`."""
         self.wait()
         self._job, self._future = job, self._pool.submit(job)
 

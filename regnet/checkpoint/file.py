@@ -30,7 +30,7 @@ class CorruptCheckpoint(CheckpointError):
 
 
 class CheckpointFormatError(CheckpointError):
-    """A checkpoint of another version of this program."""
+    """A checkpoint written by another version of this program."""
 
 
 def pack(state: dict[str, Any]) -> bytes:
@@ -63,7 +63,7 @@ def has_trailer(content: bytes) -> bool:
 
 
 def unpack(path: Path, content: bytes) -> dict[str, Any]:
-    """The contents of the checkpoint `path`, whose bytes `pack` made. Raises what `load` does."""
+    """The contents of the checkpoint `path`, whose bytes `pack` made. Raises the same errors as `load`."""
     marked, digest = content[:-_DIGEST], content[-_DIGEST:]
     payload, mark = marked[: -_MARK.size], marked[-_MARK.size :]
     magic, version = _MARK.unpack(mark.rjust(_MARK.size, b"\0"))

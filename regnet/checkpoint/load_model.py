@@ -13,7 +13,7 @@ from regnet.config.parser import as_flags, parse_config
 from regnet.config.schema import Config
 from regnet.models.regnet import Model, initialize_weights
 
-_OF_A_NETWORK = ("config", "data", "classes", "progress")
+_METADATA_KEYS = ("config", "data", "classes", "progress")
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def weights_only_checkpoint(path: Path) -> bytes:
     """
     saved = load(path)
     weights = evaluated_weights(saved, path)
-    return pack({"model": weights, "ema": None, **{name: saved[name] for name in _OF_A_NETWORK}})
+    return pack({"model": weights, "ema": None, **{name: saved[name] for name in _METADATA_KEYS}})

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: numbered ones and the best, which to keep and which to resume from."""
+"""A run's checkpoint files: which to keep, and which to resume from."""
 
 import re
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 
 from regnet.checkpoint.file import CheckpointError, CheckpointFormatError, CorruptCheckpoint, load, pack
 from regnet.runs.atomic_write import AtomicWriter, make_directory
+from regnet.runs.status import START_OVER
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
@@ -60,7 +61,7 @@ class CheckpointManager:
         best = self._load_valid(self.best, on_corrupt) if self.best.exists() else None
         found = [checkpoint for checkpoint in (next(filter(None, numbered), None), best) if checkpoint is not None]
         if not found and any(self.directory.glob("*.damaged")):
-            raise CheckpointError(f"{self.directory}: none of the checkpoints is valid. {_START_OVER}")
+            raise CheckpointError(f"{self.directory}: none of the checkpoints is valid. {START_OVER}")
         return max(found, key=lambda checkpoint: checkpoint[1]["progress"]["global_step"], default=None)
 
     def best_is_at_step(self, step: int) -> bool:
@@ -79,7 +80,4 @@ class CheckpointManager:
             path.rename(path.with_suffix(".damaged"))
             return None
         except CheckpointFormatError as error:
-            raise CheckpointError(f"{error}. {_START_OVER}") from error
-
-
-_START_OVER = "Use another --name, or --overwrite to start over"
+            raise CheckpointError(f"{error}. {START_OVER}") from error

@@ -178,7 +178,7 @@ def _library_of(path: Path, found: dict[str, Tensor]) -> tuple[str, Callable[[st
     for library, name_in in _LIBRARIES.items():
         if name_in("stem.conv_3x3.weight") in found:
             return library, name_in
-    raise CheckpointError(f"{path}: not a RegNet of {', '.join(_LIBRARIES)} (no stem of a known name)")
+    raise CheckpointError(f"{path}: not the weights of a RegNet of {', '.join(_LIBRARIES)} (no stem with a known name)")
 
 
 def _check_classifier(

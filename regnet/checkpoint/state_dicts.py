@@ -1,4 +1,4 @@
-"""The contents of a checkpoint: copying, comparing, and selecting the weights to evaluate."""
+"""Helpers for the contents of a checkpoint; its fields are defined by TrainingState in regnet/training/state.py."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ def evaluated_weights(saved: dict[str, Any], path: Path) -> dict[str, torch.Tens
 def incomplete(path: Path, error: Exception) -> CheckpointError:
     """The error for a checkpoint in which something is missing."""
     reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    return CheckpointError(f"{path}: not a checkpoint of a network ({reason})")
+    return CheckpointError(
+        f"{path}: incomplete checkpoint ({reason}); use one written by train_ddp.py or regnet.export --weights"
+    )
 
 
 def copy_to_cpu(value: Any) -> Any:

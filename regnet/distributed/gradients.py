@@ -1,4 +1,4 @@
-"""Gradient averaging over ranks, for the trainer and for benchmarks that measure it."""
+"""DistributedDataParallel: wrapping the network, and averaging gradients in a fixed order."""
 
 import torch
 import torch.distributed as dist

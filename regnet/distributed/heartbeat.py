@@ -17,7 +17,8 @@ import torch.distributed as dist
 
 INTERVAL = 0.5  # seconds between heartbeats
 _DEAD_AFTER = 6  # intervals; a live rank writes a heartbeat in that time
-_GRACE = 5.0  # seconds for the main thread to exit with its own_failure error; after that it is considered blocked
+# Seconds for the main thread to exit with its own error; then it counts as blocked and the process is ended.
+_GRACE = 5.0
 _FAILURE = "failure"  # key of the published failure
 _DONE = "done"  # last heartbeat of a rank that does not need to be monitored any more
 
@@ -36,7 +37,7 @@ class Heartbeat:
         timeout: seconds without a heartbeat after which a rank counts as dead.
 
     Attributes:
-        before_exit: called with the reason before the process exits while its main thread is blocked.
+        before_exit: called with the reason if this thread has to end the process because the main thread is blocked.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: float) -> None:

@@ -1,5 +1,7 @@
 """Preemption: signals and the time limit set a flag, which the run reads at the next step.
 
+The flag travels: PreemptionNotice -> world.SharedFlags -> Trainer.train_epoch (saves) -> Run.record_preemption.
+
 No slow imports: the handlers must be installed before torch is imported, which takes seconds.
 """
 
@@ -10,6 +12,10 @@ import time
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Preempted(Exception):
+    """A signal arrived before the rendezvous was complete; there is nothing to save."""
 
 
 class PreemptionNotice:

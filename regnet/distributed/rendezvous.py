@@ -11,16 +11,12 @@ import uuid
 
 import torch.distributed as dist
 
-from regnet.distributed.preemption import PreemptionNotice
+from regnet.distributed.preemption import Preempted, PreemptionNotice
 from regnet.errors import UsageError
 
 _POLL_INTERVAL = 0.05  # seconds
-_PREEMPTION_GRACE = 3.0  # seconds that a preempted rank still waits for the others
-_LAUNCHER_TIMEOUT = 10.0  # seconds
-
-
-class Preempted(Exception):
-    """A signal arrived before the rendezvous was complete; there is nothing to save."""
+_PREEMPTION_GRACE = 3.0  # seconds after its signal that a preempted rank goes on waiting for the others
+_LAUNCHER_TIMEOUT = 10.0  # seconds to connect to the launcher's store
 
 
 class RendezvousDeadline:
@@ -33,7 +29,7 @@ class RendezvousDeadline:
         self._deadline, self._seconds, self._notice = time.monotonic() + seconds, seconds, notice
 
     def at_most(self, seconds: float) -> "RendezvousDeadline":
-        """A deadline from now, of `seconds` or those of this one, whichever is shorter."""
+        """A new deadline that starts now and lasts `seconds`, but not longer than the limit of this one."""
         return RendezvousDeadline(min(seconds, self._seconds), self._notice)
 
     def check(self, waiting_for: str) -> None:

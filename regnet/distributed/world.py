@@ -1,4 +1,4 @@
-"""The processes of a run: device selection, process group and collectives. A single process needs none of them."""
+"""The processes of a run: their devices, the process group and collectives, which do nothing in a single process."""
 
 import os
 import socket
@@ -31,15 +31,16 @@ class OtherRankFailed(Exception):
 
 @dataclass(frozen=True)
 class World:
-    """This process and the process group of the run. Methods other than properties are collective calls.
+    """This process and the process group of the run. Every rank must call its methods together, except where noted.
 
     Attributes:
         rank: rank of this process.
         size: number of processes.
         local_rank: rank among the processes on this node.
         device: device of this process.
-        control: gloo group for decisions and Python objects, on the host, concurrent with traffic of the device.
-        heartbeat: detects ranks that are dead or hung.
+        control: gloo process group for decisions and Python objects, which does not wait for collectives on the device;
+            None for a single process.
+        heartbeat: detects ranks that are dead or hung; None for a single process.
     """
 
     rank: int
@@ -116,7 +117,7 @@ class World:
         return self.run_on_all(action if self.is_main else None)
 
     def on_each_node(self, action: Callable[[], T]) -> T | None:
-        """`run_on_all`, with the action on one rank of each node, and practically without a timeout."""
+        """`run_on_all`, with the action on one rank of each node, which may take up to seven days."""
         return self.with_timeout(timedelta(days=7)).run_on_all(action if self.local_rank == 0 else None)
 
 
@@ -196,7 +197,10 @@ def join_world(device: str, options: DistributedConfig, notice: PreemptionNotice
 
 
 def _rendezvous_failed(error: Exception) -> PeerLost:
-    return PeerLost(f"rendezvous failed: {' '.join(str(error).split())[:500]}")
+    return PeerLost(
+        f"rendezvous failed: {' '.join(str(error).split())[:500]}; "
+        "check that WORLD_SIZE processes were started and that MASTER_ADDR:MASTER_PORT is reachable from every node"
+    )
 
 
 _LAUNCHER_VARIABLES = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
@@ -216,7 +220,7 @@ def choose_device(device: str, local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
     host = socket.gethostname()
     if count == 0:
-        raise UsageError(f"No GPU found on {host} (local rank {local_rank}): use --train.device cpu")
+        raise UsageError(f"no GPU found on {host} (local rank {local_rank}): use --train.device cpu")
     if local_rank >= count:
         raise UsageError(
             f"{host} has {count} GPU{'' if count == 1 else 's'}, but local rank {local_rank} needs one: start at most "

@@ -50,7 +50,7 @@ class AtomicWriter:
         except FileNotFoundError as error:
             if self.path.exists():
                 raise
-            raise DirectoryTakenOver(f"{path}: a newer attempt has taken this run over") from error
+            raise DirectoryTakenOver(f"{path}: a newer attempt has taken over this run") from error
         sync_directory(path.parent)
 
     def close(self) -> None:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from regnet.config.parser import parse_config
-from regnet.config.schema import Config, plain
+from regnet.config.schema import Config, to_plain_types
 from regnet.errors import UsageError
 from regnet.runs.files import run_contents
-from regnet.runs.status import STATE, RunFormatError, parse_state
-
-START_OVER = "Use another --name, or --overwrite to start over"
+from regnet.runs.status import START_OVER, STATE, RunFormatError, parse_state
 
 # What may change between the attempts of a run: nothing that its results depend on.
 _FREE = ("runs_dir", "resume", "overwrite", "checkpoint", "tracking", "distributed")
@@ -48,11 +46,11 @@ def check_compatible(directory: Path, config: Config) -> None:
             created_with = parse_config(["--config", str(path)])
         except UsageError as error:
             raise UsageError(f"{path}: {error}. {START_OVER}") from error
-        check_same_options(directory, plain(asdict(created_with)), config)
+        check_same_options(directory, to_plain_types(asdict(created_with)), config)
 
 
 def check_same_options(directory: Path, created_with: dict[str, Any], config: Config) -> None:
-    before, now = fixed_options(created_with), fixed_options(plain(asdict(config)))
+    before, now = fixed_options(created_with), fixed_options(to_plain_types(asdict(config)))
     changed = [
         f"{key} was {_readable(before.get(key))}, now {_readable(now.get(key))}"
         for key in sorted(before.keys() | now.keys())

@@ -1,26 +1,22 @@
 """The run directory of one attempt: its lock, its configuration and its state."""
 
-import contextlib
 import fcntl
 import json
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from regnet.config.parser import parse_config
-from regnet.config.schema import Config, plain
+from regnet.config.schema import Config
 from regnet.errors import UsageError
-from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory, sync_directory
-from regnet.runs.compatibility import START_OVER, check_compatible, check_same_options
-from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, summary
+from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory
+from regnet.runs.compatibility import check_compatible, check_same_options
 from regnet.runs.event_log import Event, log_event
+from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, summary
 from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
-from regnet.runs.status import STATE, RunFormatError, RunState, Status, as_json, parse_state, read_state
+from regnet.runs.status import START_OVER, STATE, RunFormatError, RunState, Status, format_json, read_state
 
 _GRACE = 10.0  # seconds that a rank needs to exit after it has noticed that another one is gone
 
@@ -50,7 +46,9 @@ class RunDirectory:
             if config.overwrite:
                 self._overwrite()
         except OSError as error:
-            raise UsageError(f"{self.path} cannot be used as the run directory: {error.strerror}") from error
+            raise UsageError(
+                f"{self.path} cannot be used as the run directory: {error.strerror}. Use another --runs_dir"
+            ) from error
         check_compatible(self.path, config)
         before = read_state(self.path)
         if before is not None and (self.path / "config.yaml").exists():  # otherwise no attempt has started yet
@@ -84,7 +82,10 @@ class RunDirectory:
             if time.monotonic() > deadline:
                 holder = None if not self.launch else read_state(self.path)
                 if holder is None or job_of(holder.launch) != job_of(self.launch):
-                    raise UsageError(f"{self.path}: another process is training this run. Use another --name")
+                    raise UsageError(
+                        f"{self.path}: another process is training this run. "
+                        "Use another --name, or wait until it has ended"
+                    )
                 print(f"{self.path}: taken over from an earlier attempt, which still holds the lock", flush=True)
                 path.unlink(missing_ok=True)
             time.sleep(0.2)
@@ -112,9 +113,9 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     def begin(self, epoch: int, step: int, processes: str) -> None:
-        """Records that this attempt starts after these epochs and steps, and its configuration."""
+        """Records this attempt's configuration, and that it starts after `epoch` epochs and `step` steps."""
         self.resumed_from_step = step
-        # Whoever trains with this file again wants to resume the run.
+        # Training again with this file must resume the run, not delete it.
         self._write("config.yaml", replace(self.config, overwrite=False).to_yaml())
         self.write_state(Status.running, epoch, step)
         log_event(self.writer, Event("started", self.attempt, epoch, step, processes))
@@ -150,7 +151,7 @@ class RunDirectory:
 
     def write_result(self, result: dict[str, Any], evaluation: bytes) -> None:
         self.writer.write(self.path / EVALUATION, evaluation)
-        self._write(RESULT, as_json(result))
+        self._write(RESULT, format_json(result))
 
     def read_result(self) -> dict[str, Any]:
         return json.loads((self.path / RESULT).read_text(encoding="utf-8"))

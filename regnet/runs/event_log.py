@@ -17,8 +17,8 @@ class Event:
 
     Attributes:
         kind: started, finished, preempted or failed.
-        attempt: from 1.
-        epoch, step: completed by then.
+        attempt: number of the attempt, from 1.
+        epoch, step: completed epochs and global steps by then.
         detail: for started, number and type of the processes; otherwise the reason.
     """
 

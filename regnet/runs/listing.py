@@ -22,7 +22,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSummary:
     """The status of a run.
 
     Attributes:
@@ -42,7 +42,7 @@ class Run:
     next: str
 
 
-def read_run(directory: Path) -> Run | None:
+def read_run(directory: Path) -> RunSummary | None:
     """The status of a run; None if the directory holds no run.
 
     Raises:
@@ -52,7 +52,7 @@ def read_run(directory: Path) -> Run | None:
     if state is None:
         return None
     status = run_status(directory, state)
-    return Run(
+    return RunSummary(
         directory.name,
         status,
         state.epoch,
@@ -104,7 +104,7 @@ def as_age(seconds: float) -> str:
     return "0 s"
 
 
-def show(runs: list[Run], console: Console) -> None:
+def show(runs: list[RunSummary], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "state", "epochs", "best top-1", "age"):
         table.add_column(heading, justify="left" if heading in ("run", "state") else "right", overflow="fold")

@@ -9,6 +9,7 @@ from typing import Any
 from regnet.errors import UsageError
 
 STATE = "state.json"
+START_OVER = "Use another --name, or --overwrite to start over"
 FORMAT = 2  # of a run directory: increase it when options, columns or files change their names or meanings
 
 
@@ -69,7 +70,7 @@ class RunState:
         return self.earlier_attempts_without_progress + 1
 
     def to_json(self) -> str:
-        return as_json({"format": FORMAT, **asdict(self)})
+        return format_json({"format": FORMAT, **asdict(self)})
 
 
 def read_state(directory: Path) -> RunState | None:
@@ -84,7 +85,7 @@ def read_state(directory: Path) -> RunState | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        print(f"{error}; the count of attempts starts again", flush=True)
+        print(f"{error}; attempts are counted from 1 again", flush=True)
         return None
 
 
@@ -106,5 +107,5 @@ def parse_state(path: Path) -> RunState:
         raise ValueError(f"{path} is damaged ({error})") from error
 
 
-def as_json(record: dict[str, Any]) -> str:
+def format_json(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=1) + "\n"
