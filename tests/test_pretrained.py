@@ -127,7 +127,10 @@ NOT_DENSE = "stem.1.bias must be a dense tensor of type torch.float32"
         (lambda weights: weights.pop("stem.1.bias"), "holds a different network: stem.1.bias is missing"),
         (lambda weights: weights.pop("fc.weight"), "fc.weight is missing"),
         (lambda weights: weights.pop("fc.bias"), "it has no classifier"),
-        (lambda weights: weights.pop("stem.0.weight"), "not the weights of a RegNet of this program, torchvision, timm"),
+        (
+            lambda weights: weights.pop("stem.0.weight"),
+            "not the weights of a RegNet of this program, torchvision, timm",
+        ),
         (lambda weights: weights.update({"more.weight": torch.ones(1)}), "unexpected more.weight"),
         (
             lambda weights: weights.update({"stem.1.bias": torch.ones(9)}),
