@@ -51,7 +51,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class SeedResult:
     """Results of a finished run.
 
     Attributes:
@@ -75,7 +75,7 @@ class TrainedModel:
     reached: float | None
 
 
-def read_result(run: Path, seed: int, hardware: Hardware, target: float | None, reached: float | None) -> TrainedModel:
+def read_result(run: Path, seed: int, hardware: Hardware, target: float | None, reached: float | None) -> SeedResult:
     """Reads the results of a finished run, and stores them with the hardware in NAME-SEED.json next to the run.
 
     Raises:
@@ -91,7 +91,7 @@ def read_result(run: Path, seed: int, hardware: Hardware, target: float | None, 
             raise LaunchFailed(f"{run.name} was trained on {other}; use another --runs_dir or --name")
         if (before["epochs"], before["target"]) == (len(rows), target):
             reached = before["reached"]
-    trained = TrainedModel(
+    trained = SeedResult(
         seed,
         hardware,
         len(rows),

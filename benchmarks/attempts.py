@@ -20,7 +20,7 @@ class Attempt(NamedTuple):
     Attributes:
         exit_code: exit code of the process.
         reached: seconds from the launch until the target accuracy; None without a target or if it was not reached.
-        error: the first error in the output, after a colon and a space; empty if there is none.
+        error: ": " and the first error in the output; empty if there is none.
     """
 
     exit_code: int

@@ -139,7 +139,11 @@ def run_in_process_group(
     measure: Callable[[argparse.Namespace, Config, World], Report],
     show: Callable[[Report], None],
 ) -> int:
-    """Measures in the current process group; rank 0 reports. Exit code 0 success, 1 loader failure, 2 invalid input."""
+    """Measures in the current process group; rank zero reports.
+
+    Returns:
+        Exit code: 0 for success, 1 for a failure of the loader, 2 for invalid input.
+    """
 
     def measure_on_rank() -> Report | None:
         config = configure(args)

@@ -1,4 +1,4 @@
-"""Runs a module under torchrun, with a time-out."""
+"""Runs a module under torchrun, with a timeout."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ class Launcher:
             folder: an empty directory, to which each rank writes RANK.json.
 
         Raises:
-            LaunchFailed: non-zero exit code, time-out, or a rank without a report.
+            LaunchFailed: non-zero exit code, timeout, or a rank without a report.
         """
         file, log = folder / "settings.json", folder / "output.log"
         file.write_text(json.dumps(settings), encoding="utf-8")
@@ -118,7 +118,7 @@ class Launcher:
 
 
 def first_error(output: str) -> str:
-    """The first error in the output, after a colon and a space; empty if there is none."""
+    """': ' and the first error in the output; empty if there is none."""
     errors = filter(None, map(_ERROR.fullmatch, output.splitlines()))
     return next((f": {error[1]}" for error in errors), "")
 

@@ -156,7 +156,7 @@ def affordable_batch(step: Step, config: Config, seconds: float, device: torch.d
         step(images, labels)
         yield probe
 
-    # The fastest one: the first includes compilation, and others may be delayed.
+    # The fastest probe counts: the first one includes compilation, and other processes may delay the others.
     fastest = max(rate(one_step(), 0, device) for _ in range(PROBES))
     while size > PROBE and STEPS * size > seconds * fastest:
         size //= 2

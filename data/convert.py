@@ -75,14 +75,14 @@ def parser() -> argparse.ArgumentParser:
         "--resolution",
         type=_side,
         metavar="N",
-        help=f"side of the stored images, which are square, pixels (default: {_SMALL_IMAGES} for cifar100 and "
+        help=f"side of the stored images, which are square, in pixels (default: {_SMALL_IMAGES} for cifar100 and "
         "synthetic; for a folder, the size of its images if all have the same, else --longest-side applies)",
     )
     size.add_argument(
         "--longest-side",
         type=_side,
         metavar="N",
-        help="keep the shapes of images, and shrink those with a side longer than this, pixels "
+        help="keep the shapes of images, and shrink those with a side longer than this, in pixels "
         f"(default: {DEFAULT_LONGEST_SIDE} for a folder of images of different sizes)",
     )
     command.add_argument(
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (WriterError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"failed: {error}", file=sys.stderr)
         return 1
 
 

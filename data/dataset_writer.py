@@ -39,7 +39,7 @@ class ShardTask:
     """One shard to write.
 
     Attributes:
-        indices: of the shard's images in the source's split.
+        indices: indices of the shard's images in the split of the source.
     """
 
     split: str

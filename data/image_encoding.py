@@ -1,4 +1,4 @@
-"""How images are stored: their size, RGB, and raw or JPEG."""
+"""How the conversion decodes and stores images. Stored JPEGs are decoded in data.reading."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,10 +30,10 @@ class Encoding:
     """How images are stored.
 
     Attributes:
-        resolution: side of the stored images, pixels; if sizes are mixed, the longest side.
+        resolution: side of the stored images in pixels; if sizes are mixed, the longest side.
         mode: "raw" or "jpg".
         quality: JPEG quality, 1 to 100.
-        resize: resize the shorter side of images of other sizes and crop the centre, instead of refusing them.
+        resize: resize the shorter side of images of other sizes and crop the centre, instead of rejecting them.
         mixed: keep the shape of every image, and its size unless a side is longer than `resolution`.
     """
 

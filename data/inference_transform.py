@@ -21,7 +21,7 @@ class InferenceTransform:
     Attributes:
         stored_resolution, mixed: `resolution` and `mixed` of the manifest.
         center_crop_ratio: side of the square centre crop divided by the image's shorter side; 0 for whole images.
-        resolution: side that crops are resized to, pixels; read only with center_crop_ratio.
+        resolution: side that crops are resized to, in pixels; used only with center_crop_ratio.
     """
 
     stored_resolution: int

@@ -52,12 +52,12 @@ class Manifest:
 
     Attributes:
         source: the options of `data.convert`.
-        resolution: side of the stored images, pixels; if sizes are mixed, the longest side that any may have.
+        resolution: side of the stored images in pixels; if sizes are mixed, the longest side that any may have.
         mixed: whether images keep their own sizes and shapes; otherwise all are `resolution` x `resolution`.
         classes: class names, by label.
         mean, std: per channel of the training images; a byte is scaled to 0..1.
         splits: the shards of "train" and "val".
-        skipped: images that were skipped with --skip-bad.
+        skipped: names of images that --skip-bad skipped.
     """
 
     source: dict[str, Any]

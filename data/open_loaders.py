@@ -41,8 +41,8 @@ def check_sizes(directory: Path, manifest: Manifest, rrc_min_scale: float) -> No
     """Raises DataError if images have different sizes and are to be used whole."""
     if manifest.mixed and not rrc_min_scale:
         raise DataError(
-            f"{directory}: images have different sizes, and a batch needs one: set augment.rrc_min_scale "
-            "(RandomResizedCrop), e.g. to 0.25, and augment.crop_padding to 0"
+            f"{directory}: its images have different sizes, and a network for whole images needs one size: train with "
+            "augment.rrc_min_scale, e.g. 0.25, or convert with --resolution N --resize"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 X = TypeVar("X", int, Tensor)
-Epoch = int | Tensor  # a number, or int64 () on the device of the sample ids
+EpochNumber = int | Tensor  # a number, or int64 () on the device of the sample ids
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
@@ -42,7 +42,7 @@ class Purpose(IntEnum):
     rrc_aspect_ratio = 15
     rrc_row = 16
     rrc_column = 17
-    window_run = 18
+    window_block = 18
 
 
 def _signed(value: int) -> int:
@@ -68,7 +68,7 @@ def _mix(x: X) -> X:
     return x ^ _shift(x, 31)
 
 
-def hashes(seed: int, epoch: Epoch, purpose: Purpose, ids: Tensor) -> Tensor:
+def hashes(seed: int, epoch: EpochNumber, purpose: Purpose, ids: Tensor) -> Tensor:
     """Hash of every sample id: int64 with the shape and device of `ids` (int64); all 64 bits are used."""
     key: Any = 0  # an int, or a tensor if the epoch is one
     for part in (seed, epoch, int(purpose)):
@@ -76,15 +76,15 @@ def hashes(seed: int, epoch: Epoch, purpose: Purpose, ids: Tensor) -> Tensor:
     return _mix(_mix(ids) ^ key)
 
 
-def integers(seed: int, epoch: Epoch, purpose: Purpose, ids: Tensor, bound: int | Tensor) -> Tensor:
+def integers(seed: int, epoch: EpochNumber, purpose: Purpose, ids: Tensor, bound: int | Tensor) -> Tensor:
     """Uniform integers from 0 to bound - 1: int64 with the shape and device of `ids`.
 
     Args:
-        bound: of all ids, or a tensor with one per id. The bias of the modulus is below bound / 2**63.
+        bound: one bound for all ids, or a tensor with one per id. The bias of the modulus is below bound / 2**63.
     """
     return _shift(hashes(seed, epoch, purpose, ids), 1) % bound
 
 
-def uniforms(seed: int, epoch: Epoch, purpose: Purpose, ids: Tensor) -> Tensor:
+def uniforms(seed: int, epoch: EpochNumber, purpose: Purpose, ids: Tensor) -> Tensor:
     """Uniform numbers from [0, 1), multiples of 2**-24: float32 with the shape and device of `ids`."""
     return integers(seed, epoch, purpose, ids, 1 << 24) * 2.0**-24

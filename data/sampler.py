@@ -12,14 +12,14 @@ from torch import Tensor
 from data.errors import DataError
 from data.rng import Purpose, hashes
 
-RUN = 64  # consecutive samples that stay together when shuffle windows are filled
+BLOCK = 64  # consecutive samples that stay together when shuffle windows are filled
 
 
 def epoch_order(samples: int, seed: int, epoch: int, window: int = 0) -> Tensor:
     """The permutation of an epoch: int64 (samples,). Sorting by a hash shuffles without state.
 
     Args:
-        window: number of samples that are shuffled together before the next ones are read. A window consists of runs
+        window: number of samples that are shuffled together before the next ones are read. A window consists of blocks
             of consecutive samples, chosen at random, so that an epoch reads a small part of the shards at a time. 0 for
             a global shuffle.
     """
@@ -27,9 +27,9 @@ def epoch_order(samples: int, seed: int, epoch: int, window: int = 0) -> Tensor:
     order = torch.argsort(hashes(seed, epoch, Purpose.order, ids), stable=True)
     if not window:
         return order
-    by_run = torch.argsort(hashes(seed, epoch, Purpose.window_run, ids // RUN), stable=True)
+    by_block = torch.argsort(hashes(seed, epoch, Purpose.window_block, ids // BLOCK), stable=True)
     windows = torch.empty_like(ids)
-    windows[by_run] = ids // window
+    windows[by_block] = ids // window
     return order[torch.argsort(windows[order], stable=True)]
 
 

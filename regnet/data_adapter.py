@@ -1,4 +1,4 @@
-"""What the commands share that join regnet/ and data/: opening a run's shards, loader options, inference transforms."""
+"""Where regnet/ and data/ meet: opening a run's shards, loader options, inference transforms."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -28,7 +28,7 @@ def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
     return directory, manifest
 
 
-def adapt_to_data(config: Config, manifest: Manifest) -> tuple[Config, list[str]]:
+def adapt_to_manifest(config: Config, manifest: Manifest) -> tuple[Config, list[str]]:
     """The configuration adapted to the dataset and to this process, and a line about each change."""
     return adapt_to_dataset(config, manifest.mixed, max_workers())
 
@@ -66,4 +66,4 @@ def manifest_and_transform(trained: TrainedModel, shards: Path | None) -> tuple[
 def check_classes(trained: TrainedModel, directory: Path, manifest: Manifest) -> None:
     """Raises UsageError if the shards have other classes than the model."""
     if manifest.classes != trained.classes:
-        raise UsageError(f"{directory}: has other classes than the checkpoint was trained on")
+        raise UsageError(f"{directory}: its classes differ from those that the checkpoint was trained on; use --shards")

@@ -43,7 +43,7 @@ def evaluate(
 ) -> tuple[Evaluation, Evaluation]:
     """Evaluates the network without and with flip TTA, the mean of the logits of an image and its mirror image."""
     model = model.to(device=world.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    plain, flip_tta = (EvaluationAccumulator(classes, world.device) for _ in range(2))
+    without_tta, flip_tta = (EvaluationAccumulator(classes, world.device) for _ in range(2))
 
     def logits(images: Tensor) -> Tensor:
         with precision.autocast():
@@ -51,33 +51,33 @@ def evaluate(
 
     for batch in batches:
         unflipped = logits(batch.images)
-        plain.update(unflipped, batch.labels)
+        without_tta.update(unflipped, batch.labels)
         flip_tta.update((unflipped + logits(batch.images.flip(3))) / 2, batch.labels)
-    return plain.result(world), flip_tta.result(world)
+    return without_tta.result(world), flip_tta.result(world)
 
 
-def to_dict(trained: TrainedModel, plain: Evaluation, flip_tta: Evaluation) -> dict[str, Any]:
+def to_dict(trained: TrainedModel, without_tta: Evaluation, flip_tta: Evaluation) -> dict[str, Any]:
     """The content of the file that --json writes."""
     superclasses = superclass_of(trained.classes)
     superclass_accuracy = {}
     if superclasses is not None:
-        accuracies = plain.group_accuracy(torch.tensor(superclasses))
+        accuracies = without_tta.group_accuracy(torch.tensor(superclasses))
         superclass_accuracy = dict(zip(SUPERCLASSES, accuracies, strict=True))
     return {
         "epochs": trained.epochs,
-        "samples": plain.samples,
-        "top1": plain.top1,
-        "top5": plain.top5,
-        "loss": plain.loss,
-        "calibration_error": plain.calibration_error,
+        "samples": without_tta.samples,
+        "top1": without_tta.top1,
+        "top5": without_tta.top5,
+        "loss": without_tta.loss,
+        "calibration_error": without_tta.calibration_error,
         "flip_tta": {"top1": flip_tta.top1, "top5": flip_tta.top5, "loss": flip_tta.loss},
-        "class_accuracy": dict(zip(trained.classes, plain.class_accuracy(), strict=True)),
+        "class_accuracy": dict(zip(trained.classes, without_tta.class_accuracy(), strict=True)),
         "superclass_accuracy": superclass_accuracy,
         "most_confused": [
             {"label": trained.classes[label], "predicted": trained.classes[predicted], "count": count}
-            for label, predicted, count in most_confused(plain.confusion.numpy(), CONFUSED_PAIRS)
+            for label, predicted, count in most_confused(without_tta.confusion.numpy(), CONFUSED_PAIRS)
         ],
-        "confusion": plain.confusion.tolist(),
+        "confusion": without_tta.confusion.tolist(),
     }
 
 
@@ -117,9 +117,9 @@ def run(args: argparse.Namespace) -> int:
         rank = RankInfo(world.rank, world.size, world.device)
         _, batches = open_loaders(directory, manifest, loader_options(config), rank)
         precision = Precision(config.train.precision, world.device)
-        plain, flip_tta = evaluate(trained.model, batches, precision, len(trained.classes), world)
+        without_tta, flip_tta = evaluate(trained.model, batches, precision, len(trained.classes), world)
         if world.is_main:
-            found = to_dict(trained, plain, flip_tta)
+            found = to_dict(trained, without_tta, flip_tta)
             print_evaluation(found, Console(markup=False, emoji=False))
             if args.json:
                 args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

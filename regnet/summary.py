@@ -49,12 +49,12 @@ def print_summary(trained: TrainedModel, operators: list[Operator], console: Con
     memory = estimate_memory(operators, resolution)
     for line in (
         f"for one image of 3x{resolution}x{resolution}:",
-        f"parameters        {sum(operator.parameters for operator in operators):>13,}  {memory.parameters:9.2f} MB",
+        f"parameters        {sum(operator.parameters for operator in operators):>13,}  {memory.parameters:9.2f} MiB",
         f"multiply-adds     {sum(operator.multiply_adds for operator in operators):>13,}",
         f"activations       {sum(operator.activations for operator in operators):>13,}  of convolutions and classifier",
-        f"input                            {memory.input:9.2f} MB",
-        f"forward and backward             {memory.forward_backward:9.2f} MB",
-        f"total                            {memory.total:9.2f} MB",
+        f"input                            {memory.input:9.2f} MiB",
+        f"forward and backward             {memory.forward_backward:9.2f} MiB",
+        f"total                            {memory.total:9.2f} MiB",
     ):
         console.print(line, highlight=False)
 

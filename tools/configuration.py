@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from regnet.config.reference import Option, sections
-from regnet.config.schema import Config, plain
-from regnet.config.types import FLOAT_LIMIT, INT_LIMIT, STRENGTH_LIMIT, choices, describe
+from regnet.config.schema import Config, to_plain_types
+from regnet.config.types import FLOAT_LIMIT, INT_LIMIT, STRENGTH_LIMIT, choices, describe_type
 from regnet.runs.compatibility import fixed_options
 
 COMMAND = "python -m tools.configuration > docs/configuration.md"
@@ -36,7 +36,7 @@ gradient clipping to {STRENGTH_LIMIT:g}).
 
 ## Adapted options
 
-Some options are adapted instead of refused. The program prints each change, and `config.yaml` contains the result:
+Some options are adapted instead of rejected. The program prints each change, and `config.yaml` contains the result:
 
 * `schedule.warmup_epochs` is reduced to half of `train.epochs` (rounded down) if it leaves no epoch for the decay; not
   with `schedule.name: baseline`.
@@ -51,7 +51,7 @@ option differs, the program names it with both values and exits. `train.epochs` 
 `schedule.name: baseline`, because the other schedules depend on it.
 """
 _HEADINGS = ("option", "type", "default", "free", "description")
-_FIXED = fixed_options(plain(asdict(Config())))
+_FIXED = fixed_options(to_plain_types(asdict(Config())))
 
 
 def document() -> str:
@@ -76,7 +76,7 @@ def _type(kind: Any) -> str:
     if choices(kind):
         *others, last = (f"`{choice}`" for choice in choices(kind))
         return f"{', '.join(others)} or {last}"
-    return describe(kind)
+    return describe_type(kind)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

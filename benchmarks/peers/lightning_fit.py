@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-class Classifier(lightning.LightningModule):
+class LightningClassifier(lightning.LightningModule):
     """The model with its loss and optimiser."""
 
     def __init__(self, settings: Settings, classes: int) -> None:
@@ -96,7 +96,7 @@ def main(settings: Settings) -> None:
     )
     train_loader: DataLoader = DataLoader(train, shuffle=True, **options)
     val_loader: DataLoader = DataLoader(val, **options)
-    trainer.fit(Classifier(settings, samples.classes), train_loader, val_loader)
+    trainer.fit(LightningClassifier(settings, samples.classes), train_loader, val_loader)
 
 
 if __name__ == "__main__":

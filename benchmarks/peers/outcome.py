@@ -34,7 +34,7 @@ class Outcome:
 
 
 def combine(reports: list[RankReport]) -> Outcome:
-    """Sums images and averages losses over the ranks; steps, times and accuracies are those of rank 0."""
+    """Sums images and averages losses over the ranks; steps, times and accuracies are those of rank zero."""
     epochs = []
     for index, first in enumerate(reports[0].epochs):
         parts = [report.epochs[index] for report in reports if index < len(report.epochs)]

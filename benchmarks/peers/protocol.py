@@ -1,7 +1,7 @@
 """The interface between the comparison and the trainers.
 
 A trainer is a module that torchrun starts with one argument, a file with `Settings`. Each rank writes a `RankReport`;
-times are those of rank 0.
+times are those of rank zero.
 """
 
 import json

@@ -22,7 +22,7 @@ are counted by torch's sync debug mode. In a single process on a CPU, Python cal
 waits on a GPU; calls inside torch's C++ code are not seen.
 
 The hardware's peak rates are measured with large matrix products in the same precision and with copies in device
-memory. The FLOP of a step are 2 per multiply-add of convolutions and linear layers, times three for forward and
+memory. A step's FLOPs are 2 per multiply-add of convolutions and linear layers, times three for forward and
 backward. Its memory traffic is what all uncompiled operations of forward and backward read and write, without caches.
 Percentages of the peak rates are those of complete steps on the resident batch.
 

@@ -2,7 +2,8 @@
 
 An augmentation takes three places: an option in `AugmentConfig` (regnet/config/schema.py), a member of
 `data.rng.Purpose` for every kind of random number it needs, and its code here, applied in `image_transforms` (stored
-bytes) or `pipeline` (normalised images).
+bytes) or `pipeline` (normalised images). RandomResizedCrop is an exception: random_resized_crop computes the boxes, and
+data.reading.crop_decoder crops while it decodes.
 """
 
 from typing import Any

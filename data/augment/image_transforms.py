@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from data.augment import AugmentOptions
 from data.augment.randaugment import randaugment
-from data.rng import Epoch, Purpose, integers
+from data.rng import EpochNumber, Purpose, integers
 
 
 class ImageTransforms:
@@ -28,7 +28,7 @@ class ImageTransforms:
         self.options, self.seed = options, seed
         self.mean_colour = (255 * torch.tensor(mean, device=device)).round().to(torch.uint8)
 
-    def __call__(self, images: Tensor, ids: Tensor, epoch: Epoch) -> Tensor:
+    def __call__(self, images: Tensor, ids: Tensor, epoch: EpochNumber) -> Tensor:
         """uint8 (N, H, W, 3) and int64 (N,) -> uint8 (N, H, W, 3)."""
         options, seed = self.options, self.seed
         if options.crop_padding:
@@ -42,8 +42,8 @@ class ImageTransforms:
         return images
 
 
-def padded_crop(images: Tensor, ids: Tensor, seed: int, epoch: Epoch, padding: int) -> Tensor:
-    """Pads every side with so many black pixels and crops the original size at random."""
+def padded_crop(images: Tensor, ids: Tensor, seed: int, epoch: EpochNumber, padding: int) -> Tensor:
+    """Pads every side with `padding` black pixels and crops a random window of the original size."""
     count, height, width, _ = images.shape
     offsets = 2 * padding + 1
     rows = integers(seed, epoch, Purpose.crop_row, ids, offsets)
@@ -56,13 +56,13 @@ def padded_crop(images: Tensor, ids: Tensor, seed: int, epoch: Epoch, padding: i
     return windows[torch.arange(count, device=ids.device), rows, columns]
 
 
-def horizontal_flip(images: Tensor, ids: Tensor, seed: int, epoch: Epoch) -> Tensor:
+def horizontal_flip(images: Tensor, ids: Tensor, seed: int, epoch: EpochNumber) -> Tensor:
     """Flips half of the samples left to right."""
     flipped = integers(seed, epoch, Purpose.flip, ids, 2).bool()
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(2), images)
 
 
-def cutout(images: Tensor, ids: Tensor, seed: int, epoch: Epoch, size: int, colour: Tensor) -> Tensor:
+def cutout(images: Tensor, ids: Tensor, seed: int, epoch: EpochNumber, size: int, colour: Tensor) -> Tensor:
     """Fills a square of side `size` (pixels) around a random centre with a colour, uint8 (3,).
 
     Source: DeVries and Taylor, Improved Regularization of CNNs with Cutout (2017).

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.rng import Epoch, Purpose, integers, uniforms
+from data.rng import EpochNumber, Purpose, integers, uniforms
 
 
 @dataclass(frozen=True)
 class MixupCutmix:
     """Mixes samples with others, and their targets in the same proportion.
 
+    Lambda, the fraction that a sample keeps, is uniform in 0..1: the papers' Beta(1, 1).
+
     Attributes:
         mixup_prob: probability that a sample is blended with its partner (Zhang et al., mixup, 2018).
         cutmix_prob: probability that a rectangle of its partner is pasted into a sample (Yun et al., CutMix, 2019).
         samples, classes: numbers of samples and classes of the training set.
-        seed: seed of the random numbers. Lambda, the fraction that a sample keeps, is uniform in 0..1: the papers'
-            Beta(1, 1).
+        seed: seed of the random numbers.
     """
 
     mixup_prob: float
@@ -35,11 +36,11 @@ class MixupCutmix:
     def enabled(self) -> bool:
         return self.mixup_prob + self.cutmix_prob > 0
 
-    def partners(self, ids: Tensor, epoch: Epoch) -> Tensor:
+    def partners(self, ids: Tensor, epoch: EpochNumber) -> Tensor:
         """Ids of the samples that these are mixed with: int64 (n,)."""
         return integers(self.seed, epoch, Purpose.mix_partner, ids, self.samples)
 
-    def mix(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor]:
+    def mix(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: EpochNumber) -> tuple[Tensor, Tensor]:
         """Mixes the first n of 2n images and labels, samples `ids`, with the last n, their partners.
 
         Returns:
@@ -51,7 +52,7 @@ class MixupCutmix:
         own_targets, partner_targets = F.one_hot(labels, self.classes).to(own.dtype).chunk(2)
         return torch.lerp(partners, own, weights), torch.lerp(partner_targets, own_targets, lambdas)
 
-    def _weights(self, ids: Tensor, epoch: Epoch, side: int) -> Tensor:
+    def _weights(self, ids: Tensor, epoch: EpochNumber, side: int) -> Tensor:
         """Weight of the sample's own pixels, 0 to 1: float32 (n, 1, side, side)."""
 
         def uniform(purpose: Purpose) -> Tensor:

@@ -13,10 +13,10 @@ from data.augment.progressive_resizing import ProgressiveResizing
 from data.augment.random_resized_crop import CropBoxes, RandomResizedCrop
 from data.augment.resize_normalize import ResizeNormalize
 from data.manifest import Manifest
-from data.rng import Epoch
+from data.rng import EpochNumber
 
 # Stored images, labels, ids, epoch -> images, labels, targets, as data.loader.Batch has them.
-BatchTransform = Callable[[Tensor, Tensor, Tensor, Epoch], tuple[Tensor, Tensor, Tensor]]
+BatchTransform = Callable[[Tensor, Tensor, Tensor, EpochNumber], tuple[Tensor, Tensor, Tensor]]
 
 
 class TrainingPipeline:
@@ -63,7 +63,7 @@ class TrainingPipeline:
         return partial(self._transform, self.resize_normalize.at(side))
 
     def _transform(
-        self, resize_normalize: ResizeNormalize, stored: Tensor, labels: Tensor, ids: Tensor, epoch: Epoch
+        self, resize_normalize: ResizeNormalize, stored: Tensor, labels: Tensor, ids: Tensor, epoch: EpochNumber
     ) -> tuple[Tensor, Tensor, Tensor]:
         images = resize_normalize(self.image_transforms(stored, ids, epoch))
         if not self.mixup_cutmix.enabled:

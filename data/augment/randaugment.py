@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.rng import Epoch, Purpose, integers
+from data.rng import EpochNumber, Purpose, integers
 
 MAX_MAGNITUDE = 30
 _GREY = (0.2989, 0.587, 0.114)
@@ -35,7 +35,7 @@ class Operation(IntEnum):
     equalize = auto()
 
 
-def randaugment(images: Tensor, ids: Tensor, seed: int, epoch: Epoch, count: int, magnitude: int) -> Tensor:
+def randaugment(images: Tensor, ids: Tensor, seed: int, epoch: EpochNumber, count: int, magnitude: int) -> Tensor:
     """Applies `count` operations of a magnitude (0 to 30) in sequence: uint8 (N, H, W, 3) -> the same."""
     for position in range(count):
         keys = ids * count + position
@@ -129,7 +129,7 @@ def _autocontrast(planes: Tensor) -> Tensor:
 
 
 def _equalize(planes: Tensor) -> Tensor:
-    """Equalizes the histogram of each channel."""
+    """Equalises the histogram of each channel."""
     count, channels = planes.shape[:2]
     values = planes.long().reshape(count * channels, -1)
     histogram = torch.zeros((len(values), 256), dtype=torch.int64, device=planes.device)

@@ -22,8 +22,8 @@ class CropBoxes(NamedTuple):
     """The crop of every sample of a split.
 
     Attributes:
-        boxes: int64 (samples, 4): top, left, height and width, pixels of the stored image.
-        side: side that crops are resized to, pixels.
+        boxes: int64 (samples, 4): top, left, height and width in pixels of the stored image.
+        side: side that crops are resized to, in pixels.
     """
 
     boxes: Tensor
@@ -46,8 +46,8 @@ class RandomResizedCrop:
         """Boxes of uniform area, log-uniform aspect ratio and uniform position.
 
         Args:
-            sizes: int64 (samples, 2): height and width of the stored images, pixels.
-            side: side that crops are resized to, pixels.
+            sizes: int64 (samples, 2): height and width of the stored images in pixels.
+            side: side that crops are resized to, in pixels.
         """
         boxes = _largest_boxes(sizes)
         unplaced = torch.arange(len(sizes))
@@ -76,9 +76,9 @@ def center_crop(sizes: Tensor, ratio: float, side: int) -> CropBoxes:
     """Square boxes in the centre.
 
     Args:
-        sizes: int64 (samples, 2): height and width of the stored images, pixels.
+        sizes: int64 (samples, 2): height and width of the stored images in pixels.
         ratio: side of the box divided by the image's shorter side.
-        side: side that crops are resized to, pixels.
+        side: side that crops are resized to, in pixels.
     """
     square = (ratio * sizes.min(1).values.double()).long().clamp(min=1)
     return CropBoxes(_centred(sizes, torch.stack([square, square], 1)), side)

@@ -13,7 +13,7 @@ class ResizeNormalize:
 
     Args:
         mean, std: of each channel, in units of the byte range scaled to 0..1.
-        resolution: side of the output images, pixels.
+        resolution: side of the output images in pixels.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], resolution: int, device: torch.device) -> None:
@@ -37,7 +37,8 @@ class ResizeNormalize:
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (N, H, H, 3) -> float32 (N, 3, resolution, resolution), channels last."""
         rows = self._resize(images).reshape(len(images), self.resolution, -1).float()
-        torch.addcmul(self._shift, rows, self._scale, out=rows)  # in place: newly allocated pages cost more than this
+        # in place: allocating a new result costs more than the arithmetic
+        torch.addcmul(self._shift, rows, self._scale, out=rows)
         return rows.view(len(images), self.resolution, self.resolution, 3).permute(0, 3, 1, 2)
 
     def _resize(self, images: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""An FFCV decoder that crops every image to a given box and resizes the crop."""
+"""An FFCV decoder that crops every image to a given box and resizes the crop.
+
+Whole images use FFCV's SimpleRGBImageDecoder: see shard_reader._compiled.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -44,7 +44,7 @@ class StreamingReader:
             for batch in decoded:
                 yield self.copy(*batch)
                 if self._copied is not None:
-                    self._copied.synchronize()  # usually long done; then the reader may reuse its buffer
+                    self._copied.synchronize()  # usually finished already; only then may the reader reuse its buffer
 
     def copy(self, images: Tensor, labels: Tensor, ids: Tensor) -> StoredBatch:
         """A decoded batch on the device; on a CPU its images and ids stay in the reader's buffer."""

@@ -16,6 +16,7 @@ from data.reading.ffcv_imports import IMAGE_MODES, Compiler, Reader, cast_int_to
 _TABLE = numba.uint64[::1]
 _BOXES = numba.int64[:, ::1]
 _FLAGS = numba.uint8[::1]
+_CONVERT_AGAIN = "convert the images again: python -m data.convert --overwrite"
 
 
 class _File(NamedTuple):
@@ -101,9 +102,12 @@ class MappedShards:
         for path, file, mapped, _ in self._files:
             status = os.fstat(file.fileno())
             if status.st_nlink == 0:
-                raise LoaderError(f"{path} was deleted or replaced during the run")
+                raise LoaderError(f"{path} was deleted or replaced during the run; start the run again")
             if status.st_size != len(mapped):
-                raise LoaderError(f"{path} changed during the run: {status.st_size} bytes instead of {len(mapped)}")
+                raise LoaderError(
+                    f"{path} changed during the run: {status.st_size} bytes instead of {len(mapped)}; "
+                    "start the run again"
+                )
 
     def release(self) -> None:
         """Releases the pages read so far to the system; they are read again when needed.
@@ -150,7 +154,7 @@ class EpochShards:
     def check_batch(self, ids: np.ndarray) -> None:
         """Raises LoaderError if a sample of the batch just read could not be decoded."""
         if len(self._undecoded) and (bad := ids[self._undecoded[ids] > 0]).size:
-            raise LoaderError(f"sample {bad[0]} cannot be decoded: its JPEG is damaged")
+            raise LoaderError(f"sample {bad[0]} cannot be decoded: its JPEG is damaged; {_CONVERT_AGAIN}")
 
     # FFCV enters its storage once per epoch; the mappings outlive that.
     def __enter__(self) -> None: ...
@@ -160,15 +164,22 @@ class EpochShards:
 
 def _check_samples(path: Path, rows: np.ndarray, first_id: int, samples: int, manifest: Manifest) -> None:
     if len(rows) != samples or not np.array_equal(rows["f2"], np.arange(first_id, first_id + samples)):
-        raise DataError(f"{path}: does not hold samples {first_id} to {first_id + samples - 1} as its manifest says")
+        raise DataError(
+            f"{path}: does not hold samples {first_id} to {first_id + samples - 1} as its manifest says; "
+            f"{_CONVERT_AGAIN}"
+        )
     if rows["f1"].min() < 0 or rows["f1"].max() >= len(manifest.classes):
-        raise DataError(f"{path}: holds a label outside 0 to {len(manifest.classes) - 1}")
+        raise DataError(f"{path}: holds a label outside 0 to {len(manifest.classes) - 1}; {_CONVERT_AGAIN}")
     sides, side = (rows["f0"]["width"], rows["f0"]["height"]), manifest.resolution
     if manifest.mixed:
         if not all(((lengths > 0) & (lengths <= side)).all() for lengths in sides):
-            raise DataError(f"{path}: holds images whose sides are not 1 to {side} pixels as its manifest says")
+            raise DataError(
+                f"{path}: holds images whose sides are not 1 to {side} pixels as its manifest says; {_CONVERT_AGAIN}"
+            )
     elif not all((lengths == side).all() for lengths in sides):
-        raise DataError(f"{path}: holds images that are not {side}x{side} pixels as its manifest says")
+        raise DataError(
+            f"{path}: holds images that are not {side}x{side} pixels as its manifest says; {_CONVERT_AGAIN}"
+        )
 
 
 def _check_extents(path: Path, images: np.ndarray, allocations: np.ndarray, size: int) -> None:
@@ -179,4 +190,6 @@ def _check_extents(path: Path, images: np.ndarray, allocations: np.ndarray, size
     is_raw = images["mode"] == IMAGE_MODES["raw"]
     inside = (found["ptr"] == images["data_ptr"]) & (found["ptr"] + found["size"] <= size)
     if not (inside & (~is_raw | (found["size"] == pixels))).all():
-        raise DataError(f"{path}: the position or the size of an image's bytes does not match the file's table")
+        raise DataError(
+            f"{path}: the position or the size of an image's bytes does not match the file's table; {_CONVERT_AGAIN}"
+        )

@@ -37,7 +37,7 @@ StoredBatch = tuple[Tensor, Tensor, Tensor]  # images uint8 (N, H, W, 3), labels
 
 
 class _Epoch(EpochIterator):
-    """FFCV's decoding thread, with a time-out for every wait."""
+    """FFCV's decoding thread, with a timeout for every wait."""
 
     def __init__(self, loader: SimpleNamespace, batches: Sequence[np.ndarray], timeout: float) -> None:
         self.timeout = timeout

@@ -9,7 +9,7 @@ from data.sources.source import Source
 
 ARCHIVE_FOLDER = "cifar-100-python"  # the folder in the official archive
 _ALTERNATIVES = (
-    "Either download it (--download, or make with network access), or name an existing copy with --root or "
+    "Either download it (--download, or `make train` with network access), or name an existing copy with --root or "
     "make CIFAR100=...: the folder cifar-100-python, its .tar.gz, or class folders in train/ and test/"
 )
 

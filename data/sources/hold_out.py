@@ -8,7 +8,7 @@ from data.sources.source import Images, Source, Subset
 
 
 def hold_out(source: Source, amount: int | float) -> Source:
-    """The training images of a source, some of which, always the same, become the validation split.
+    """A source whose validation split is taken from its training images; the choice is always the same.
 
     Args:
         amount: number of validation images, in proportion to the classes; or, as a float, the fraction of every class,

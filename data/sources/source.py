@@ -1,4 +1,4 @@
-"""What a source of images is: training and validation images of the same classes, with a name for every image."""
+"""The interface of image sources: training and validation images of the same classes, with a name for every image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from regnet.config.validation import validate_config
 MIXED_SIZES_MIN_SCALE = 0.25  # as in configs/folder.yaml
 
 
-def adapt(config: Config) -> tuple[Config, list[str]]:
+def resolve_conflicts(config: Config) -> tuple[Config, list[str]]:
     """Adapts options to one another; the result and a line about each change.
 
     * schedule.warmup_epochs that leaves no epoch for the decay becomes half of train.epochs, rounded down; the baseline
@@ -36,7 +36,7 @@ def adapt_to_dataset(config: Config, mixed: bool, threads: int) -> tuple[Config,
     * data.workers is reduced to the threads that this process may use.
 
     Args:
-        config: already adapted by `adapt`.
+        config: already adapted by `resolve_conflicts`.
         mixed: the dataset has images of different sizes.
         threads: the most that this process may use.
 
@@ -49,7 +49,7 @@ def adapt_to_dataset(config: Config, mixed: bool, threads: int) -> tuple[Config,
             f"augment.rrc_min_scale set to {MIXED_SIZES_MIN_SCALE}: the images of this dataset have different sizes"
         )
         config = replace(config, augment=replace(config.augment, rrc_min_scale=MIXED_SIZES_MIN_SCALE))
-        config, further = adapt(config)
+        config, further = resolve_conflicts(config)
         notes += further
         validate_config(config)
     if config.data.workers > threads:

@@ -1,4 +1,4 @@
-"""Names that other programs, and earlier versions of this one, have for options: only to suggest the right name."""
+"""Other programs' and earlier versions' names of options, used only to suggest the right name in error messages."""
 
 _NAMES = {
     "name": ("run_name", "exp_name", "experiment", "experiment_name"),

@@ -5,7 +5,7 @@ import textwrap
 from typing import Annotated, get_origin
 
 from regnet.config.reference import Option, Section, sections
-from regnet.config.types import choices, describe
+from regnet.config.types import choices, describe_type
 
 _INTRODUCTION = """\
 Trains a RegNet image classifier on a dataset written by python -m data.convert: on one CPU or GPU, or on several under
@@ -46,7 +46,7 @@ def _section(section: Section) -> str:
 
 
 def _option(option: Option) -> str:
-    bounds = f"{describe(option.kind)}; " if get_origin(option.kind) is Annotated else ""
+    bounds = f"{describe_type(option.kind)}; " if get_origin(option.kind) is Annotated else ""
     return _entry(f"--{option.name} {_metavar(option)}", f"{option.description} ({bounds}default: {option.default})")
 
 
@@ -55,7 +55,7 @@ def _metavar(option: Option) -> str:
         return "[true|false]"  # without a value it is true
     if choices(option.kind):
         return f"{{{','.join(choices(option.kind))}}}"
-    return next(metavar for word, metavar in _METAVARS.items() if word in describe(option.kind))
+    return next(metavar for word, metavar in _METAVARS.items() if word in describe_type(option.kind))
 
 
 def _entry(flag: str, text: str) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from regnet.config.adaptation import adapt
+from regnet.config.adaptation import resolve_conflicts
 from regnet.config.aliases import ALIASES
 from regnet.config.help import help_text
 from regnet.config.schema import Config
-from regnet.config.types import choices, describe, parse_value, quoted, with_article
+from regnet.config.types import choices, describe_type, parse_value, quoted, with_article
 from regnet.config.validation import validate_config
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE
@@ -39,7 +39,7 @@ def parse_config_with_notes(argv: Sequence[str]) -> tuple[Config, list[str]]:
         print(help_text(), end="")
         raise SystemExit(DONE)
     values = _read_arguments([argument for argument in argv if argument != "--print_config"])
-    config, notes = adapt(_build(Config, values))
+    config, notes = resolve_conflicts(_build(Config, values))
     validate_config(config)
     if "--print_config" in argv:
         print("".join(f"# {note}\n" for note in notes) + config.to_yaml(), end="")
@@ -111,7 +111,7 @@ def _as_text(name: str, value: Any) -> str:
 
 
 def _requirement(kind: Any) -> str:
-    return describe(kind) if choices(kind) else with_article(describe(kind))
+    return describe_type(kind) if choices(kind) else with_article(describe_type(kind))
 
 
 def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _next_value(flag: str, remaining: list[str], default: str | None = None) -> 
     if remaining and not remaining[0].startswith("--"):
         return remaining.pop(0)
     if default is None:
-        raise UsageError(f"{flag} needs a value")
+        raise UsageError(f"{flag} needs a value: {flag} VALUE")
     return default
 
 

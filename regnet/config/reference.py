@@ -6,7 +6,7 @@ from typing import Any
 
 import docstring_parser
 
-from regnet.config.schema import Config, plain
+from regnet.config.schema import Config, to_plain_types
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _options(kind: Any, prefix: str, descriptions: dict[str, str]) -> Iterator[O
 
 
 def _default(field: Field[Any]) -> str:
-    value = plain(field.default)
+    value = to_plain_types(field.default)
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.10g}" if isinstance(value, float) else str(value) or "empty"

@@ -35,8 +35,8 @@ class ModelConfig:
         variant: baseline (3x3 convolution as wide as the block's input, stem stride 1) or paper (as wide as the
             block's output, stem stride 2).
         depth: number of blocks.
-        w_0: initial width, channels; a multiple of 8.
-        w_a: slope of the widths, channels per block.
+        w_0: initial width in channels; a multiple of 8.
+        w_a: slope of the widths in channels per block.
         w_m: ratio between the widths of successive stages; above 1.
         bottleneck_ratio: width of the 3x3 convolution divided by the block's width.
         group_width: channels per group of the 3x3 convolution.
@@ -47,7 +47,7 @@ class ModelConfig:
         weights: file of pretrained weights: torchvision's or timm's (.pth, .bin, .safetensors), or a checkpoint of
             another run, whose EMA weights are used if it has any; empty for random initialisation. Not needed to
             resume.
-        head: keep (load the classifier as well) or new (initialise it, for other classes); read only with weights.
+        head: keep (load the classifier as well) or new (initialise it, for other classes); used only with weights.
     """
 
     variant: Variant = Variant.baseline
@@ -78,8 +78,8 @@ class DataConfig:
         shards: directory written by python -m data.convert.
         local_cache_dir: directory on each node's local disk to copy the shards to first (one process per node copies);
             empty to read them in place.
-        resolution: side of the network's input, pixels; stored images are resized to it.
-        initial_resolution: side of the training images in the first epoch of progressive resizing, pixels; read only
+        resolution: side of the network's input in pixels; stored images are resized to it.
+        initial_resolution: side of the training images in the first epoch of progressive resizing in pixels; used only
             with progressive_resizing_epochs.
         progressive_resizing_epochs: epochs over which training images grow from initial_resolution to resolution, in
             steps of 4 pixels; 0 for none. Early stopping on train_loss compares losses of different resolutions;
@@ -96,7 +96,7 @@ class DataConfig:
             than memory; 0 for a global shuffle.
         keep_page_cache: keep shards in the operating system's page cache; false drops them after each window (or
             batch, without windows), for nodes whose memory others need.
-        center_crop_ratio: side of the square centre crop of validation images divided by their shorter side; read only
+        center_crop_ratio: side of the square centre crop of validation images divided by their shorter side; used only
             with augment.rrc_min_scale.
     """
 
@@ -122,14 +122,14 @@ class AugmentConfig:
 
     Args:
         flip: flip half of the images horizontally.
-        crop_padding: zero padding around the stored image before a random crop of its original size, pixels; 0 with
+        crop_padding: zero padding around the stored image before a random crop of its original size, in pixels; 0 with
             rrc_min_scale.
         rrc_min_scale: smallest area of a RandomResizedCrop, as a fraction of the image; aspect ratios are 3:4 to 4:3;
             0 for whole images (0.25 is used instead if the images of the dataset have different sizes).
-        cutout_size: side of the square that Cutout fills with the mean colour, pixels of the stored (or cropped)
+        cutout_size: side of the square that Cutout fills with the mean colour, in pixels of the stored (or cropped)
             image; 0 for none.
         randaugment_num_ops: RandAugment operations applied to each image in sequence; 0 for none.
-        randaugment_magnitude: magnitude of every RandAugment operation, 0 to 30; read only with randaugment_num_ops.
+        randaugment_magnitude: magnitude of every RandAugment operation, 0 to 30; used only with randaugment_num_ops.
         mixup_prob: probability that a sample is blended with another one (Mixup, lambda uniform in 0..1).
         cutmix_prob: probability that a rectangle of another sample is pasted into a sample (CutMix, lambda uniform in
             0..1); a sample gets either Mixup or CutMix.
@@ -203,11 +203,11 @@ class OptimConfig:
         name: adam, adamw, sgd (with Nesterov momentum) or muon (orthogonalised momentum for the convolutions between
             stem and head, sgd for everything else).
         lr: peak learning rate.
-        muon_lr: peak learning rate of Muon's orthogonalised updates; read only by muon.
+        muon_lr: peak learning rate of Muon's orthogonalised updates; used only by muon.
         momentum: momentum of sgd and muon; beta1 of adam and adamw.
         beta2: beta2 of adam and adamw.
         weight_decay: decoupled for adamw, L2 regularisation otherwise; Muon's updates use muon_weight_decay.
-        muon_weight_decay: decoupled weight decay of Muon's orthogonalised updates; read only by muon.
+        muon_weight_decay: decoupled weight decay of Muon's orthogonalised updates; used only by muon.
         decay_norm_and_bias: apply weight_decay to BatchNorm parameters and biases as well.
         layer_decay: layer-wise learning-rate decay: ratio between the learning rates of a block and the next one, from
             the head (full learning rate) down to the stem; 1 for none.
@@ -234,7 +234,7 @@ class DistillConfig:
 
     Args:
         teacher: checkpoint of a run on the same classes; empty for none. The same file is needed to resume.
-        alpha: weight of the distillation loss; the label loss gets 1 - alpha. Read only with a teacher.
+        alpha: weight of the distillation loss; the label loss gets 1 - alpha. Used only with a teacher.
         temperature: softmax temperature of both networks' logits in the distillation loss.
     """
 
@@ -251,7 +251,7 @@ class ScheduleConfig:
         name: cosine (linear warm-up, half-cosine decay to the last step), onecycle (cosine warm-up and decay) or
             baseline (constant within an epoch: linear warm-up, quarter cosine over decay_epochs, then min_lr).
         warmup_epochs: length of the warm-up.
-        decay_epochs: length of the decay; read only by baseline.
+        decay_epochs: length of the decay; used only by baseline.
         start_lr: learning rate of the first step.
         min_lr: learning rate at the end.
     """
@@ -270,7 +270,7 @@ class CheckpointConfig:
     Args:
         keep_last: number of newest checkpoints to keep; best.pt is kept in addition.
         every_steps: also save every this many steps; 0 for never.
-        every_minutes: also save after this time since the last checkpoint of the epoch; 0 for never.
+        every_minutes: also save this long after the last checkpoint within an epoch; 0 for never.
     """
 
     keep_last: PositiveInt = 2
@@ -368,13 +368,13 @@ class Config:
 
     def to_yaml(self) -> str:
         """All options as YAML, which parses back to an equal configuration."""
-        return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(to_plain_types(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
-def plain(value: Any) -> Any:
+def to_plain_types(value: Any) -> Any:
     """The value with types that YAML, JSON and checkpoints can store."""
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {key: to_plain_types(entry) for key, entry in value.items()}
     for kind in (str, bool, int, float):  # members of StrEnum are strings, too
         if isinstance(value, kind):
             return kind(value)

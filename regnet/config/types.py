@@ -63,7 +63,7 @@ def choices(kind: Any) -> list[str]:
     return [str(member.value) for member in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
 
 
-def describe(kind: Any) -> str:
+def describe_type(kind: Any) -> str:
     """What is valid, as a noun phrase without an article."""
     if choices(kind):
         return f"one of {', '.join(choices(kind))}"
@@ -84,7 +84,7 @@ def parse_value(name: str, kind: Any, text: str) -> Any:
         return _BOOLS[text.lower()]
     if choices(kind):
         if text not in choices(kind):
-            raise ValueError(f"{name} must be {describe(kind)}, got {quoted(text)}{_hint(text, choices(kind))}")
+            raise ValueError(f"{name} must be {describe_type(kind)}, got {quoted(text)}{_hint(text, choices(kind))}")
         return kind(text) if isinstance(kind, type) else text
     return _parse_number(name, kind, text)
 
@@ -101,7 +101,7 @@ def with_article(phrase: str) -> str:
 
 def _parse_number(name: str, kind: Any, text: str) -> int | float:
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    must = f"{name} must be {with_article(describe(kind))}, got {quoted(text)}"
+    must = f"{name} must be {with_article(describe_type(kind))}, got {quoted(text)}"
     try:
         value = base(text)
     except ValueError as error:

@@ -11,7 +11,7 @@ from regnet.models.design_space import check_resolution
 
 
 def validate_config(config: Config) -> None:
-    """Raises UsageError: one line that names the options, their values and the cure."""
+    """Raises UsageError: one line that names the options, their values and the remedy."""
     _check_texts(asdict(config))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
         raise UsageError(
@@ -24,7 +24,7 @@ def validate_config(config: Config) -> None:
 
 
 def _check_texts(options: dict[str, Any], prefix: str = "") -> None:
-    """Refuses control characters and unpaired surrogates, which no file name may contain."""
+    """Rejects control characters and unpaired surrogates, which no file name may contain."""
     for key, value in options.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
@@ -51,7 +51,7 @@ def _check_data(config: Config) -> None:
     if augment.mixup_prob + augment.cutmix_prob > 1:
         raise UsageError(
             f"augment.mixup_prob ({augment.mixup_prob:g}) and augment.cutmix_prob ({augment.cutmix_prob:g}) must add "
-            "up to 1 at most: a sample gets either Mixup or CutMix"
+            "up to at most 1: a sample gets either Mixup or CutMix"
         )
     if augment.rrc_min_scale and data.cache == "device":
         raise UsageError(

@@ -14,7 +14,7 @@ from data.errors import DataError
 from data.manifest import read_manifest
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
-from regnet.data_adapter import adapt_to_data
+from regnet.data_adapter import adapt_to_manifest
 from regnet.distributed.heartbeat import COLLECTIVE_ERRORS, PeerLost
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import join_world
@@ -22,7 +22,12 @@ from regnet.doctor.communication import check_all_reduce, check_launch, check_pl
 from regnet.doctor.environment import check_device, check_node
 from regnet.doctor.findings import Finding, any_failed, fail, merge
 from regnet.doctor.output import print_findings
-from regnet.doctor.requirements import build_model, check_node_requirements, check_run_requirements, count_classes
+from regnet.doctor.requirements import (
+    build_untrained_model,
+    check_node_requirements,
+    check_run_requirements,
+    count_classes,
+)
 from regnet.doctor.run_directory import check_run_directory
 from regnet.errors import UsageError
 from regnet.exit_codes import DONE, FAILED, USAGE
@@ -42,14 +47,14 @@ examples:
 options:
   --json    print JSON (default: a table)
 
-exit status: 0 if a run can start, 1 if it would fail, 2 for usage errors
+exit code: 0 if a run can start, 1 if it would fail, 2 for usage errors
 
 All other options are those of the trainer:
 """
 
 
 def main(argv: Sequence[str], started: float) -> int:
-    """Runs the checks in this process; returns its exit status.
+    """Runs the checks in this process; returns its exit code.
 
     Args:
         started: when the command started, by time.perf_counter().
@@ -60,7 +65,7 @@ def main(argv: Sequence[str], started: float) -> int:
     if "--help" in argv or "-h" in argv:
         print(_HELP)
     try:
-        config = adapt(parse_config([argument for argument in argv if argument != "--json"]))
+        config = adapted_to_shards(parse_config([argument for argument in argv if argument != "--json"]))
     except UsageError as error:
         print(f"error{label}: {error}", file=sys.stderr)
         return USAGE
@@ -80,13 +85,13 @@ def main(argv: Sequence[str], started: float) -> int:
     return FAILED
 
 
-def adapt(config: Config) -> Config:
+def adapted_to_shards(config: Config) -> Config:
     """The configuration as the trainer adapts it to the dataset; unchanged without a readable manifest."""
     try:
         manifest = read_manifest(Path(config.data.shards))
     except DataError:  # check_shards reports it
         return config
-    return adapt_to_data(config, manifest)[0]
+    return adapt_to_manifest(config, manifest)[0]
 
 
 def rank_lost(reason: str) -> list[Finding]:
@@ -115,10 +120,10 @@ def _number(name: str, default: int) -> int:
 
 
 def check_all_ranks(config: Config, findings: list[Finding], started: float, as_json: bool) -> int:
-    """Runs the checks of this rank, exchanges the findings and prints them on rank zero; returns the exit status.
+    """Runs the checks of this rank, exchanges the findings and prints them on rank zero; returns the exit code.
 
     Args:
-        findings: is extended by what has been found, also if this raises.
+        findings: extended in place, so that the findings so far are known even if this raises.
     """
     options = replace(config.distributed, timeout=min(TIMEOUT, config.distributed.timeout))
     # gloo needs no GPU: a rank without its GPU can report that, and no other rank waits for it.
@@ -156,4 +161,4 @@ def check_all_ranks(config: Config, findings: list[Finding], started: float, as_
 
 def _count_gradients(config: Config) -> int:
     with torch.device("meta"):
-        return count_parameters(build_model(config, count_classes(config)), trainable_only=True)
+        return count_parameters(build_untrained_model(config, count_classes(config)), trainable_only=True)

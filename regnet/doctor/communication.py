@@ -28,7 +28,7 @@ class ProcessInfo:
     """Where a process runs.
 
     Attributes:
-        device: that the run would use, "cpu" or "cuda"; empty if none is available.
+        device: type of the device that the run would use, "cpu" or "cuda"; empty if none is available.
         gpu: UUID of the GPU, which does not depend on CUDA_VISIBLE_DEVICES; empty for none.
     """
 
@@ -96,7 +96,7 @@ def check_placement(processes: Sequence[ProcessInfo]) -> list[Finding]:
 def check_all_reduce(world: World, parameters: int, on_gpu: bool, timeout: timedelta) -> list[Finding]:
     """Times all-reduce of one number and of all gradients, and checks the results. Collective call."""
     if world.size == 1:
-        return [ok("all-reduce", "a single process, which exchanges nothing")]
+        return [ok("all-reduce", "not needed by a single process")]
     device, group = torch.device("cpu"), None
     if on_gpu:
         device = torch.device("cuda", world.local_rank)

@@ -29,7 +29,7 @@ def check_node(config: Config, processes: int) -> list[Finding]:
     """Checks of this node that need neither the dataset nor other nodes.
 
     Args:
-        processes: of the run on this node.
+        processes: number of the run's processes on this node.
     """
     return [
         *python(),

@@ -1,4 +1,7 @@
-"""Findings: the results of the checks, and how those of several nodes are merged. Imports only Python's own modules."""
+"""Findings: the results of the checks, and how those of several nodes are merged.
+
+Imports the standard library only, so that an incomplete installation can be reported.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

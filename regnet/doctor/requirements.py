@@ -30,10 +30,10 @@ _FLOAT = 4  # bytes
 
 
 def check_node_requirements(config: Config, world_size: int, processes: int, local_rank: int) -> list[Finding]:
-    """Checks of every node.
+    """Checks that one process per node makes.
 
     Args:
-        processes: of the run on this node.
+        processes: number of the run's processes on this node.
     """
     recreate = "copy the file again, or write the shards again: python -m data.convert --overwrite"
     if not Path(config.data.shards).exists():
@@ -50,7 +50,7 @@ def check_node_requirements(config: Config, world_size: int, processes: int, loc
 
 
 def check_run_requirements(config: Config) -> list[Finding]:
-    """Checks of rank zero."""
+    """Checks that rank zero makes for the run."""
     weights, wandb = "use other --model.weights", "run wandb login, or use --tracking.wandb offline"
     return [
         *guarded("weights", lambda: check_weights(config, run_path(config)), weights, UsageError),
@@ -76,7 +76,7 @@ def _manifest(config: Config) -> Manifest | None:
         return None
 
 
-def build_model(config: Config, classes: int) -> Model:
+def build_untrained_model(config: Config, classes: int) -> Model:
     """The network of the run, with frozen parameters if the backbone is frozen."""
     model = Model(config.model.design(), classes)
     if config.train.freeze_backbone:
@@ -146,7 +146,7 @@ def step_bytes(config: Config, classes: int, world_size: int) -> int:
     """Lower bound of the memory of one process at the end of a forward pass; libraries need more."""
     images = math.ceil(config.train.batch_size / world_size)
     pixels = 3 * config.data.resolution**2
-    model = build_model(config, classes)
+    model = build_untrained_model(config, classes)
     numbers = count_parameters(model) * (1 + (config.optim.ema_decay > 0))
     gradients_and_state = 1 + state_tensors_per_parameter(config.optim)
     numbers += count_parameters(model, trainable_only=True) * gradients_and_state

@@ -16,7 +16,7 @@ from regnet.checkpoint.file import CheckpointError, load, pack
 from regnet.config.schema import Config
 from regnet.distributed.world import World
 from regnet.doctor.findings import Finding, fail, format_bytes, format_seconds, guarded, ok, warn
-from regnet.doctor.requirements import build_model, count_classes
+from regnet.doctor.requirements import build_untrained_model, count_classes
 from regnet.errors import UsageError
 from regnet.metrics.training import TrainingAccumulator
 from regnet.optim.optimizers import build_optimizer
@@ -90,10 +90,11 @@ def check_directory(config: Config, directory: Path) -> list[Finding]:
 
 
 def check_disk_space(config: Config, size: int, free: int) -> list[Finding]:
-    """
+    """Compares the size of the checkpoints that a run keeps with the free space.
+
     Args:
-        size: of a checkpoint, bytes.
-        free: bytes on the disk.
+        size: size of a checkpoint in bytes.
+        free: free bytes on the disk.
     """
     count = config.checkpoint.keep_last + 2  # best.pt, and the one that is being written
     need = size * count
@@ -114,7 +115,7 @@ def check_file_system(scratch: Path, writer: AtomicWriter) -> list[Finding]:
     seconds = _replace_time(scratch / "state.json", writer)
     message = f"{prefix}; writable, locks work, fsync and rename take {format_seconds(seconds)}"
     if kind in _LOST_AFTER:
-        fix = f"files are lost after {_LOST_AFTER[kind]}: use a --runs_dir on a disk"
+        fix = f"files are lost after {_LOST_AFTER[kind]}: use a --runs_dir on a persistent disk"
         return [warn("run directory", message, fix, seconds=seconds)]
     if _LOCAL_LOCKS & set(options):
         fix = "locks are not visible to other nodes: never start a run twice"
@@ -188,7 +189,7 @@ def checkpoint_content(config: Config) -> dict[str, Any]:
     """The content of a checkpoint of this run after its first step."""
     cpu = torch.device("cpu")
     classes = count_classes(config)
-    model = build_model(config, classes)
+    model = build_untrained_model(config, classes)
     precision = Precision(config.train.precision, cpu)
     optimizer = build_optimizer(model, config.optim, precision.dtype)
     for parameter in model.parameters():

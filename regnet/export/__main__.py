@@ -68,13 +68,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the requested files; returns the exit status."""
+    """Writes the requested files; returns the exit code."""
     check_outputs(args)
     trained = load_trained_model(args.checkpoint)
     for path, draw in ((args.architecture, draw_architecture), (args.graph, draw_graph)):
         if path is not None:
             draw(trained, path)
-            print(f"{path}: {path.stat().st_size / 1e3:,.0f} KB")
+            print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
     if args.weights is not None:
         export_weights(args.checkpoint, args.weights)
         print(f"{args.weights}: {args.weights.stat().st_size / 1e6:.1f} MB")
@@ -97,7 +97,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def write_onnx(trained: TrainedModel, args: argparse.Namespace) -> int:
-    """Writes the ONNX model and reports how far it is from PyTorch; returns the exit status."""
+    """Writes the ONNX model and reports how far it is from PyTorch; returns the exit code."""
     difference = export_onnx(trained, args.onnx, args.normalize, args.shards)
     sizes = ", ".join(map(str, BATCH_SIZES))
     print(

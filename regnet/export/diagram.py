@@ -47,12 +47,12 @@ class DiagramPart:
 
     @property
     def width(self) -> float:
-        """Of the column, inches."""
+        """Width of the column in inches."""
         return max(MIN_COLUMN_WIDTH, min(self.blocks, MAX_BLOCKS) * (self.thickness + BLOCK_GAP) + 0.3)
 
     @property
     def thickness(self) -> float:
-        """Of one block, inches; grows with the number of channels."""
+        """Thickness of one block in inches; it grows with the number of channels."""
         return 0.1 + self.output[0] / 2000
 
 

@@ -39,7 +39,7 @@ def export_onnx(trained: TrainedModel, path: Path, normalize: bool, shards: Path
 
     Args:
         normalize: include the input normalisation of the shards' manifest.
-        shards: if not those that the network was trained on.
+        shards: shards with the manifest to use; None for those that the network was trained on.
 
     Raises:
         DataError, UsageError: the manifest is needed and cannot be read, or has other classes.

@@ -21,7 +21,7 @@ class Evaluation:
         loss: mean cross-entropy over the samples.
         top1, top5: accuracies, 0 to 1.
         calibration_error: expected calibration error (ECE, 15 bins), 0 to 1.
-        confusion: int64 (classes, classes): number of samples with label r that were predicted as c.
+        confusion: int64 (classes, classes); entry [r, c]: number of samples with label r that were predicted as c.
         confident_errors: the most confident errors; None if they were not collected.
     """
 
@@ -61,7 +61,9 @@ class EvaluationAccumulator:
     """Sums over samples, kept on the device: counts in int64, everything else in float64."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
+        # confusion matrix, top-5 hits, samples per bin, correct per bin
         self.counts = torch.zeros(classes * classes + 1 + 2 * BINS, dtype=torch.int64, device=device)
+        # loss, confidence per bin
         self.sums = torch.zeros(1 + BINS, dtype=torch.float64, device=device)
         self.classes = classes
 

@@ -14,7 +14,7 @@ class EvaluationFile:
 
     Attributes:
         classes: str (classes,), class names by label.
-        confusion: int64 (classes, classes): number of samples with label r that were predicted as c.
+        confusion: int64 (classes, classes); entry [r, c]: number of samples with label r that were predicted as c.
         confidence: float32 (n,), confidence of the n most confident errors, in decreasing order, 0 to 1.
         labels, predicted: int64 (n,), their labels and predictions.
         images: uint8 (n, H, W, 3), the input of the network for them.

@@ -175,11 +175,12 @@ def _check_blocks(design: Design) -> None:
         if inner < 1 or inner % stage.group_width:
             raise UsageError(
                 f"model.group_width {stage.group_width} does not divide the {inner} channels of the 3x3 convolution "
-                f"in the block {in_width} -> {stage.width}"
+                f"in the block {in_width} -> {stage.width}; choose a group width that divides them"
             )
         if design.se_ratio and not design.se_width(in_width):
             raise UsageError(
-                f"model.se_ratio {design.se_ratio} is too small: {in_width} input channels would be reduced to 0"
+                f"model.se_ratio {design.se_ratio} is too small: {in_width} input channels would be reduced to 0; "
+                "use a larger one, or 0"
             )
         in_width = stage.width
 

@@ -24,7 +24,7 @@ class Muon(SGD):
     convolution, and each is orthogonalised separately. Weight decay of these weights is decoupled.
 
     Args:
-        groups: parameter groups of SGD with `num_matrices` in addition (0 for SGD).
+        groups: parameter groups as for SGD, each with `num_matrices`, which is 0 for a group that SGD trains.
         dtype: dtype of the matrix products.
 
     Attributes:

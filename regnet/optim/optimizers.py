@@ -76,8 +76,8 @@ def distances_to_head(model: Model) -> dict[nn.Parameter, int]:
 def build_optimizer(model: Model, config: OptimConfig, dtype: torch.dtype) -> Optimizer:
     """The configured optimiser.
 
-    Implementations are fused, so a step does not synchronise with the device, neither for Adam's step count nor for the
-    gradient scaler. Only Muon synchronises with the scaler.
+    Implementations are fused, so a step does not wait for the device, neither for Adam's step count nor for the
+    gradient scaler. Only Muon waits for the device, to learn whether the gradient scaler found an overflow.
 
     Args:
         dtype: dtype of Muon's matrix products.

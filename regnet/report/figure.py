@@ -21,9 +21,9 @@ class Palette:
     """Colours.
 
     Attributes:
-        ink: of text and frames.
-        grid: of grid lines.
-        groups: of the groups, in their order.
+        ink: colour of text and frames.
+        grid: colour of grid lines.
+        groups: colours of the groups, in their order.
     """
 
     ink: str
@@ -45,9 +45,9 @@ class Figure:
     """A figure that can be rendered as PNG and as SVG.
 
     Attributes:
-        name: of its PNG file, without the suffix.
+        name: name of its PNG file without the suffix.
         title: caption.
-        height: inches; the width is WIDTH.
+        height: height in inches; the width is WIDTH.
         draw: draws onto the axes in the colours of the palette.
     """
 

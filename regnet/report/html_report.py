@@ -44,7 +44,9 @@ HEADINGS = (
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Writes the report of these runs, each once, into the directory `out`; returns the path of the HTML file.
+    """Writes the report of these runs into the directory `out`; returns the path of the HTML file.
+
+    A run that is named twice appears once.
 
     Raises:
         UsageError: a directory is not a run, `out` is one, or there are more configurations than colours.

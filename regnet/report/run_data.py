@@ -184,7 +184,7 @@ def _validate(row: Any, columns: Mapping[str, Check]) -> None:
     """Raises ValueError if a column is missing or fails its check."""
     for column, is_valid in columns.items():
         if not isinstance(row, dict) or column not in row or not is_valid(row[column]):
-            raise ValueError(f"{column} is missing or invalid; the file is damaged or of another version")
+            raise ValueError(f"{column} is missing or invalid; the file is damaged or was written by another version")
 
 
 def _flatten(config: dict[str, Any], section: str = "") -> dict[str, Any]:
