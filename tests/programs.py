@@ -1,4 +1,4 @@
-"""Runs the project's commands with time-outs, and reads what runs have written."""
+"""Runs the project's commands with timeouts, and reads what runs have written."""
 
 import contextlib
 import json

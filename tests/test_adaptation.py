@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regnet.config.adaptation import adapt, adapt_to_dataset
+from regnet.config.adaptation import adapt_to_dataset, resolve_conflicts
 from regnet.config.parser import parse_config, parse_config_with_notes
 from regnet.config.schema import AugmentConfig, Config, DataConfig, ScheduleConfig, TrainConfig
 from regnet.config.validation import validate_config
-from regnet.data_adapter import adapt_to_data
+from regnet.data_adapter import adapt_to_manifest
 from regnet.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +90,7 @@ def test_images_of_different_sizes_cannot_be_cached():
 def test_the_manifest_and_the_threads_of_this_process_decide(mixed, monkeypatch):
     monkeypatch.setattr("regnet.data_adapter.max_workers", lambda: 3)
     config = replace(Config(), data=DataConfig(workers=8))
-    assert adapt_to_data(config, SimpleNamespace(mixed=mixed)) == adapt_to_dataset(config, mixed, threads=3)
+    assert adapt_to_manifest(config, SimpleNamespace(mixed=mixed)) == adapt_to_dataset(config, mixed, threads=3)
 
 
 configs = st.builds(
@@ -108,14 +108,14 @@ configs = st.builds(
 
 @given(configs, st.booleans(), st.integers(1, 64))
 def test_adaptation_is_valid_idempotent_and_explains_every_change(config, mixed, threads):
-    adapted, notes = adapt(config)
+    adapted, notes = resolve_conflicts(config)
     validate_config(adapted)
     assert bool(notes) == (adapted != config)
-    assert adapt(adapted) == (adapted, [])
+    assert resolve_conflicts(adapted) == (adapted, [])
     for_data, more = adapt_to_dataset(adapted, mixed, threads)
     validate_config(for_data)
     assert bool(more) == (for_data != adapted)
     assert adapt_to_dataset(for_data, mixed, threads) == (for_data, [])
-    assert adapt(for_data) == (for_data, [])
+    assert resolve_conflicts(for_data) == (for_data, [])
     assert for_data.data.workers <= threads
     assert for_data.augment.rrc_min_scale > 0 or not mixed

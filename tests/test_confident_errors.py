@@ -12,7 +12,7 @@ SINGLE_PROCESS = World(0, 1, 0, torch.device("cpu"), None, None)
 
 @settings(deadline=None)
 @given(st.integers(0, 2**31), st.lists(st.integers(1, 40), min_size=1, max_size=6), st.booleans())
-def test_they_are_the_most_confident_errors_of_all_batches(seed, sizes, with_nan):
+def test_the_result_is_the_most_confident_errors_of_all_batches(seed, sizes, with_nan):
     generator = torch.Generator().manual_seed(seed)
     accumulator, errors = ConfidentErrorAccumulator(), []
     for size in sizes:

@@ -1,4 +1,4 @@
-"""An invalid configuration is refused with one line that names the option, the value and the cure."""
+"""An invalid configuration is rejected with one line that names the option, the value and the remedy."""
 
 import re
 
@@ -14,7 +14,7 @@ from regnet.config.schema import Config
 from regnet.errors import UsageError
 
 
-def refusal(text=None, flags=()):
+def rejection(text=None, flags=()):
     """The message of the UsageError; always one line."""
     with pytest.raises(UsageError) as caught:
         parse_config(flags) if text is None else parse_text(text, *flags)
@@ -39,7 +39,7 @@ def refusal(text=None, flags=()):
     ],
 )
 def test_an_unknown_key_is_named_with_a_suggestion(text, unknown, nearest):
-    message = refusal(text)
+    message = rejection(text)
     assert unknown in message
     assert re.search(rf"did you mean {nearest}\b", message)
 
@@ -56,14 +56,14 @@ def test_an_unknown_key_is_named_with_a_suggestion(text, unknown, nearest):
 )
 @pytest.mark.parametrize("joined", [True, False])
 def test_an_unknown_flag_is_named_with_a_suggestion(flag, nearest, joined):
-    message = refusal(flags=[f"{flag}=3"] if joined else [flag, "3"])
+    message = rejection(flags=[f"{flag}=3"] if joined else [flag, "3"])
     assert flag in message
     assert re.search(rf"did you mean {nearest}\b", message)
 
 
 @pytest.mark.parametrize("text", ["zzzzzz: 1", "model: {zzzzzz: 1}", "zzzzzz: {a: {b: 1}}"])
 def test_an_unknown_key_without_a_similar_option_gets_no_suggestion(text):
-    message = refusal(text)
+    message = rejection(text)
     assert "zzzzzz" in message
     assert "did you mean" not in message
 
@@ -134,8 +134,8 @@ def nested(name, value):
 
 
 @pytest.mark.parametrize(("name", "value"), INVALID)
-def test_an_invalid_value_in_a_file_is_refused_with_the_option(name, value):
-    message = refusal(nested(name, value))
+def test_an_invalid_value_in_a_file_is_rejected_with_the_option(name, value):
+    message = rejection(nested(name, value))
     assert name in message
     assert "did you mean" not in message
 
@@ -143,28 +143,28 @@ def test_an_invalid_value_in_a_file_is_refused_with_the_option(name, value):
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, value in INVALID if value not in ("3", "[1]", "''")]
 )
-def test_an_invalid_value_of_a_flag_is_refused_with_the_option(name, value):
-    assert name in refusal(flags=[f"--{name}={value}"])
+def test_an_invalid_value_of_a_flag_is_rejected_with_the_option(name, value):
+    assert name in rejection(flags=[f"--{name}={value}"])
 
 
 @pytest.mark.parametrize(
     "name", ["name", "seed", "resume", "model.variant", "model.w_a", "data.drop_last", "optim.lr", "optim.momentum"]
 )
-def test_null_is_refused_with_the_option(name):
-    assert f"{name} has no value" in refusal(nested(name, "null"))
+def test_null_is_rejected_with_the_option(name):
+    assert f"{name} has no value" in rejection(nested(name, "null"))
 
 
 @pytest.mark.parametrize(
     ("section", "value"),
     [(section, "3") for section in SECTIONS] + [("model", value) for value in ("null", "true", "[1]", "[]", "nope")],
 )
-def test_a_value_instead_of_a_section_is_refused(section, value):
-    assert f"{section} is a section of options" in refusal(f"{section}: {value}")
+def test_a_value_instead_of_a_section_is_rejected(section, value):
+    assert f"{section} is a section of options" in rejection(f"{section}: {value}")
 
 
 @pytest.mark.parametrize("name", ["__path__", "__orig__", "__default_config__", "model: {__path__", "help", "config"])
-def test_flags_that_are_not_options_are_refused_in_files(name):
-    assert name.split()[-1].strip("{") in refusal(f"{name}: 1" + "}" * name.count("{"))
+def test_flags_that_are_not_options_are_rejected_in_files(name):
+    assert name.split()[-1].strip("{") in rejection(f"{name}: 1" + "}" * name.count("{"))
 
 
 @pytest.mark.parametrize(
@@ -176,13 +176,13 @@ def test_flags_that_are_not_options_are_refused_in_files(name):
     ],
 )
 def test_progressive_resizing_must_start_small_enough_for_the_data_and_end_in_time(flags, named):
-    assert named in refusal(flags=["--data.progressive_resizing_epochs=6", *flags])
+    assert named in rejection(flags=["--data.progressive_resizing_epochs=6", *flags])
     assert parse_config(["--data.progressive_resizing_epochs=0", *flags])
 
 
 def test_a_missing_file_is_named(tmp_path):
     for missing in (tmp_path / "none.yaml", tmp_path):
-        assert str(missing) in refusal(flags=["--config", str(missing)])
+        assert str(missing) in rejection(flags=["--config", str(missing)])
 
 
 @pytest.mark.parametrize(
@@ -191,29 +191,29 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_without_a_mapping_of_options_is_named(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert "broken.yaml" in refusal(flags=["--config", str(path)])
+    assert "broken.yaml" in rejection(flags=["--config", str(path)])
 
 
 def test_a_message_about_a_long_file_is_short():
-    assert len(refusal("- " + "x" * 100_000)) < 1000
+    assert len(rejection("- " + "x" * 100_000)) < 1000
 
 
 @pytest.mark.parametrize(
     "flags", [["stray"], ["--seed"], ["--config"], ["--seed="], ["--train", "3"], ["-n", "3"], ["--"]]
 )
-def test_incomplete_or_stray_arguments_are_refused(flags):
-    assert flags[0].rstrip("=").removeprefix("--") in refusal(flags=flags)
+def test_incomplete_or_stray_arguments_are_rejected(flags):
+    assert flags[0].rstrip("=").removeprefix("--") in rejection(flags=flags)
 
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("text", ['"a\\0b"', '"\\ud800x"', '"a\\nb"'])
-def test_a_character_that_no_file_name_may_contain_is_refused(text):
-    assert "runs_dir must not contain control characters" in refusal(f"runs_dir: {text}")
-    assert "data.shards must not contain control characters" in refusal(f"data: {{shards: {text}}}")
+def test_a_character_that_no_file_name_may_contain_is_rejected(text):
+    assert "runs_dir must not contain control characters" in rejection(f"runs_dir: {text}")
+    assert "data.shards must not contain control characters" in rejection(f"data: {{shards: {text}}}")
 
 
-def test_an_excessive_depth_is_refused_at_once():
-    assert "model.depth" in refusal("model: {depth: 1000000000}")
+def test_an_excessive_depth_is_rejected_at_once():
+    assert "model.depth" in rejection("model: {depth: 1000000000}")
 
 
 scalars = st.one_of(
@@ -247,11 +247,11 @@ real_sections = st.sampled_from(SECTIONS).flatmap(
 )
 
 
-def parses_or_is_refused(text):
+def parses_or_is_rejected(text):
     try:
         config = parse_text(text)
-    except UsageError as refused:
-        message = str(refused)
+    except UsageError as rejected:
+        message = str(rejected)
     else:
         assert isinstance(config, Config)
         return
@@ -261,14 +261,14 @@ def parses_or_is_refused(text):
 
 @given(st.one_of(documents, real_options, real_sections))
 @settings(deadline=None, max_examples=150)
-def test_any_document_parses_or_is_refused_in_one_line(document):
-    parses_or_is_refused(yaml.safe_dump(document, allow_unicode=True))
+def test_any_document_parses_or_is_rejected_in_one_line(document):
+    parses_or_is_rejected(yaml.safe_dump(document, allow_unicode=True))
 
 
 @given(st.text(st.sampled_from("seedmodl:{}[]-,&*!|>'\"#%@? \n\t1.~"), max_size=20))
 @settings(deadline=None, max_examples=50)
-def test_any_text_parses_or_is_refused_in_one_line(text):
-    parses_or_is_refused(text)
+def test_any_text_parses_or_is_rejected_in_one_line(text):
+    parses_or_is_rejected(text)
 
 
 @given(
@@ -276,8 +276,8 @@ def test_any_text_parses_or_is_refused_in_one_line(text):
     st.sampled_from([2**64, 10**400, -(10**400), 1e300, 1e-320]),
 )
 @settings(deadline=None, max_examples=60)
-def test_enormous_and_tiny_numbers_parse_or_are_refused_in_one_line(name, value):
-    parses_or_is_refused(nested(name, value))
+def test_enormous_and_tiny_numbers_parse_or_are_rejected_in_one_line(name, value):
+    parses_or_is_rejected(nested(name, value))
 
 
 SCHEDULES = "one of cosine, onecycle, baseline"
@@ -308,7 +308,7 @@ NAME = "a letter or digit and contain only letters, digits, '.', '_' and '-'"
         ("--train.accumulate=2", "unknown option --train.accumulate (did you mean train.grad_accum_steps?)"),
         ("--batch-size=2", "unknown option --batch-size (did you mean train.batch_size?)"),
         ("--optim.wd=2", "unknown option --optim.wd (did you mean optim.weight_decay?)"),
-        ("--seed", "--seed needs a value"),
+        ("--seed", "--seed needs a value: --seed VALUE"),
         ("--name=a/b", f"name must start with {NAME}, got 'a/b'"),
         ("--optim.lr=0.000001", "schedule.start_lr (1e-05) must not exceed optim.lr (1e-06), the peak learning rate"),
         ("--train.grad_accum_steps=501", "train.grad_accum_steps (501) must not exceed train.batch_size (500)"),
@@ -316,7 +316,7 @@ NAME = "a letter or digit and contain only letters, digits, '.', '_' and '-'"
     ],
 )
 def test_messages_name_the_option_what_is_valid_and_the_value(flag, message):
-    assert refusal(flags=[flag]) == message
+    assert rejection(flags=[flag]) == message
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_messages_name_the_option_what_is_valid_and_the_value(flag, message):
         ),
         (
             ["--augment.mixup_prob=0.7", "--augment.cutmix_prob=0.5"],
-            "augment.mixup_prob (0.7) and augment.cutmix_prob (0.5) must add up to 1 at most: a sample gets either "
+            "augment.mixup_prob (0.7) and augment.cutmix_prob (0.5) must add up to at most 1: a sample gets either "
             "Mixup or CutMix",
         ),
         (
@@ -355,20 +355,20 @@ def test_messages_name_the_option_what_is_valid_and_the_value(flag, message):
         ),
     ],
 )
-def test_messages_about_several_options_name_their_values_and_the_cure(flags, message):
-    assert refusal(flags=flags) == message
+def test_messages_about_several_options_name_their_values_and_the_remedy(flags, message):
+    assert rejection(flags=flags) == message
 
 
 def test_a_message_about_a_file_starts_with_its_path(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("train: {epochs: three}")
-    assert refusal(flags=["--config", str(path)]) == f"{path}: train.epochs must be a positive integer, got 'three'"
+    assert rejection(flags=["--config", str(path)]) == f"{path}: train.epochs must be a positive integer, got 'three'"
     path.write_text("name: 7")
-    assert refusal(flags=["--config", str(path)]) == f"{path}: name must be a string, got 7: put it in quotes"
+    assert rejection(flags=["--config", str(path)]) == f"{path}: name must be a string, got 7: put it in quotes"
     path.write_text("train: {epochs: [1, 2]}")
-    assert refusal(flags=["--config", str(path)]) == f"{path}: train.epochs must be a positive integer, got [1, 2]"
+    assert rejection(flags=["--config", str(path)]) == f"{path}: train.epochs must be a positive integer, got [1, 2]"
     path.write_text("optimizer: {lr: 1}")
-    assert refusal(flags=["--config", str(path)]) == f"{path}: unknown option optimizer.lr (did you mean optim.lr?)"
+    assert rejection(flags=["--config", str(path)]) == f"{path}: unknown option optimizer.lr (did you mean optim.lr?)"
 
 
 def test_every_alias_suggests_an_existing_option():
@@ -376,7 +376,7 @@ def test_every_alias_suggests_an_existing_option():
     assert set(ALIASES.values()) <= set(OPTIONS)
     assert not set(ALIASES) & last_parts, "these are options"
     for alias, option in ALIASES.items():
-        assert refusal(flags=[f"--{alias}=1"]) == f"unknown option --{alias} (did you mean {option}?)"
+        assert rejection(flags=[f"--{alias}=1"]) == f"unknown option --{alias} (did you mean {option}?)"
 
 
 RENAMED = """
@@ -391,9 +391,9 @@ RENAMED = """
 def test_an_earlier_name_of_an_option_suggests_the_new_one_of_the_same_section(name):
     section, _, old = name.partition(".")
     assert ALIASES[old].startswith(f"{section}.")
-    assert refusal(nested(name, 1)).endswith(f"unknown option {name} (did you mean {ALIASES[old]}?)")
+    assert rejection(nested(name, 1)).endswith(f"unknown option {name} (did you mean {ALIASES[old]}?)")
 
 
 def test_renamed_choices_are_suggested():
-    assert refusal(flags=["--early_stopping.monitor=val_accuracy"]).endswith("(did you mean val_top1?)")
-    assert refusal(flags=["--train.precision=float16"]).endswith("(did you mean fp16?)")
+    assert rejection(flags=["--early_stopping.monitor=val_accuracy"]).endswith("(did you mean val_top1?)")
+    assert rejection(flags=["--train.precision=float16"]).endswith("(did you mean fp16?)")

@@ -78,7 +78,7 @@ def test_the_demo_runs_without_a_network(demo):
     assert re.findall(r"^ *([\w-]+):(?: +\d+){16}$", demo.stdout, re.MULTILINE) == ["lo"]
 
 
-def test_any_user_can_run_it_from_any_directory(inside, tmp_path):
+def test_any_user_can_run_the_image_from_any_directory(inside, tmp_path):
     """With the caller's uid, home and working directory, as under Apptainer and docker run --user."""
     tmp_path.chmod(0o777)
     caller = ["--user", "4321:4321", "--env", "HOME=/work", "--volume", f"{tmp_path}:/work", "--workingdir", "/work"]
@@ -98,7 +98,7 @@ def test_any_user_can_run_it_from_any_directory(inside, tmp_path):
     assert "/opt/regnet/train_ddp.py" in dry_run.stdout
 
 
-def test_it_has_labels_and_does_not_run_as_root(builder, image, inside):
+def test_the_image_has_labels_and_does_not_run_as_root(builder, image, inside):
     config = json.loads(builder("inspect", "--type=image", image).stdout)["Docker"]["config"]
     label = {key.removeprefix("org.opencontainers.image."): text for key, text in config["Labels"].items()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -111,7 +111,7 @@ def test_it_has_labels_and_does_not_run_as_root(builder, image, inside):
     assert inside("id", "-u").stdout.strip() == "1000"
 
 
-def test_it_contains_no_compiler_and_no_headers(inside):
+def test_the_image_contains_no_compiler_and_no_headers(inside):
     assert find(inside, "-path", "/opt/venv/bin/python")
     excluded = ["-not", "-path", "/usr/share/*", "-not", "-path", "/var/*"]
     found = find(inside, *excluded, "-regextype", "posix-extended", "-regex", COMPILER, "-not", "-name", "lib*.so*")
@@ -119,7 +119,7 @@ def test_it_contains_no_compiler_and_no_headers(inside):
     assert inside("bash", "-c", "command -v gcc g++ cc c++ clang ld").returncode == 1
 
 
-def test_it_contains_only_the_program_readable_by_everyone(inside):
+def test_the_image_contains_only_the_program_readable_by_everyone(inside):
     """Without .git, .venv, images or runs of the checkout; read-only except for the result directories."""
     contents = {Path(path).name for path in find(inside, "-path", "/opt/regnet/*", "-prune")}
     assert RESULT_DIRECTORIES <= contents <= PROGRAM_FILES | RESULT_DIRECTORIES

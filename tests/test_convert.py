@@ -35,7 +35,7 @@ def convert(*options, launcher=()):
     return run([*launcher, *command] if launcher else ForkedCommand(command))
 
 
-def assert_refused(done, *words, exit_code=2):
+def assert_rejected(done, *words, exit_code=2):
     assert done.returncode == exit_code, done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
@@ -118,14 +118,14 @@ def test_the_same_images_with_other_labels_are_another_dataset(tmp_path):
     assert one.identity != other.identity
 
 
-def test_a_second_call_writes_nothing_and_other_options_are_refused(tmp_path):
+def test_a_second_call_writes_nothing_and_other_options_are_rejected(tmp_path):
     options = ("--source", "synthetic", "--per-class", 5, "--out", tmp_path / "out")
     assert convert(*options).returncode == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     again = convert(*options)
     assert (again.returncode, "already converted" in again.stdout) == (0, True)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert_refused(convert(*options, "--shards", 5), "--shards was not given, now 5", "--overwrite")
+    assert_rejected(convert(*options, "--shards", 5), "--shards was not given, now 5", "--overwrite")
     assert convert(*options, "--shards", 5, "--overwrite").returncode == 0
     assert len(read_manifest(tmp_path / "out").splits["train"]) == 5
 
@@ -144,9 +144,9 @@ def test_held_out_images_are_training_images_and_no_longer_used_for_training(tmp
     assert (len(kept), len(held_out)) == (8, 4)
     assert sorted(kept + held_out) == sorted(images_and_labels(tmp_path / "all", "train"))
     assert images_and_labels(tmp_path / "again", "val") == held_out
-    assert_refused(convert(*options, "--out", tmp_path / "split"), "--hold-out was 4, now not given")
+    assert_rejected(convert(*options, "--out", tmp_path / "split"), "--hold-out was 4, now not given")
     too_many = convert(*options, "--hold-out", 10, "--out", tmp_path / "none")
-    assert_refused(too_many, "--hold-out 10 is too large", "12 training images in 3 classes", "9 at most")
+    assert_rejected(too_many, "--hold-out 10 is too large", "12 training images in 3 classes", "9 at most")
 
 
 def numbers_per_class(source):
@@ -189,9 +189,9 @@ def test_a_class_with_one_image_is_only_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "1.5", "0.0", "nan", "many", "1e3"])
-def test_an_impossible_hold_out_is_refused_with_examples(tmp_path, value):
+def test_an_impossible_hold_out_is_rejected_with_examples(tmp_path, value):
     done = convert("--source", "synthetic", "--out", tmp_path / "out", f"--hold-out={value}")
-    assert_refused(done, f"got '{value}'", "a number of images such as 500, or a fraction between 0 and 1 such as 0.2")
+    assert_rejected(done, f"got '{value}'", "a number of images such as 500, or a fraction between 0 and 1 such as 0.2")
 
 
 def test_larger_images_are_resized_and_compressed_on_request(tmp_path):
@@ -205,7 +205,7 @@ def test_larger_images_are_resized_and_compressed_on_request(tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / name / "0.png")
     options = ("--source", "folder", "--root", tmp_path, "--out", tmp_path / "out", "--shards", 1)
-    assert_refused(convert(*options, "--resolution", 32), "96x64 pixels instead of 32x32", "--resize")
+    assert_rejected(convert(*options, "--resolution", 32), "96x64 pixels instead of 32x32", "--resize")
     done = convert(*options, "--resize", "--resolution", 48, "--mode", "jpg", "--quality", 95)
     assert done.returncode == 0, done.stderr
     stored = read_all(tmp_path / "out", "train")[0][0].astype(int)
@@ -223,9 +223,9 @@ def test_unsuitable_images_are_named_and_can_be_skipped(tmp_path):
     source, out = class_folders(tmp_path / "images"), tmp_path / "out"
     options = ("--source", "folder", "--root", source, "--out", out, "--shards", 2, "--resolution", 32)
     path = replace_image(source, Image.new("RGB", (33, 32)))
-    assert_refused(convert(*options), path, "33x32", "--resize", "--longest-side", "--skip-bad")
+    assert_rejected(convert(*options), path, "33x32", "--resize", "--longest-side", "--skip-bad")
     path.write_bytes(path.read_bytes()[:40])
-    assert_refused(convert(*options), path, "cannot be decoded", "--skip-bad")
+    assert_rejected(convert(*options), path, "cannot be decoded", "--skip-bad")
     assert not (out / "manifest.json").exists()
     done = convert(*options, "--skip-bad")
     assert done.returncode == 0, done.stderr
@@ -307,7 +307,7 @@ def test_a_damaged_image_does_not_decide_about_sizes(tmp_path):
     root = one_class_per_folder(tmp_path / "images", [(40, 40)] * 5)
     (root / "ant" / "0.png").write_bytes(b"damaged")
     options = ("--source", "folder", "--root", root, "--out", tmp_path / "out")
-    assert_refused(convert(*options), root / "ant" / "0.png", "cannot be decoded")
+    assert_rejected(convert(*options), root / "ant" / "0.png", "cannot be decoded")
     assert convert(*options, "--skip-bad").returncode == 0
     assert read_manifest(tmp_path / "out").resolution == 40
 
@@ -315,7 +315,7 @@ def test_a_damaged_image_does_not_decide_about_sizes(tmp_path):
 def test_resizing_needs_a_size(tmp_path):
     root = one_class_per_folder(tmp_path / "images", [(40, 40)] * 5)
     options = ("--source", "folder", "--root", root, "--out", tmp_path / "out", "--resize")
-    assert_refused(convert(*options), "--resize needs a size: add --resolution N")
+    assert_rejected(convert(*options), "--resize needs a size: add --resolution N")
     assert convert(*options, "--resolution", 16).returncode == 0
     assert read_manifest(tmp_path / "out").resolution == 16
 
@@ -348,25 +348,27 @@ def test_ones_own_images_need_two_commands_and_no_further_options(tmp_path):
     assert result(tmp_path / "folder")["samples"] == 6
 
 
-def test_unusable_folders_are_refused_with_the_expected_layout(tmp_path):
+def test_unusable_folders_are_rejected_with_the_expected_layout(tmp_path):
     out = ("--out", tmp_path / "out")
     layout = "one folder of images per class, or train/ and val/ (or test/) with one folder per class each"
-    assert_refused(convert("--source", "folder", "--root", tmp_path / "no", *out), tmp_path / "no", "no such directory")
+    assert_rejected(
+        convert("--source", "folder", "--root", tmp_path / "no", *out), tmp_path / "no", "no such directory"
+    )
     (tmp_path / "empty").mkdir()
-    assert_refused(convert("--source", "folder", "--root", tmp_path / "empty", *out), tmp_path / "empty", layout)
+    assert_rejected(convert("--source", "folder", "--root", tmp_path / "empty", *out), tmp_path / "empty", layout)
     one = one_class_per_folder(tmp_path / "one", [(40, 40)], classes=("images",))
-    assert_refused(convert("--source", "folder", "--root", one, *out), "only one class folder, images", "at least two")
+    assert_rejected(convert("--source", "folder", "--root", one, *out), "only one class folder, images", "at least two")
     source = class_folders(tmp_path / "images")
     (source / "train" / "dog").mkdir()
     (source / "test" / "dog").mkdir()
-    assert_refused(convert("--source", "folder", "--root", source, *out), "dog", layout)
+    assert_rejected(convert("--source", "folder", "--root", source, *out), "dog", layout)
     (source / "test" / "dog").rmdir()
-    assert_refused(convert("--source", "folder", "--root", source, *out), "dog")
+    assert_rejected(convert("--source", "folder", "--root", source, *out), "dog")
     (source / "train" / "dog").rmdir()
     shutil.rmtree(source / "test" / "bee")
-    assert_refused(convert("--source", "folder", "--root", source, *out), "train/ and test/", "bee", "every class")
+    assert_rejected(convert("--source", "folder", "--root", source, *out), "train/ and test/", "bee", "every class")
     shutil.rmtree(source / "train")
-    assert_refused(convert("--source", "folder", "--root", source, *out), "has test/, but no train/", layout)
+    assert_rejected(convert("--source", "folder", "--root", source, *out), "has test/, but no train/", layout)
 
 
 def test_training_folders_without_validation_folders_are_split(tmp_path):
@@ -378,16 +380,16 @@ def test_training_folders_without_validation_folders_are_split(tmp_path):
     assert [read_manifest(out).samples(split) for split in ("train", "val")] == [9, 3]
 
 
-def test_wrong_usage_is_refused_with_the_cure(tmp_path):
+def test_wrong_usage_is_rejected_with_the_remedy(tmp_path):
     out = ("--out", tmp_path / "out")
-    assert_refused(convert("--source", "folder", *out), "--source folder needs --root")
-    assert_refused(convert("--source", "imagenet", *out), "'imagenet'", "'cifar100', 'folder', 'synthetic'", "--help")
-    assert_refused(convert("--source", "synthetic", *out, "--quality", 101), "must be 1 to 100, got 101")
-    assert_refused(convert("--source", "synthetic", *out, "--shards", "no"), "must be a positive integer, got 'no'")
-    assert_refused(convert("--source", "synthetic", *out, "--timeout", "nan"), "positive number of seconds, got 'nan'")
+    assert_rejected(convert("--source", "folder", *out), "--source folder needs --root")
+    assert_rejected(convert("--source", "imagenet", *out), "'imagenet'", "'cifar100', 'folder', 'synthetic'", "--help")
+    assert_rejected(convert("--source", "synthetic", *out, "--quality", 101), "must be 1 to 100, got 101")
+    assert_rejected(convert("--source", "synthetic", *out, "--shards", "no"), "must be a positive integer, got 'no'")
+    assert_rejected(convert("--source", "synthetic", *out, "--timeout", "nan"), "positive number of seconds, got 'nan'")
     few = class_folders(tmp_path / "few", train=1)
     done = convert("--source", "folder", "--root", few, *out, "--shards", 9)
-    assert_refused(done, "3 train images cannot fill 9 shards; use a smaller --shards")
+    assert_rejected(done, "3 train images cannot fill 9 shards; use a smaller --shards")
 
 
 def test_help_describes_every_option_with_its_default():
@@ -401,15 +403,15 @@ def test_help_describes_every_option_with_its_default():
         assert command.parse_args(name.split()).out == Path(arguments)
 
 
-def test_a_missing_cifar100_is_refused_with_the_alternatives(tmp_path):
+def test_a_missing_cifar100_is_rejected_with_the_alternatives(tmp_path):
     options = ("--source", "cifar100", "--root", tmp_path, "--out", tmp_path / "out")
-    assert_refused(convert(*options), "CIFAR100=", "--root", "--download", "network")
+    assert_rejected(convert(*options), "CIFAR100=", "--root", "--download", "network")
     (tmp_path / "cifar-100-python").mkdir()
     (tmp_path / "cifar-100-python" / "train").write_bytes(b"not the official file")
-    assert_refused(convert(*options), "CIFAR100=", "official")
+    assert_rejected(convert(*options), "CIFAR100=", "official")
     archive = tmp_path / "cifar-100-python.tar.gz"
     archive.write_bytes(b"not an archive")
-    assert_refused(convert("--source", "cifar100", "--root", archive, "--out", tmp_path / "out"), archive, "tar")
+    assert_rejected(convert("--source", "cifar100", "--root", archive, "--out", tmp_path / "out"), archive, "tar")
 
 
 def official_archive(folder):
@@ -445,7 +447,7 @@ def test_the_official_files_are_read_packed_and_unpacked(tmp_path, monkeypatch, 
     assert [source.train[index][1] for index in range(6)] == list(range(6))
 
 
-def test_labels_outside_the_classes_are_refused_when_writing_and_reading(tmp_path):
+def test_labels_outside_the_classes_are_rejected_when_writing_and_reading(tmp_path):
     source, _ = open_source(Kind.synthetic, None, per_class=1)
     encoding = Encoding(32, "raw", 90, resize=False, mixed=False)
     assert load_image(source, "train", 42, encoding).label == 42
@@ -468,7 +470,7 @@ def test_a_killed_conversion_has_no_manifest_and_can_be_repeated(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     kill_group(process)
     assert not (tmp_path / "out" / "manifest.json").exists()
-    assert_refused(run(trainer(tmp_path, tmp_path / "out")), "manifest.json")
+    assert_rejected(run(trainer(tmp_path, tmp_path / "out")), "manifest.json")
     assert convert(*command, "--out", tmp_path / "out").returncode == 0
     assert not list((tmp_path / "out").glob(".*"))
     verify(tmp_path / "out", read_manifest(tmp_path / "out"), Verify.always)
@@ -497,14 +499,14 @@ def test_a_writer_that_stalls_is_killed(tmp_path):
     path.unlink()
     os.mkfifo(path)  # reading it blocks forever
     options = ("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 2, "--resolution", 32)
-    assert_refused(convert(*options, "--timeout", 2), "no progress for 2 s", "--timeout", exit_code=1)
+    assert_rejected(convert(*options, "--timeout", 2), "no progress for 2 s", "--timeout", exit_code=1)
 
 
 def test_a_full_disk_is_a_one_line_error(tmp_path):
     """With one writer at a time some shards are complete when the disk is full; they do not prevent a repetition."""
     command = ("--source", "synthetic", "--per-class", 10, "--workers", 1)
     with mounted_tmpfs(tmp_path / "disk", "size=10m") as disk:
-        assert_refused(convert(*command, "--shards", 2, "--out", disk / "out"), "No space left on device", exit_code=1)
+        assert_rejected(convert(*command, "--shards", 2, "--out", disk / "out"), "No space left on device", exit_code=1)
         remaining = sorted(path.name for path in (disk / "out").iterdir())
         assert remaining == ["train-00000-of-00002.beton", "train-00001-of-00002.beton"]
         done = convert(*command, "--per-class", 5, "--shards", 1, "--out", disk / "out")
@@ -519,10 +521,10 @@ def test_a_short_write_without_an_error_is_detected(tmp_path):
     size = (tmp_path / "complete" / "train-00000-of-00001.beton").stat().st_size
     limit = size - 24 * 100 - 5  # FFCV ends a file with 24 bytes for each of the 100 samples
     done = convert(*options, "--out", tmp_path / "short", launcher=("prlimit", f"--fsize={limit}", *PYTHON))
-    assert_refused(done, "short write", exit_code=1)
+    assert_rejected(done, "short write", exit_code=1)
 
 
 def test_a_read_only_disk_is_a_one_line_error(tmp_path):
     with mounted_tmpfs(tmp_path / "disk", "ro") as disk:
         options = ("--source", "synthetic", "--per-class", 5, "--out", disk / "out")
-        assert_refused(convert(*options), "Read-only file system", exit_code=1)
+        assert_rejected(convert(*options), "Read-only file system", exit_code=1)

@@ -1,3 +1,5 @@
+"""Early stopping: when a run ends before its last epoch."""
+
 import math
 
 import pytest
@@ -23,7 +25,7 @@ def is_improvement(history, mode):
 @modes
 @given(values=values, patience=st.integers(0, 6))
 @settings(deadline=None, max_examples=300)
-def test_it_agrees_with_a_search_through_all_previous_values(mode, values, patience):
+def test_early_stopping_agrees_with_a_search_through_all_previous_values(mode, values, patience):
     stopping = EarlyStopping(patience, mode)
     epochs_without_improvement = 0
     for length, value in enumerate(values, start=1):

@@ -10,7 +10,7 @@ from regnet.training.ema import ModelEma
 
 
 @given(st.floats(0.01, 0.999), st.integers(1, 6))
-def test_it_is_the_exponentially_weighted_mean_of_all_weights_since_the_first(decay, updates):
+def test_ema_is_the_exponentially_weighted_mean_of_all_weights_since_the_first(decay, updates):
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     ema = ModelEma(model, decay)
     expected = {name: value.clone().double() for name, value in model.state_dict().items()}
@@ -29,7 +29,7 @@ def test_it_is_the_exponentially_weighted_mean_of_all_weights_since_the_first(de
             assert value.double().numpy() == pytest.approx(expected[name].numpy(), abs=1e-4), name
 
 
-def test_it_is_not_trained_and_shares_no_memory_with_the_model():
+def test_ema_is_not_trained_and_shares_no_memory_with_the_model():
     model = nn.Linear(2, 2)
     ema = ModelEma(model, 0.5)
     assert not [parameter for parameter in ema.parameters() if parameter.requires_grad]

@@ -91,7 +91,7 @@ def test_other_classes_and_unusable_files_are_one_line_errors(trained, tmp_path)
     assert convert("--source", "folder", "--root", source, "--out", out, "--shards", 1).returncode == 0
     path = trained / "checkpoints" / "best.pt"
     for file, flags, words in (
-        (path, ("--shards", out), "has other classes than the checkpoint"),
+        (path, ("--shards", out), "its classes differ from those that the checkpoint was trained on; use --shards"),
         (path, ("--shards", tmp_path / "none"), "no manifest.json"),
         (path, ("--json", tmp_path / "none" / "evaluation.json"), f"{tmp_path / 'none'} is not a directory"),
         (tmp_path / "none.pt", (), "none.pt"),

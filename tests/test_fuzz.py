@@ -86,7 +86,7 @@ def _restore_torch_settings():
 @example([("train.batch_size", HUGE)])
 @example([("data.workers", 1000)])
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_extreme_values_run_or_are_refused_in_one_line(shards, chosen):
+def test_extreme_values_run_or_are_rejected_in_one_line(shards, chosen):
     error = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(error), redirect_stdout(io.StringIO()):
         base = [

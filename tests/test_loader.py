@@ -106,7 +106,7 @@ def test_crops_differ_between_epochs_and_have_the_side_of_progressive_resizing(s
 
 
 def test_shards_larger_than_their_share_of_memory_are_streamed(tmp_path):
-    """190 MB, of which at most a quarter may be in memory: windows of 80 images of 200 KB are 16 MB."""
+    """190 MB, of which at most a quarter may be in memory: windows of 80 images of 200 kB are 16 MB."""
     options = ["--source", "synthetic", "--per-class", "8", "--resize", "--resolution", "256", "--shards", "2"]
     done = run(ForkedCommand(["-m", "data.convert", *options, "--out", str(tmp_path / "large")]))
     assert done.returncode == 0, done.stderr
@@ -298,6 +298,6 @@ def test_the_number_of_decoding_threads_does_not_change_batches(shards):
     assert_equal([(batch.images, batch.labels) for batch in two], [(batch.images, batch.labels) for batch in one])
 
 
-def test_more_workers_than_threads_are_refused(shards):
+def test_more_workers_than_threads_are_rejected(shards):
     with pytest.raises(DataError, match=r"data\.workers is 999, but this process may use at most \d+ threads"):
         loaders(shards, workers=999)

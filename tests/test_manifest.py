@@ -1,4 +1,4 @@
-"""The manifest: what is refused, and how shards are verified against it."""
+"""The manifest: what is rejected, and how shards are verified against it."""
 
 import copy
 import hashlib
@@ -172,7 +172,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("path", "value"), IMPOSSIBLE)
-def test_an_impossible_value_is_refused(path, value):
+def test_an_impossible_value_is_rejected(path, value):
     with manifest_of(changed(path, value)) as directory:
         assert MANIFEST in read_error(directory)
 
@@ -189,7 +189,7 @@ REQUIRED = [path for path in entry_paths(valid_record()) if isinstance(path[-1],
 
 
 @pytest.mark.parametrize("path", REQUIRED)
-def test_a_missing_entry_is_refused(path):
+def test_a_missing_entry_is_rejected(path):
     record = valid_record()
     entry = record
     for key in path[:-1]:
@@ -202,7 +202,7 @@ def test_a_missing_entry_is_refused(path):
 @pytest.mark.parametrize(
     "text", ["", "null", "[]", "3", '"text"', "{}", '{"format": "regnet-shards"}', b"\xff\xfe", "[" * 100_000]
 )
-def test_text_that_is_not_a_manifest_is_refused(text):
+def test_text_that_is_not_a_manifest_is_rejected(text):
     with manifest_of(text) as directory:
         assert MANIFEST in read_error(directory)
 
@@ -226,7 +226,7 @@ def is_well_formed(manifest):
     )
 
 
-def assert_refused_or_valid(directory):
+def assert_rejected_or_valid(directory):
     """Reading raises a DataError or gives a valid manifest, which matches the files or fails verification."""
     try:
         manifest = read_manifest(directory)
@@ -281,14 +281,14 @@ def mutated_records(draw):
 
 @given(mutated_records())
 @settings(deadline=None, max_examples=150)
-def test_a_mutated_manifest_with_a_matching_digest_is_refused_or_valid(record):
+def test_a_mutated_manifest_with_a_matching_digest_is_rejected_or_valid(record):
     with manifest_of(resealed(record)) as directory:
-        assert_refused_or_valid(directory)
+        assert_rejected_or_valid(directory)
 
 
 @given(mutated_records())
 @settings(deadline=None, max_examples=60)
-def test_a_mutated_manifest_with_its_old_digest_is_refused(record):
+def test_a_mutated_manifest_with_its_old_digest_is_rejected(record):
     with manifest_of(json.dumps(record)) as directory:
         if record != valid_record():
             read_error(directory)
@@ -303,14 +303,14 @@ def test_an_altered_but_possible_value_is_detected(directory):
 
 @given(json_values)
 @settings(deadline=None, max_examples=60)
-def test_other_json_is_refused(document):
+def test_other_json_is_rejected(document):
     with manifest_of(json.dumps(document)) as directory:
         read_error(directory)
 
 
 @given(st.floats(0, 1, exclude_max=True))
 @settings(deadline=None, max_examples=60)
-def test_a_truncated_manifest_is_refused(fraction):
+def test_a_truncated_manifest_is_rejected(fraction):
     text = json.dumps(valid_record())
     with manifest_of(text[: int(fraction * len(text))]) as directory:
         read_error(directory)
@@ -318,7 +318,7 @@ def test_a_truncated_manifest_is_refused(fraction):
 
 @given(st.data())
 @settings(deadline=None, max_examples=80)
-def test_a_manifest_with_one_changed_byte_is_refused_unless_its_content_is_equal(data):
+def test_a_manifest_with_one_changed_byte_is_rejected_unless_its_content_is_equal(data):
     text = bytearray(json.dumps(valid_record()).encode())
     position = data.draw(st.integers(0, len(text) - 1))
     text[position] = data.draw(st.integers(0, 255))

@@ -1,3 +1,5 @@
+"""Metrics of training and evaluation, and their sums over batches and ranks."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""The network: widths, blocks, initialisation, and the costs of its operators."""
+
 import math
 import re
 from collections import Counter

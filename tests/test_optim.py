@@ -1,3 +1,5 @@
+"""Optimisers: parameter groups, Muon and resuming."""
+
 import copy
 
 import pytest

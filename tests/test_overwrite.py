@@ -70,7 +70,7 @@ def files_in(run_dir):
     return {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()}
 
 
-def test_it_deletes_what_a_run_wrote_and_nothing_else(tmp_path, attempt, capsys):
+def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(tmp_path, attempt, capsys):
     attempt()
     fill(tmp_path / "tiny", WRITTEN + FOREIGN)
     assert {"config.yaml", "state.json", "events.jsonl", *WRITTEN} < files_in(tmp_path / "tiny")
@@ -84,7 +84,7 @@ def test_it_deletes_what_a_run_wrote_and_nothing_else(tmp_path, attempt, capsys)
     )
 
 
-def test_it_says_nothing_where_there_is_no_run(attempt, capsys):
+def test_overwrite_says_nothing_where_there_is_no_run(attempt, capsys):
     attempt("--overwrite")
     assert capsys.readouterr().out == ""
 
@@ -159,16 +159,16 @@ def test_an_attempt_that_lost_its_lock_cannot_write_during_the_deletion(tmp_path
     """On a node that lost its network, or whose file system has no shared locks."""
     attempt()
     old = AtomicWriter(tmp_path / "tiny")
-    refused = []
+    rejected = []
 
     def delete(contents):
         with pytest.raises(DirectoryTakenOver):
             old.write(tmp_path / "tiny" / "state.json", b"{}")
-        refused.append(contents)
+        rejected.append(contents)
 
     monkeypatch.setattr(regnet.runs.directory, "delete", delete)
     attempt("--overwrite")
-    assert len(refused) == 1
+    assert len(rejected) == 1
 
 
 def test_a_run_that_is_being_trained_is_not_overwritten(tmp_path, attempt, monkeypatch):
@@ -186,9 +186,9 @@ def test_a_trainer_starts_over(shards, tmp_path):
     flags = ("--train.max_steps_per_epoch", "2")
     assert run(trainer(tmp_path, shards, *flags)).returncode == 0
     changed = (*flags, "--optim.lr", "0.01")
-    refused = run(trainer(tmp_path, shards, *changed))
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines() == [
+    rejected = run(trainer(tmp_path, shards, *changed))
+    assert rejected.returncode == 2
+    assert rejected.stderr.splitlines() == [
         f"error: {tmp_path}/tiny was created with a different configuration: optim.lr was 0.003, now 0.01. "
         "Use another --name, or --overwrite to start over"
     ]
@@ -297,11 +297,11 @@ def test_a_run_of_a_newer_version_is_rejected(tmp_path, attempt):
         ),
     ],
 )
-def test_messages_name_what_is_different_and_every_cure(tmp_path, attempt, flags, words):
+def test_messages_name_what_is_different_and_every_remedy(tmp_path, attempt, flags, words):
     attempt()
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError) as rejected:
         attempt(*flags)
-    assert str(refused.value).startswith(f"{tmp_path}/tiny {words}")
+    assert str(rejected.value).startswith(f"{tmp_path}/tiny {words}")
 
 
 def test_a_longer_schedule_can_start_from_the_best_weights(tmp_path, attempt):

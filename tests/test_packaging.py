@@ -104,8 +104,8 @@ def test_console_scripts_print_help_and_return_the_exit_code(installed):
     helped = run_installed(installed, str(scripts / "regnet-runs"), "--help")
     assert helped.returncode == 0, helped.stderr
     assert "usage:" in helped.stdout
-    refused = run_installed(installed, str(scripts / "regnet-runs"), "absent")
-    assert refused.returncode == 2, refused.stderr
+    rejected = run_installed(installed, str(scripts / "regnet-runs"), "absent")
+    assert rejected.returncode == 2, rejected.stderr
 
 
 def test_regnet_train_handles_signals_before_it_imports_torch(installed, tmp_path):

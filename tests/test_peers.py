@@ -91,7 +91,7 @@ def test_timms_model_has_the_same_parameter_shapes(make_settings):
 
 @pytest.mark.parametrize("variant", ["baseline", "paper"])
 def test_settings_describe_the_model_and_other_models_are_rejected(shards, variant):
-    """A trainer builds the same model from the settings, and refuses a model of another size or cost."""
+    """A trainer builds the same model from the settings, and rejects a model of another size or cost."""
     args = options.parser(None).parse_args([*SMALL, "--shards", str(shards), "--config", "configs/baseline.yaml"])
     options.complete(args)
     config = parse_config([*options.trainer_flags(args), "--model.variant", variant])
@@ -129,7 +129,7 @@ def test_the_command_compares_and_reports(shards, tmp_path):
     assert not list((ROOT / "runs").glob(".benchmark-*"))
 
 
-def test_a_time_out_names_the_trainer(shards):
+def test_a_timeout_names_the_trainer(shards):
     finished = compare("--shards", shards, "--peers", "plain_ddp", "--timeout", 1, "--steps", 1)
     assert finished.returncode == 1
     assert finished.stderr.startswith("failed: this trainer (ours), trial launch: not finished after 1 s")

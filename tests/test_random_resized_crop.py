@@ -155,23 +155,23 @@ def test_images_keep_their_size_unless_a_side_is_too_long(photos, tmp_path):
     assert max(max(size) for size in expected) == 160
 
 
-def refused(photos, out, *options):
+def rejected(photos, out, *options):
     command = ["--source", "folder", "--root", str(photos), "--out", str(out), "--shards", "1"]
     return convert([*command, *options]) == 2
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])
-def test_more_than_eight_bits_per_channel_are_refused(tmp_path, capsys, mode):
+def test_more_than_eight_bits_per_channel_are_rejected(tmp_path, capsys, mode):
     photos = photo_folders(tmp_path / "photos", train=1, val=1)
     Image.fromarray(np.full((40, 40), 3000, np.uint16 if mode == "I;16" else np.float32)).save(
         photos / "train" / "plain" / "deep.tiff"
     )
-    assert refused(photos, tmp_path / "out", "--longest-side", "100")
+    assert rejected(photos, tmp_path / "out", "--longest-side", "100")
     assert f"deep.tiff: mode {mode} has more than 8 bits per channel" in capsys.readouterr().err
 
 
-def test_a_longest_side_that_exceeds_a_page_is_refused(photos, tmp_path, capsys):
-    assert refused(photos, tmp_path / "out", "--longest-side", "16385")
+def test_a_longest_side_that_exceeds_a_page_is_rejected(photos, tmp_path, capsys):
+    assert rejected(photos, tmp_path / "out", "--longest-side", "16385")
     assert "16385 is more than 16384 pixels" in capsys.readouterr().err
 
 
@@ -191,7 +191,7 @@ def test_a_jpeg_that_cannot_be_decoded_is_an_error(photos, tmp_path):
         decoded(out, manifest, "val", lambda sizes: center_crop(sizes, 0.8, 40))
 
 
-def test_a_table_that_does_not_match_the_bytes_is_refused(photos, tmp_path):
+def test_a_table_that_does_not_match_the_bytes_is_rejected(photos, tmp_path):
     """The decoder would copy as many bytes as the table says, beyond the image's end."""
     out, manifest = converted(photos, tmp_path / "out")
     shard = out / manifest.splits["val"][0].name

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data.errors import DataError
 from data.rng import Purpose, hashes, integers
 from data.sampler import (
-    RUN,
+    BLOCK,
     BatchSampler,
     epoch_order,
     global_batch,
@@ -122,13 +122,13 @@ def test_a_window_holds_few_runs_and_all_windows_together_hold_every_sample(samp
     assert sorted(order.tolist()) == list(range(samples))
     for part in order.split(window):
         # Two runs that it shares with other windows, and the last run, which may be short.
-        assert len((part // RUN).unique()) <= window / RUN + 3
+        assert len((part // BLOCK).unique()) <= window / BLOCK + 3
     assert torch.equal(order, epoch_order(samples, seed, epoch, window))
 
 
 def test_windows_are_shuffled_and_consist_of_other_runs_in_every_epoch():
     first, second = (epoch_order(2000, 3, epoch, 256) for epoch in (0, 1))
-    assert set((first[:256] // RUN).tolist()) != set((second[:256] // RUN).tolist())
+    assert set((first[:256] // BLOCK).tolist()) != set((second[:256] // BLOCK).tolist())
     neighbours = ((first[1:] - first[:-1]) == 1).sum()
     assert neighbours < 40, "hardly any samples are still neighbours"
 

@@ -293,7 +293,7 @@ def test_invalid_usage_is_reported_in_one_line(shards, capsys, arguments, messag
 
 
 @pytest.mark.xdist_group("benchmarks")
-def test_a_time_out_is_reported_in_one_line(shards, capsys):
+def test_a_timeout_is_reported_in_one_line(shards, capsys):
     assert main([*SMALL, "--shards", str(shards), "--processes", "1", "--timeout", "1"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("failed: --processes 1: not finished after 1 s")

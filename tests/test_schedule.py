@@ -1,3 +1,5 @@
+"""Learning-rate schedules."""
+
 import math
 from itertools import pairwise
 

@@ -106,12 +106,12 @@ def test_every_kind_of_damage_to_every_file_is_reported_with_its_name(intact, ki
     damage(directory, kind, name, 0.5, (original[len(original) // 2] + 1) % 256)
     if (directory / name).is_file() and (directory / name).read_bytes() == original:
         pytest.skip("this part of the file is already zero")
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError) as rejected:
         read_verified(directory)
-    assert str(directory / name) in str(refused.value) or str(directory) + ": no manifest" in str(refused.value)
+    assert str(directory / name) in str(rejected.value) or str(directory) + ": no manifest" in str(rejected.value)
     if kind in ("truncated", "short", "longer", "empty") and name != "manifest.json":
         assert f"{(directory / name).stat().st_size} bytes, but the manifest records {len(original)};" in str(
-            refused.value
+            rejected.value
         )
 
 
