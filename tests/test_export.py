@@ -122,7 +122,7 @@ def test_files_that_cannot_be_read_or_written_are_one_line_errors(checkpoint, tm
         (("--checkpoint", tmp_path / "none.pt", "--onnx", tmp_path / "a.onnx"), "none.pt"),
         (("--checkpoint", checkpoint, "--onnx", tmp_path / "no" / "a.onnx"), "No such file"),
         (("--checkpoint", checkpoint, "--onnx", "a.onnx", "--normalize", "--shards", tmp_path), "no manifest.json"),
-        (("--checkpoint", checkpoint, "--onnx", "a.onnx", "--normalize", "--shards", other), "other classes"),
+        (("--checkpoint", checkpoint, "--onnx", "a.onnx", "--normalize", "--shards", other), "its classes differ"),
     ):
         done = export(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
