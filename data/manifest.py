@@ -21,7 +21,7 @@ T = TypeVar("T")
 MANIFEST = "manifest.json"
 FORMAT = "regnet-shards"
 _SEAL = "sha256"  # the manifest itself is verified by a digest, like its shards
-VERSION = 4
+VERSION = 5
 _CONVERT_AGAIN = "restore it from a copy, or convert again with python -m data.convert --overwrite"
 CONTENT_MODULUS = 2**256  # digests of samples are added modulo this: the sum does not depend on the shards
 
@@ -113,10 +113,10 @@ def read_manifest(directory: Path) -> Manifest:
         raise DataError(f"{path}: cannot be read as JSON ({error}); {_CONVERT_AGAIN}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"{path}: not the manifest of a converted dataset")
-    if record.get("version") != VERSION:
-        versions = f"format version {record.get('version')}, but this program reads version {VERSION}"
-        raise DataError(f"{path}: {versions}; {_CONVERT_AGAIN}")
     try:
+        version = _typed(record["version"], int)
+        if version != VERSION:
+            raise DataError(_other_version(directory, version))
         manifest = _parse(record)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         cause = f"{type(error).__name__}: {str(error)[:200]}"
@@ -124,6 +124,15 @@ def read_manifest(directory: Path) -> Manifest:
     if record.pop(_SEAL, None) != _seal(record):
         raise DataError(f"{path}: altered since it was written (its SHA-256 differs); {_CONVERT_AGAIN}")
     return manifest
+
+
+def _other_version(directory: Path, version: int) -> str:
+    age = "an older" if version < VERSION else "a newer"
+    return (
+        f"{directory} was converted by {age} version of this program (manifest format {version}, this version reads "
+        f"{VERSION}): convert the images again with python -m data.convert --overwrite, or delete {directory} and run "
+        "make again"
+    )
 
 
 def _seal(record: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """python -m data.convert as users call it, and what can be read back from the shards."""
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -21,7 +22,7 @@ from programs import PYTHON, kill_group, mounted_tmpfs, result, run, start, trai
 from data.convert import parser
 from data.errors import DataError
 from data.image_encoding import Encoding, load_image
-from data.manifest import Verify, read_manifest, verify, write_manifest
+from data.manifest import MANIFEST, Verify, read_manifest, verify, write_manifest
 from data.reading.ffcv_imports import IMAGE_MODES
 from data.reading.mmap_shards import MappedShards
 from data.reading.shard_reader import ShardReader
@@ -128,6 +129,24 @@ def test_a_second_call_writes_nothing_and_other_options_are_rejected(tmp_path):
     assert_rejected(convert(*options, "--shards", 5), "--shards was not given, now 5", "--overwrite")
     assert convert(*options, "--shards", 5, "--overwrite").returncode == 0
     assert len(read_manifest(tmp_path / "out").splits["train"]) == 5
+
+
+def test_a_dataset_of_version_4_is_rejected_until_it_is_overwritten(tmp_path):
+    """Version 4 had other names for the options in `source`, which would all appear to have changed."""
+    options = ("--source", "synthetic", "--per-class", 5, "--out", tmp_path / "out")
+    assert convert(*options).returncode == 0
+    path = tmp_path / "out" / MANIFEST
+    record = json.loads(path.read_text())
+    del record["sha256"], record["source"]["source"]
+    record["version"] = 4
+    record["source"] |= {"kind": "synthetic", "convert_rgb": False}
+    record["sha256"] = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(record))
+    done = convert(*options)
+    assert_rejected(done, "converted by an older version of this program (manifest format 4, ", "--overwrite")
+    assert "--kind" not in done.stderr
+    assert convert(*options, "--overwrite").returncode == 0
+    assert "already converted" in convert(*options).stdout
 
 
 def images_and_labels(out, split):

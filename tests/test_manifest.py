@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.manifest import MANIFEST, Manifest, Shard, Verify, read_manifest, sha256, verify, write_manifest
+from data.manifest import MANIFEST, VERSION, Manifest, Shard, Verify, read_manifest, sha256, verify, write_manifest
 
 CONTENTS = {"train-0.beton": b"first shard", "train-1.beton": b"the second", "val-0.beton": b"third " * 1000}
 
@@ -119,8 +119,9 @@ def changed(path, value):
 
 IMPOSSIBLE = [
     (("format",), "other"),
-    (("version",), 1),
     (("version",), "2"),
+    (("version",), True),
+    (("version",), float(VERSION)),
     (("version",), "2\n3"),
     (("resolution",), 0),
     (("resolution",), -32),
@@ -175,6 +176,25 @@ IMPOSSIBLE = [
 def test_an_impossible_value_is_rejected(path, value):
     with manifest_of(changed(path, value)) as directory:
         assert MANIFEST in read_error(directory)
+
+
+@pytest.mark.parametrize("version", [1, VERSION - 1])
+def test_an_older_version_is_rejected_with_the_remedy(version):
+    with manifest_of(changed(("version",), version)) as directory:
+        assert read_error(directory) == (
+            f"{directory} was converted by an older version of this program (manifest format {version}, this version "
+            f"reads {VERSION}): convert the images again with python -m data.convert --overwrite, or delete "
+            f"{directory} and run make again"
+        )
+
+
+def test_a_newer_version_is_rejected_with_the_remedy():
+    with manifest_of(changed(("version",), VERSION + 1)) as directory:
+        message = read_error(directory)
+        assert (
+            f"{directory} was converted by a newer version of this program (manifest format {VERSION + 1}, " in message
+        )
+        assert "python -m data.convert --overwrite" in message
 
 
 def entry_paths(tree, path=()):
