@@ -76,14 +76,15 @@ def parser() -> argparse.ArgumentParser:
         type=_side,
         metavar="N",
         help=f"side of the stored images, which are square, in pixels (default: {_SMALL_IMAGES} for cifar100 and "
-        "synthetic; for a folder, the size of its images if all have the same, else --longest-side applies)",
+        f"synthetic; for a folder, the size of its images if all have the same, up to {DEFAULT_LONGEST_SIDE} pixels, "
+        "else --longest-side applies)",
     )
     size.add_argument(
         "--longest-side",
         type=_side,
         metavar="N",
         help="keep the shapes of images, and shrink those with a side longer than this, in pixels "
-        f"(default: {DEFAULT_LONGEST_SIDE} for a folder of images of different sizes)",
+        f"(default: {DEFAULT_LONGEST_SIDE} for a folder of images of different sizes or of one larger size)",
     )
     command.add_argument(
         "--resize",
@@ -94,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "--mode",
         choices=("raw", "jpg"),
         help="how images are stored: raw bytes or JPEG (default: raw; jpg for a folder of images of different sizes "
-        "without --longest-side and --resolution)",
+        f"or of one size above {DEFAULT_LONGEST_SIDE} pixels, without --longest-side and --resolution)",
     )
     command.add_argument(
         "--quality", type=_quality, default=95, metavar="N", help="JPEG quality, 1 to 100 (default: %(default)s)"

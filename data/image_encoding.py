@@ -10,7 +10,7 @@ from data.errors import DataError
 from data.sources.source import Source
 
 LARGEST_SIDE = 16384  # pixels: a page of FFCV holds any image up to this size
-DEFAULT_LONGEST_SIDE = 500  # pixels, for images of different sizes
+DEFAULT_LONGEST_SIDE = 500  # pixels, for images of different sizes or of one larger size
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # raised by PIL
 _DEEP_MODES = ("I", "F")  # prefixes of modes with more than 8 bits per channel, whose conversion would clip values
 _MODE_NAMES = {
@@ -60,16 +60,17 @@ class StoredImage(NamedTuple):
 def choose_encoding(source: Source, mode: str | None, quality: int) -> tuple[Encoding, list[str]]:
     """The encoding for a source without a given size, and a note about it.
 
-    Images of one size are stored as they are; otherwise shapes are kept, longer sides are shrunk to 500 pixels, and
-    images are stored as JPEG unless a mode is given.
+    Images of one size, with no side longer than 500 pixels, are stored as they are; otherwise shapes are kept, longer
+    sides are shrunk to 500 pixels, and images are stored as JPEG unless a mode is given.
     """
     size = common_size(source)
-    if size is not None:
+    if size is not None and max(size) <= DEFAULT_LONGEST_SIDE:
         note = f"all images are {size[0]}x{size[1]} pixels and are stored at this size"
         return Encoding(max(size), mode or "raw", quality, resize=False, mixed=size[0] != size[1]), [note]
     encoding = Encoding(DEFAULT_LONGEST_SIDE, mode or "jpg", quality, resize=False, mixed=True)
+    sizes = "images have different sizes" if size is None else f"all images are {size[0]}x{size[1]} pixels"
     note = (
-        f"images have different sizes: they keep their shapes, sides longer than {DEFAULT_LONGEST_SIDE} pixels are "
+        f"{sizes}: they keep their shapes, sides longer than {DEFAULT_LONGEST_SIDE} pixels are "
         f"shrunk, and they are stored as {'JPEG' if encoding.mode == 'jpg' else 'raw bytes'}, as with "
         f"--longest-side {DEFAULT_LONGEST_SIDE} --mode {encoding.mode}"
     )
@@ -77,7 +78,7 @@ def choose_encoding(source: Source, mode: str | None, quality: int) -> tuple[Enc
 
 
 def common_size(source: Source) -> tuple[int, int] | None:
-    """Width and height of all images, pixels; None if they differ or are too large. Reads file headers only."""
+    """Width and height of all images, pixels; None if they differ. Reads file headers only."""
     common = None
     for split in ("train", "val"):
         images = source.split(split)
@@ -86,7 +87,7 @@ def common_size(source: Source) -> tuple[int, int] | None:
                 size = images[index][0].size
             except DECODE_ERRORS:
                 continue  # reported when the image is stored
-            if size != (common or size) or max(size) > LARGEST_SIDE:
+            if size != (common or size):
                 return None
             common = size
     return common

@@ -287,8 +287,8 @@ def one_class_per_folder(root, sizes, classes=("ant", "bee", "cat"), suffix=".pn
     return root
 
 
-@pytest.mark.parametrize("size", [(40, 40), (40, 24), (24, 40)])
-def test_images_of_one_size_are_stored_as_they_are(tmp_path, size):
+@pytest.mark.parametrize("size", [(40, 40), (500, 24), (24, 40)])
+def test_images_of_one_small_size_are_stored_as_they_are(tmp_path, size):
     root, out = one_class_per_folder(tmp_path / "images", [size] * 5), tmp_path / "out"
     done = convert("--source", "folder", "--root", root, "--out", out)
     assert done.returncode == 0, done.stderr
@@ -299,6 +299,22 @@ def test_images_of_one_size_are_stored_as_they_are(tmp_path, size):
     for path in root.glob("*/*"):
         with Image.open(path) as image:
             assert image.tobytes() in stored
+
+
+@pytest.mark.parametrize(("size", "stored"), [((800, 600), (500, 375)), ((501, 501), (500, 500))])
+def test_images_of_one_large_size_are_stored_like_images_of_different_sizes(tmp_path, size, stored):
+    root, out = one_class_per_folder(tmp_path / "images", [size] * 2, suffix=".jpg"), tmp_path / "out"
+    done = convert("--source", "folder", "--root", root, "--out", out, "--hold-out", 1)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"note: all images are {size[0]}x{size[1]} pixels: they keep their shapes, sides longer than 500 pixels are "
+        "shrunk, and they are stored as JPEG, as with --longest-side 500 --mode jpg\n"
+    ) in done.stdout
+    manifest = read_manifest(out)
+    assert (manifest.resolution, manifest.mixed) == (500, True)
+    shards = MappedShards(out, manifest, "train")
+    assert {(width, height) for height, width in shards.sizes.tolist()} == {stored}
+    assert set(shards.metadata["f0"]["mode"].tolist()) == {IMAGE_MODES["jpg"]}
 
 
 def test_images_of_different_sizes_keep_their_shapes(tmp_path):
