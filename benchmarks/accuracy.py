@@ -38,7 +38,7 @@ from regnet.runs.directory import run_path
 from regnet.runs.files import RESULT
 
 # Set here for each seed. --name is allowed: it becomes the prefix of the run names.
-RESERVED = ("--seed", "--tracking.wandb_group")
+RESERVED = ("--seed", "--tracking.wandb_group", "--overwrite")
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ def run(args: argparse.Namespace) -> int:
     config = trained.config
     shards = str(args.shards) if args.shards else config.data.shards
     workers = min(config.data.workers, max_workers())  # the node that trained may have more cores
-    config = replace(config, data=replace(config.data, shards=shards, local_cache_dir="", workers=workers))
+    config = replace(
+        config, data=replace(config.data, shards=shards, local_cache_dir="", cache="none", workers=workers)
+    )
     with join_world(args.device, config.distributed, PreemptionNotice()) as world:
         directory, manifest = open_shards(config, world)
         check_classes(trained, directory, manifest)

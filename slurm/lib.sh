@@ -100,7 +100,7 @@ run_until_finished() {
                 exit "$verdict"
                 ;;
         esac
-        [ "$failed_starts" -lt "$MAX_FAILED_ATTEMPTS" ] || { say "giving up after $failed_starts failed attempts to start: fix the error above, then run the same sbatch command"; exit 2; }
+        [ "$failed_starts" -lt "$MAX_FAILED_ATTEMPTS" ] || { say "giving up after $failed_starts failed attempts to start: fix the error above, then run $resubmit"; exit 2; }
         still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resubmit resumes the run"; exit "$verdict"; }
         sleep "$RETRY_DELAY" &
         wait $!

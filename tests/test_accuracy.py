@@ -110,6 +110,7 @@ def test_a_run_without_progress_fails_with_one_line(shards, tmp_path):
         (["--config", "no/such.yaml"], "no/such.yaml"),
         (["--json", "no/such/report.json"], "--json no/such/report.json: directory no/such does not exist"),
         (["--", "--seed=3"], "--seed=3: this benchmark sets --seed itself"),
+        (["--", "--overwrite"], "--overwrite: this benchmark sets --overwrite itself"),
     ],
 )
 def test_invalid_usage_is_reported_in_one_line(options, message):

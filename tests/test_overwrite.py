@@ -74,12 +74,12 @@ def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(tmp_path, attempt, 
     attempt()
     fill(tmp_path / "tiny", WRITTEN + FOREIGN)
     assert {"config.yaml", "state.json", "events.jsonl", *WRITTEN} < files_in(tmp_path / "tiny")
-    second = attempt("--overwrite", "--seed", "9", start=False)
-    assert files_in(tmp_path / "tiny") == {".lock", *FOREIGN}
+    second = attempt("--overwrite", "--seed", "9")
+    assert files_in(tmp_path / "tiny") == {".lock", "config.yaml", "state.json", "events.jsonl", *FOREIGN}
     assert (second.attempt, second.completed) == (1, (0, 0))
     (line,) = capsys.readouterr().out.splitlines()
     assert line == (
-        "--overwrite: deleting checkpoints/, report/, wandb/, metrics.jsonl, events.jsonl, result.json, "
+        "--overwrite: deleting result.json, checkpoints/, report/, wandb/, metrics.jsonl, events.jsonl, "
         f"evaluation.npz, config.yaml, state.json in {tmp_path / 'tiny'}"
     )
 
@@ -130,8 +130,8 @@ def test_a_restart_of_the_same_job_keeps_its_progress(tmp_path, attempt, capsys,
     fill(tmp_path / "tiny", WRITTEN[:1])
     assert attempt("--overwrite", **now).attempt == 2
     assert WRITTEN[0] in files_in(tmp_path / "tiny")
-    kept = f"--overwrite: {tmp_path / 'tiny'} was written by an earlier attempt of this job and is kept\n"
-    assert capsys.readouterr().out == kept
+    kept = f"--overwrite: {tmp_path / 'tiny'} was written by an earlier attempt of this job and is kept ("
+    assert capsys.readouterr().out.startswith(kept)
     assert attempt("--overwrite", **now).attempt == 3, "the second attempt is of the job as well"
 
 
@@ -194,7 +194,7 @@ def test_a_trainer_starts_over(shards, tmp_path):
     ]
     done = run(trainer(tmp_path, shards, "--overwrite", *changed))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("--overwrite: deleting checkpoints/, metrics.jsonl, ")
+    assert "--overwrite: deleting result.json, checkpoints/, metrics.jsonl, " in done.stdout
     assert "Resuming" not in done.stdout
     assert yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())["optim"]["lr"] == 0.01
     assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == [1, 2, 3, 4]
@@ -312,3 +312,49 @@ def test_a_longer_schedule_can_start_from_the_best_weights(tmp_path, attempt):
         UsageError, match=f"Use another --name with --model.weights {best} to continue from its weights, or"
     ):
         attempt("--train.epochs", "5")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--model.weights", "no/such/file.pt"),
+        ("--distill.teacher", "no/such/file.pt"),
+        ("--train.batch_size", "999", "--train.sync_batchnorm", "true"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_an_attempt_that_cannot_start_deletes_nothing(shards, tmp_path, flags):
+    assert run(trainer(tmp_path, shards, "--train.epochs", "1", "--schedule.warmup_epochs", "0")).returncode == 0
+    before = {name: (tmp_path / "tiny" / name).read_bytes() for name in files_in(tmp_path / "tiny")}
+    done = run(trainer(tmp_path, shards, "--overwrite", *flags, processes=2))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert {name: (tmp_path / "tiny" / name).read_bytes() for name in files_in(tmp_path / "tiny")} == before
+
+
+def test_a_run_can_start_over_from_its_own_weights(shards, tmp_path):
+    flags = ("--train.max_steps_per_epoch", "2")
+    assert run(trainer(tmp_path, shards, *flags)).returncode == 0
+    best = str(tmp_path / "tiny" / "checkpoints" / "best.pt")
+    done = run(trainer(tmp_path, shards, *flags, "--overwrite", "--model.weights", best))
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == [1, 2, 3, 4]
+
+
+def test_a_restart_keeps_a_run_whose_state_is_damaged(tmp_path, attempt):
+    attempt("--overwrite", **launch("7.0.1"))
+    fill(tmp_path / "tiny", WRITTEN)
+    (tmp_path / "tiny" / "state.json").write_text("{")
+    with pytest.raises(UsageError, match="resume it without --overwrite, or use another --name"):
+        attempt("--overwrite", **launch("7.0.2"))
+    assert set(WRITTEN) <= files_in(tmp_path / "tiny")
+
+
+def test_a_restart_resumes_although_resume_is_never(tmp_path, attempt):
+    attempt("--overwrite", "--resume", "never", **launch("7.0.1"))
+    assert attempt("--overwrite", "--resume", "never", **launch("7.0.2")).attempt == 2
+
+
+def test_a_changed_number_of_epochs_is_named_although_the_warmup_was_adapted_to_it(tmp_path, attempt):
+    attempt("--schedule.warmup_epochs", "5", "--train.epochs", "3")
+    with pytest.raises(UsageError, match=r"train\.epochs was 3, now 10"):
+        attempt("--schedule.warmup_epochs", "5", "--train.epochs", "10")

@@ -96,6 +96,7 @@ def test_a_signal_before_the_first_step_preempts_the_run(shards, uninterrupted, 
     process.send_signal(getattr(signal, signal_name))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (75, ""), out
+    assert f"Interrupted by {signal_name} before the first checkpoint. Re-run the same command to resume." in out
     assert state(tmp_path / "tiny")["state"] == "preempted"
     assert rows(tmp_path / "tiny", "step") == []
     assert run(trainer(tmp_path, shards)).returncode == 0

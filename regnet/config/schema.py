@@ -220,7 +220,7 @@ class OptimConfig:
     muon_lr: PositiveFloat = 0.02
     momentum: Fraction = 0.9
     beta2: Fraction = 0.999
-    weight_decay: Strength = 0.05
+    weight_decay: Strength = 0.0005
     muon_weight_decay: Strength = 0.05
     decay_norm_and_bias: bool = False
     layer_decay: PositiveFraction = 1.0

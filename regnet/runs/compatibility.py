@@ -51,6 +51,10 @@ def check_compatible(directory: Path, config: Config) -> None:
 
 def check_same_options(directory: Path, created_with: dict[str, Any], config: Config) -> None:
     before, now = fixed_options(created_with), fixed_options(to_plain_types(asdict(config)))
+    if config.schedule.name != "baseline" and created_with["train"]["epochs"] != config.train.epochs:
+        # Adapted to the number of epochs, which RunDirectory rejects with a message that names it.
+        before.pop("schedule.warmup_epochs", None)
+        now.pop("schedule.warmup_epochs", None)
     changed = [
         f"{key} was {_readable(before.get(key))}, now {_readable(now.get(key))}"
         for key in sorted(before.keys() | now.keys())

@@ -16,7 +16,7 @@ from regnet.runs.compatibility import check_compatible, check_same_options
 from regnet.runs.event_log import Event, log_event
 from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, summary
 from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
-from regnet.runs.status import START_OVER, STATE, RunFormatError, RunState, Status, format_json, read_state
+from regnet.runs.status import START_OVER, STATE, RunFormatError, RunState, Status, format_json, parse_state, read_state
 
 _GRACE = 10.0  # seconds that a rank needs to exit after it has noticed that another one is gone
 
@@ -34,6 +34,7 @@ class RunDirectory:
     Attributes:
         completed: epochs and steps that earlier attempts have completed.
         finished: whether an earlier attempt has completed the run.
+        starts_over: `begin` will delete the run that is there.
     """
 
     def __init__(self, config: Config, data: str) -> None:
@@ -43,14 +44,15 @@ class RunDirectory:
         try:
             make_directory(self.path)
             self._lock = self._take_lock(config.distributed.heartbeat_timeout + _GRACE)
-            if config.overwrite:
-                self._overwrite()
         except OSError as error:
             raise UsageError(
                 f"{self.path} cannot be used as the run directory: {error.strerror}. Use another --runs_dir"
             ) from error
-        check_compatible(self.path, config)
-        before = read_state(self.path)
+        self.starts_over = config.overwrite and self._is_overwritten()
+        if not self.starts_over:
+            # A restart of a job that has overwritten the run resumes it.
+            check_compatible(self.path, replace(config, resume="auto") if config.overwrite else config)
+        before = None if self.starts_over else read_state(self.path)
         if before is not None and (self.path / "config.yaml").exists():  # otherwise no attempt has started yet
             self._check_same_task(before.data, before.epochs)
         self.finished = self._is_finished(before)
@@ -90,19 +92,39 @@ class RunDirectory:
                 path.unlink(missing_ok=True)
             time.sleep(0.2)
 
-    def _overwrite(self) -> None:
-        """Deletes the contents of the directory, unless this attempt is a restart of the job that wrote them."""
-        contents = run_contents(self.path)
+    def _is_overwritten(self) -> bool:
+        """Whether there is a run to delete; a restart of the job that wrote it keeps and resumes it.
+
+        Raises:
+            UsageError: the damaged state of the run does not say whether this job wrote it.
+        """
+        if not run_contents(self.path):
+            return False
         try:
-            before = read_state(self.path)
-        except RunFormatError:
-            before = None
-        if before is not None and restarts(before.jobs):
-            print(f"--overwrite: {self.path} was written by an earlier attempt of this job and is kept", flush=True)
-        elif contents:
-            print(f"--overwrite: deleting {summary(self.path, contents)} in {self.path}", flush=True)
-            AtomicWriter(self.path)  # from here on, an attempt that lost its lock can no longer write
-            delete(contents)
+            before = parse_state(self.path / STATE)
+        except (FileNotFoundError, RunFormatError):
+            return True
+        except ValueError as error:
+            if not self.jobs:
+                return True
+            raise UsageError(
+                f"{error}, so it is unknown whether an earlier attempt of this job wrote the run: "
+                "resume it without --overwrite, or use another --name"
+            ) from error
+        if not restarts(before.jobs):
+            return True
+        jobs = ", ".join(sorted(set(before.jobs) & set(self.jobs)))
+        print(
+            f"--overwrite: {self.path} was written by an earlier attempt of this job and is kept "
+            f"({jobs}; a new job needs another --name or id)",
+            flush=True,
+        )
+        return False
+
+    def _delete_contents(self) -> None:
+        contents = run_contents(self.path)
+        print(f"--overwrite: deleting {summary(self.path, contents)} in {self.path}", flush=True)
+        delete(contents)
 
     @property
     def checkpoints(self) -> Path:
@@ -115,12 +137,18 @@ class RunDirectory:
     def begin(self, epoch: int, step: int, processes: str) -> None:
         """Records this attempt's configuration, and that it starts after `epoch` epochs and `step` steps."""
         self.resumed_from_step = step
+        if self.starts_over:  # only now: options, data and weights are valid, and weights of the old run are loaded
+            self._delete_contents()
+            self.starts_over = False
         # Training again with this file must resume the run, not delete it.
         self._write("config.yaml", replace(self.config, overwrite=False).to_yaml())
         self.write_state(Status.running, epoch, step)
         log_event(self.writer, Event("started", self.attempt, epoch, step, processes))
 
     def write_state(self, status: Status, epoch: int, step: int, reason: str = "") -> None:
+        """Records the status of the run; before `begin` has deleted an overwritten run, that run's status stays."""
+        if self.starts_over:
+            return
         state = RunState(
             status,
             epoch,

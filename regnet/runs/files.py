@@ -11,6 +11,7 @@ from regnet.runs.status import STATE
 RESULT, EVALUATION = "result.json", "evaluation.npz"
 # Everything that this program writes into a run directory.
 _CONTENTS = (
+    RESULT,  # first: without it, an interrupted deletion does not look like a finished run
     "checkpoints/step-*.pt",
     "checkpoints/best.pt",
     "checkpoints/step-*.damaged",
@@ -20,7 +21,6 @@ _CONTENTS = (
     "wandb",
     "metrics.jsonl",
     EVENTS,
-    RESULT,
     EVALUATION,
     "config.yaml",
     STATE,
@@ -44,6 +44,6 @@ def delete(contents: Sequence[Path]) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)  # an attempt that lost its lock may be removing old checkpoints
     for parent in {path.parent for path in contents}:
         sync_directory(parent)

@@ -37,9 +37,9 @@ def build_train_step(config: Config, world: World, dataset: Dataset) -> TrainSte
     model = build_model(config, world, len(dataset.classes))
     loss = build_loss(config, world, dataset)
     precision = Precision(config.train.precision, world.device)
-    state = build_state(config, world, model, precision, dataset)
     network: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
     network = wrap_ddp(network, world, config.train.deterministic)
+    state = build_state(config, world, model, precision, dataset)  # after DDP has broadcast rank zero's weights
     torch.manual_seed(rank_seed(config.seed, world.rank))  # stochastic depth must drop different samples on each rank
     return TrainStep(config, world, network, loss, precision, state)
 

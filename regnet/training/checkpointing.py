@@ -29,11 +29,13 @@ class Checkpointer:
         self._background = AsyncWriter()
 
     def newest(self) -> LoadedCheckpoint | None:
-        """The newest valid checkpoint, if any.
+        """The newest valid checkpoint, if any; none if the run is about to be overwritten.
 
         Raises:
             UsageError: it belongs to a different run, or none of the checkpoints is valid.
         """
+        if self.directory.starts_over:
+            return None
         found = self.checkpoints.newest(lambda why: print(f"skipped a corrupt checkpoint: {why}", flush=True))
         if found is None:
             return None

@@ -132,10 +132,10 @@ class Run(AbstractContextManager["Run"]):
         """The run stops before its end, and can be resumed."""
         self._ending = Status.preempted, reason
         if self.checkpointer is not None:
-            step = self.checkpointer.saved[1]
+            saved = f"; checkpoint saved at step {self.checkpointer.saved[1]}" if self.checkpointer.paths() else ""
             why = reason[0].upper() + reason[1:]
             command = "the same command" + (" without --overwrite" if self.config.overwrite else "")
-            self.log_message(f"{why}; checkpoint saved at step {step}. Re-run {command} to resume.")
+            self.log_message(f"{why}{saved or ' before the first checkpoint'}. Re-run {command} to resume.")
 
     def record_finish(self, evaluation: Evaluation, state: TrainingState) -> None:
         """The run is complete; `evaluation` is that of its last weights."""
