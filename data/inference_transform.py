@@ -47,7 +47,7 @@ def inference_transform(
     """The transform of a run with these options of `augment` and `data`.
 
     Raises:
-        DataError: the run uses whole images, and those of this directory have different sizes.
+        DataError: the run uses whole images, and those of this directory keep their own shapes.
     """
     check_sizes(directory, manifest, rrc_min_scale)
     return InferenceTransform(

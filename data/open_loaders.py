@@ -38,10 +38,10 @@ class LoaderOptions:
 
 
 def check_sizes(directory: Path, manifest: Manifest, rrc_min_scale: float) -> None:
-    """Raises DataError if images have different sizes and are to be used whole."""
+    """Raises DataError if images keep their own shapes and are to be used whole."""
     if manifest.mixed and not rrc_min_scale:
         raise DataError(
-            f"{directory}: its images have different sizes, and a network for whole images needs one size: train with "
+            f"{directory}: its images keep their own shapes, and a network for whole images needs squares: train with "
             "augment.rrc_min_scale, e.g. 0.25, or convert with --resolution N --resize"
         )
 

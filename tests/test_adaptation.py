@@ -73,7 +73,7 @@ def test_images_of_different_sizes_are_cropped():
     config, notes = adapt_to_dataset(Config(), True, threads=8)
     assert (config.augment.rrc_min_scale, config.augment.crop_padding) == (0.25, 0)
     assert notes == [
-        "augment.rrc_min_scale set to 0.25: the images of this dataset have different sizes",
+        "augment.rrc_min_scale set to 0.25: this dataset stores images in their own shapes",
         "augment.crop_padding set to 0: augment.rrc_min_scale crops the images itself",
     ]
     chosen = replace(Config(), augment=AugmentConfig(rrc_min_scale=0.5, crop_padding=0))

@@ -101,7 +101,7 @@ def test_a_run_that_crops_nothing_is_adapted_to_images_of_different_sizes(shards
     flags = ("--train.batch_size", "16", "--train.epochs", "2")
     first = run(trainer(tmp_path, shards, *flags, "--train.max_minutes", "0.0001"))
     assert first.returncode == 75, first.stderr
-    assert "augment.rrc_min_scale set to 0.25: the images of this dataset have different sizes" in first.stdout
+    assert "augment.rrc_min_scale set to 0.25: this dataset stores images in their own shapes" in first.stdout
     second = run(trainer(tmp_path, shards, *flags))
     assert second.returncode == 0, second.stderr
     saved = parse_config(["--config", str(tmp_path / "tiny" / "config.yaml")])
@@ -148,4 +148,4 @@ def test_a_network_for_whole_images_refuses_shards_of_mixed_sizes(shards, traine
             ForkedCommand(["-m", f"regnet.{command[0]}", "--checkpoint", best, "--shards", str(shards), *command[1:]])
         )
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
-        assert "different sizes" in done.stderr
+        assert "keep their own shapes" in done.stderr

@@ -46,7 +46,7 @@ def adapt_to_dataset(config: Config, mixed: bool, threads: int) -> tuple[Config,
     notes = []
     if mixed and not config.augment.rrc_min_scale:
         notes.append(
-            f"augment.rrc_min_scale set to {MIXED_SIZES_MIN_SCALE}: the images of this dataset have different sizes"
+            f"augment.rrc_min_scale set to {MIXED_SIZES_MIN_SCALE}: this dataset stores images in their own shapes"
         )
         config = replace(config, augment=replace(config.augment, rrc_min_scale=MIXED_SIZES_MIN_SCALE))
         config, further = resolve_conflicts(config)

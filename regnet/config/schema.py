@@ -125,7 +125,7 @@ class AugmentConfig:
         crop_padding: zero padding around the stored image before a random crop of its original size, in pixels; 0 with
             rrc_min_scale.
         rrc_min_scale: smallest area of a RandomResizedCrop, as a fraction of the image; aspect ratios are 3:4 to 4:3;
-            0 for whole images (0.25 is used instead if the images of the dataset have different sizes).
+            0 for whole images (0.25 is used instead if the dataset stores images in their own shapes).
         cutout_size: side of the square that Cutout fills with the mean colour, in pixels of the stored (or cropped)
             image; 0 for none.
         randaugment_num_ops: RandAugment operations applied to each image in sequence; 0 for none.
