@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fork_server import ForkedCommand
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from images import class_folders
 from programs import result, run, trainer
@@ -71,7 +71,7 @@ def test_flip_tta_averages_the_logits(trained, shards, tmp_path):
         outputs = [((model(batch.images) + model(batch.images.flip(3))) / 2, batch.labels) for batch in batches]
     logits, labels = (torch.cat(tensors) for tensors in zip(*outputs, strict=True))
     found = json.loads(file.read_text())["flip_tta"]
-    assert found["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert found["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5, abs=rounding)
     assert found["top1"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
 
 
@@ -108,6 +108,7 @@ def cases(classes=6):
 
 
 @given(cases())
+@example((2731734, 1, 6))  # a loss of 0.0077, the difference of float32 numbers of about 6
 @settings(deadline=None, max_examples=60)
 def test_metrics_follow_their_definitions(case):
     seed, samples, classes = case
@@ -121,7 +122,8 @@ def test_metrics_follow_their_definitions(case):
     predicted = logits.argmax(1)
     assert found.samples == samples
     assert found.top1 == (predicted == labels).sum().item() / samples
-    assert found.loss == pytest.approx(F.cross_entropy(logits.double(), labels).item(), rel=1e-5)
+    rounding = 4 * torch.finfo(torch.float32).eps * logits.abs().max().item()
+    assert found.loss == pytest.approx(F.cross_entropy(logits.double(), labels).item(), rel=1e-5, abs=rounding)
     for label in range(classes):
         for prediction in range(classes):
             expected = ((labels == label) & (predicted == prediction)).sum()
