@@ -2,7 +2,7 @@
 
 Source: Cubuk et al., RandAugment (2020), section 3; operations, ranges and rounding are those of torchvision's
 RandAugment, except that images are sheared around their centre. Every operation is computed for all samples, and each
-sample keeps the result of its own: selecting samples would make the host wait for the device.
+sample keeps the result of its operation: selecting samples would make the host wait for the device.
 """
 
 import math

@@ -45,7 +45,7 @@ def check_compatible(directory: Path, config: Config) -> None:
         try:
             created_with = parse_config(["--config", str(path)])
         except UsageError as error:
-            raise UsageError(f"{path}: {error}. {START_OVER}") from error
+            raise UsageError(f"{error}. {START_OVER}") from error  # it names the file
         check_same_options(directory, to_plain_types(asdict(created_with)), config)
 
 
