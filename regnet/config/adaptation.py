@@ -32,12 +32,12 @@ def resolve_conflicts(config: Config) -> tuple[Config, list[str]]:
 def adapt_to_dataset(config: Config, mixed: bool, threads: int) -> tuple[Config, list[str]]:
     """Adapts options to a dataset and to this process; the result and a line about each change.
 
-    * augment.rrc_min_scale becomes 0.25 for images of different sizes, which cannot be used whole.
+    * augment.rrc_min_scale becomes 0.25 for images stored in their own shapes, which cannot be used whole.
     * data.workers is reduced to the threads that this process may use.
 
     Args:
         config: already adapted by `resolve_conflicts`.
-        mixed: the dataset has images of different sizes.
+        mixed: the dataset stores images in their own shapes.
         threads: the most that this process may use.
 
     Raises:
