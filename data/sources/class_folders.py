@@ -51,7 +51,15 @@ def open_class_folders(root: Path) -> tuple[Source, bool]:
             "both need a folder for every class"
         )
     files = {"train": train.samples, "val": val.samples}
-    return Source(train, val, lambda split, index: files[split][index][0]), split_folder is not None
+    return (
+        Source(
+            train,
+            val,
+            lambda split, index: files[split][index][0],
+            lambda split, index: Path(files[split][index][0]),
+        ),
+        split_folder is not None,
+    )
 
 
 def _open_image(path: str) -> Image.Image:

@@ -34,6 +34,7 @@ def _split(images: Images, source: Source, masks: dict[str, torch.Tensor]) -> So
         Subset(images, indices["train"]),
         Subset(images, indices["val"]),
         lambda split, index: source.name("train", indices[split][index]),
+        lambda split, index: source.path("train", indices[split][index]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
@@ -25,17 +26,23 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
 
 
+def _no_file(split: str, index: int) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Source:
     """Training and validation images.
 
     Attributes:
         name: a name for messages, given a split and an index: a path, or `cifar100 train[7]`.
+        path: the file of an image, given a split and an index; None if the image has no file of its own.
     """
 
     train: Images
     val: Images
     name: Callable[[str, int], str]
+    path: Callable[[str, int], Path | None] = _no_file
 
     @property
     def classes(self) -> list[str]:
