@@ -8,14 +8,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data.dataset_writer import DEFAULT_SHARDS, WriterError, convert_dataset
-from data.errors import DataError
+from data import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_on_signals()  # during the imports, which take seconds
+
+from data.errors import DataError, WriterError
 from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE, Encoding, choose_encoding
-from data.manifest import MANIFEST, read_manifest
+from data.manifest import MANIFEST, Manifest, Verify, read_manifest, verify
 from data.sources.registry import DEFAULT_FRACTION, Kind, open_source
 from data.sources.source import Source
 from data.sources.synthetic import SIDE
+from data.writing.dataset_writer import DEFAULT_SHARDS, Converted, WriterOptions, convert_dataset
+from data.writing.source_files import difference, summarise_files
 
+_FILES = "files"  # in the manifest's source: the summary of the image files
 _SMALL_IMAGES = SIDE  # pixels: side of CIFAR-100's and of the synthetic images
 _DESCRIPTION = """\
 Converts images to FFCV shards and a manifest.
@@ -124,13 +131,20 @@ def parser() -> argparse.ArgumentParser:
         help="abort if a writer makes no progress for this time (default: %(default)g)",
     )
     command.add_argument(
-        "--overwrite", action="store_true", help="replace shards that were converted with other options"
+        "--overwrite",
+        action="store_true",
+        help="convert again and replace the shards in --out; they stay valid until the new ones are complete",
+    )
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        help="if --out was converted before, compare the SHA-256 of its shards, and not only their sizes",
     )
     return command
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
     return int(text)
 
@@ -175,15 +189,19 @@ def _amount(text: str) -> int | float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0: converted, or converted before; 1: failed; 2: wrong usage or input."""
+    """Exit code 0: converted, or converted before; 1: failed; 2: wrong usage or input; 128 + a signal's number."""
     try:
-        return _convert(parser().parse_args(argv))
+        with interrupts.raised_as_exceptions():
+            return _convert(parser().parse_args(argv))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (WriterError, OSError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except interrupts.Interrupted as interrupted:
+        print(f"{interrupted}: nothing was converted", file=sys.stderr)
+        return interrupted.exit_code
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -191,27 +209,54 @@ def _convert(args: argparse.Namespace) -> int:
         raise DataError("--longest-side keeps the shapes of images, --resize makes them square: use one of them")
     options = _given_options(args)
     if (args.out / MANIFEST).exists() and not args.overwrite:
-        _check_same_options(args.out, read_manifest(args.out).source, options)
-        print(f"{args.out}: already converted")
+        print(f"{args.out}: already converted; {_check_existing(args, options, read_manifest(args.out))}")
         return 0
     start = time.monotonic()
-    source, notes = open_source(Kind(args.source), args.root, args.download, args.per_class, args.hold_out)
+    source, notes = _open_source(args)
     encoding, more = _encoding(args, source)
     for note in notes + more:
         print(f"note: {note}", flush=True)
-    manifest, converted = convert_dataset(
-        source, args.out, args.shards, encoding, args.workers, args.timeout, args.skip_bad, options
-    )
-    if converted:
-        print(f"note: {_rgb_note(converted)}")
+    files = None if args.root is None else summarise_files(source, args.root)
+    writing = WriterOptions(args.shards, args.workers, args.timeout, args.skip_bad, args.overwrite)
+    converted = convert_dataset(source, args.out, encoding, writing, {**options, _FILES: files})
+    for note in _notes(args.out, converted):
+        print(f"note: {note}")
+    manifest = converted.manifest
     counts = " + ".join(f"{manifest.samples(split)} {split}" for split in manifest.splits)
     print(f"{args.out}: {counts} images, {len(manifest.classes)} classes, {time.monotonic() - start:.1f} s")
     return 0
 
 
+def _open_source(args: argparse.Namespace) -> tuple[Source, list[str]]:
+    return open_source(Kind(args.source), args.root, args.download, args.per_class, args.hold_out)
+
+
+def _check_existing(args: argparse.Namespace, options: dict[str, Any], manifest: Manifest) -> str:
+    """Checks that the dataset in --out is what this command would write; returns what was compared.
+
+    Raises:
+        DataError: it was converted with other options or from other files, or its shards are damaged.
+    """
+    _check_same_options(args.out, manifest.source, options)
+    verify(args.out, manifest, Verify.always if args.verify else Verify.sizes)
+    shards = "its shards have the recorded " + ("SHA-256" if args.verify else "sizes (--verify compares SHA-256)")
+    files = manifest.source.get(_FILES)
+    if files is None:
+        return shards
+    if not args.root.exists():
+        return f"{shards}; {args.root} is gone, so its images were not compared"
+    changed = difference(files, summarise_files(_open_source(args)[0], args.root))
+    if changed:
+        raise DataError(
+            f"{args.root} changed since {args.out} was converted: {changed}. Use --overwrite to convert again, or "
+            "another --out"
+        )
+    return f"{shards}, and the image files have not changed"
+
+
 def _given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that determine the result, for the manifest; None where the conversion chooses."""
-    names = ("hold_out", "resolution", "longest_side", "resize", "mode", "quality", "shards")
+    names = ("hold_out", "resolution", "longest_side", "resize", "mode", "quality", "shards", "skip_bad")
     options = {"source": args.source, "root": None if args.root is None else str(args.root.resolve())}
     options |= {name: getattr(args, name) for name in names}
     return options | ({"per_class": args.per_class} if args.source == Kind.synthetic else {})
@@ -221,7 +266,7 @@ def _check_same_options(out: Path, before: dict[str, Any], now: dict[str, Any]) 
     changed = [
         f"--{name.replace('_', '-')} was {_shown(before.get(name))}, now {_shown(now.get(name))}"
         for name in dict.fromkeys([*now, *before])
-        if before.get(name) != now.get(name)
+        if name != _FILES and (before.get(name) or None) != (now.get(name) or None)
     ]
     if changed:
         raise DataError(
@@ -244,6 +289,23 @@ def _encoding(args: argparse.Namespace, source: Source) -> tuple[Encoding, list[
     if args.resize:
         raise DataError("--resize needs a size: add --resolution N, the side of the stored images in pixels")
     return choose_encoding(source, args.mode, args.quality)
+
+
+def _notes(out: Path, converted: Converted) -> list[str]:
+    """What was changed, skipped or found in the images."""
+    notes, manifest = [], converted.manifest
+    if converted.to_rgb:
+        notes.append(_rgb_note(converted.to_rgb))
+    if manifest.skipped:
+        count = len(manifest.skipped)
+        subject = "1 image that cannot be stored was" if count == 1 else f"{count} images that cannot be stored were"
+        notes.append(f"{subject} skipped; listed under 'skipped' in {out / MANIFEST}")
+    if converted.duplicates:
+        notes.append(
+            f"{converted.duplicates} of {manifest.samples('val')} validation images have exactly the pixels of a "
+            "training image: the validation accuracy will be too high"
+        )
+    return notes
 
 
 def _rgb_note(converted: Counter[str]) -> str:

@@ -7,7 +7,12 @@ class DataError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # messages of libraries may span several lines
+        # Messages of libraries may span several lines. Spaces within a line stay: they may belong to a path.
+        super().__init__(" ".join(line.strip() for line in message.splitlines() if line.strip()))
+
+
+class WriterError(RuntimeError):
+    """A conversion failed for another reason than its images: exit code 1."""
 
 
 class LoaderError(RuntimeError):

@@ -225,7 +225,7 @@ def _check_digest(path: Path, expected: str) -> None:
     try:
         found = sha256(path)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
+        raise DataError(f"{path}: {error.strerror}; {_CONVERT_AGAIN}") from error
     if found != expected:
         raise DataError(
             f"{path}: SHA-256 {found[:16]}..., but the manifest records {expected[:16]}...; {_CONVERT_AGAIN}"
@@ -236,7 +236,7 @@ def _check_size(path: Path, expected: int) -> None:
     try:
         found = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
+        raise DataError(f"{path}: {error.strerror}; {_CONVERT_AGAIN}") from error
     if found != expected:
         raise DataError(f"{path}: {found} bytes, but the manifest records {expected}; {_CONVERT_AGAIN}")
 

@@ -28,12 +28,12 @@ def test_a_copy_is_complete_and_made_once(shards, tmp_path):
 
 def test_a_damaged_or_incomplete_copy_is_repaired(shards, tmp_path):
     copy = copy_shards(shards, tmp_path)
-    for damage in ("val-00001-of-00003.beton", "manifest.json"):
-        (copy / damage).write_bytes(b"truncated")
+    for damaged in (next(copy.glob("val-00001-*")), copy / "manifest.json"):
+        damaged.write_bytes(b"truncated")
         copy_shards(shards, tmp_path)
         verify(copy, read_manifest(copy), Verify.always)
     (copy / "manifest.json").unlink()
-    (copy / "train-00000-of-00003.beton").unlink()
+    next(copy.glob("train-00000-*")).unlink()
     copy_shards(shards, tmp_path)
     verify(copy, read_manifest(copy), Verify.always)
 
@@ -57,11 +57,11 @@ def test_other_shards_get_another_directory(shards, tmp_path):
 def test_a_damaged_source_is_named_and_gives_no_copy(shards, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(shards, source)
-    shard = source / "train-00002-of-00003.beton"
+    shard = next(source.glob("train-00002-*"))
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(DataError, match=r"train-00002-of-00003\.beton: SHA-256"):
+    with pytest.raises(DataError, match=rf"{shard.name}: SHA-256"):
         copy_shards(source, tmp_path / "disk")
     assert not (copy_directory(source, tmp_path / "disk") / "manifest.json").exists()
 

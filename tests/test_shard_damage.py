@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from converting import convert, plain, read_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from images import class_folders
-from test_convert import convert, read_all
 
 from data.errors import DataError
 from data.manifest import Verify, read_manifest, verify
@@ -24,6 +24,11 @@ def intact(tmp_path_factory):
 
 
 FILES = [*(f"{split}-{k:05d}-of-00003.beton" for split in ("train", "val") for k in range(3)), "manifest.json"]
+
+
+def file_name(intact: Path, name: str) -> str:
+    """The name of the file that is called `name` but for its digest."""
+    return next(path.name for path in intact.iterdir() if plain(path.name) == name)
 
 
 def read_verified(directory: Path) -> dict:
@@ -46,7 +51,7 @@ def same(ours: dict, theirs: dict) -> bool:
 KINDS = ["truncated", "short", "byte", "zeros", "longer", "empty", "missing", "swapped", "directory", "dangling link"]
 
 
-def damage(directory: Path, kind: str, name: str, position: float, value: int) -> None:
+def damage(intact: Path, directory: Path, kind: str, name: str, position: float, value: int) -> None:
     path = directory / name
     content = bytearray(path.read_bytes())
     at = min(int(position * len(content)), len(content) - 1)
@@ -63,7 +68,8 @@ def damage(directory: Path, kind: str, name: str, position: float, value: int) -
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "swapped":
-        other = directory / FILES[value % len(FILES)]
+        names = sorted(file.name for file in intact.iterdir())
+        other = directory / names[value % len(names)]
         first, second = path.read_bytes(), other.read_bytes()
         path.write_bytes(second)
         other.write_bytes(first)
@@ -79,9 +85,9 @@ def assert_detected_or_harmless(intact: Path, content: dict, damages) -> None:
     directory = intact.parent / "damaged"
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(intact, directory)
-    for arguments in damages:
+    for kind, name, position, value in damages:
         try:
-            damage(directory, *arguments)
+            damage(intact, directory, kind, file_name(intact, name), position, value)
         except (OSError, IndexError):
             continue  # already missing, or empty
     message = ""
@@ -102,8 +108,9 @@ def test_every_kind_of_damage_to_every_file_is_reported_with_its_name(intact, ki
     directory = intact.parent / "damaged"
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(intact, directory)
+    name = file_name(intact, name)
     original = (intact / name).read_bytes()
-    damage(directory, kind, name, 0.5, (original[len(original) // 2] + 1) % 256)
+    damage(intact, directory, kind, name, 0.5, (original[len(original) // 2] + 1) % 256)
     if (directory / name).is_file() and (directory / name).read_bytes() == original:
         pytest.skip("this part of the file is already zero")
     with pytest.raises(DataError) as rejected:

@@ -1,0 +1,74 @@
+"""SIGINT, SIGTERM and SIGHUP end a command with one line and the exit code that a shell expects, 128 + the signal."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """Raised in the main thread by the first of the signals. Not an Exception: nothing may handle it as a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+def exit_on_signals() -> None:
+    """From now on a signal ends the process at once: for the slow imports, when there is nothing to clean up."""
+
+    def exit_now(number: int, _: FrameType | None) -> NoReturn:
+        print(Interrupted(number), file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, exit_now)
+
+
+@contextlib.contextmanager
+def raised_as_exceptions() -> Iterator[None]:
+    """A signal raises `Interrupted`; further ones are ignored, so that they do not stop the clean-up."""
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        for other in SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    with _handlers(interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def ignored() -> Iterator[None]:
+    """For steps that are short and must not be divided."""
+    with _handlers(signal.SIG_IGN):
+        yield
+
+
+@contextlib.contextmanager
+def _handlers(handler: "signal._HANDLER") -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number in SIGNALS:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, handler)
+        yield
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Signals arrive after this block. A process that is forked inside never gets them: its parent ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

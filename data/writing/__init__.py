@@ -1,0 +1,1 @@
+"""Writes converted datasets: shards in several processes, and a manifest that makes them valid all at once."""

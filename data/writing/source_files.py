@@ -1,0 +1,46 @@
+"""A summary of the files that a dataset was converted from, by which a later call notices that they have changed."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from data.sources.source import Source
+
+
+def summarise_files(source: Source, root: Path) -> dict[str, Any] | None:
+    """Number of the image files below `root`, and digests of their names, and of their names, sizes and times.
+
+    Returns:
+        None if the images have no files of their own.
+
+    Raises:
+        DataError: a file cannot be found.
+    """
+    paths = {source.path(split, index) for split in ("train", "val") for index in range(len(source.split(split)))}
+    files = sorted(path for path in paths if path is not None)
+    if not files:
+        return None
+    names, states = hashlib.sha256(), hashlib.sha256()
+    for path in files:
+        name = bytes(path.relative_to(root)) + b"\0"
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from error
+        names.update(name)
+        states.update(name + f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return {"count": len(files), "names": names.hexdigest()[:16], "states": states.hexdigest()[:16]}
+
+
+def difference(before: dict[str, Any], now: dict[str, Any] | None) -> str:
+    """How the files differ from those of the conversion; empty if they do not."""
+    if now is None or now["count"] != before["count"]:
+        count = 0 if now is None else now["count"]
+        more = count - before["count"]
+        return f"{count:,} image files, {abs(more):,} {'more' if more > 0 else 'fewer'} than then"
+    if now["names"] != before["names"]:
+        return f"{now['count']:,} image files as then, but with other names"
+    if now["states"] != before["states"]:
+        return f"the same {now['count']:,} image files, but with other sizes or modification times"
+    return ""

@@ -1,0 +1,75 @@
+"""Conversions that are killed, stall or run out of disk space."""
+
+import os
+import signal
+
+from converting import assert_rejected, convert
+from images import class_folders
+from programs import PYTHON, kill_group, mounted_tmpfs, run, start, trainer, wait_until
+
+from data.manifest import Verify, read_manifest, verify
+
+
+def test_a_killed_conversion_has_no_manifest_and_can_be_repeated(tmp_path):
+    command = ["--source", "synthetic", "--per-class", "40", "--shards", "2"]
+    process = start([*PYTHON, "-m", "data.convert", *command, "--out", str(tmp_path / "out")])
+    wait_until(lambda: list((tmp_path / "out").glob(".conversion-*/*.beton")))
+    os.kill(process.pid, signal.SIGKILL)
+    kill_group(process)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert_rejected(run(trainer(tmp_path, tmp_path / "out")), "manifest.json")
+    assert convert(*command, "--out", tmp_path / "out").returncode == 0
+    assert not list((tmp_path / "out").glob(".*"))
+    verify(tmp_path / "out", read_manifest(tmp_path / "out"), Verify.always)
+
+
+def writers_of(process):
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def test_a_writer_that_dies_aborts_the_conversion(tmp_path):
+    command = ["--source", "synthetic", "--per-class", "400", "--shards", "2", "--out", str(tmp_path / "out")]
+    process = start([*PYTHON, "-m", "data.convert", *command])
+    wait_until(lambda: list((tmp_path / "out").glob(".conversion-*/*.beton")))
+    os.kill(writers_of(process)[-1], signal.SIGKILL)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1, out + err
+    assert "its writer process died (signal 9)" in err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_writer_that_stalls_is_killed(tmp_path):
+    source = class_folders(tmp_path / "images")
+    path = source / "train" / "cat" / "2.png"
+    path.unlink()
+    os.mkfifo(path)  # reading it blocks forever
+    options = ("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 2, "--resolution", 32)
+    assert_rejected(convert(*options, "--timeout", 2), "no progress for 2 s", "--timeout", exit_code=1)
+
+
+def test_a_full_disk_is_a_one_line_error(tmp_path):
+    """With one writer at a time some shards are complete when the disk is full; nothing remains of them."""
+    command = ("--source", "synthetic", "--per-class", 10, "--workers", 1)
+    with mounted_tmpfs(tmp_path / "disk", "size=10m") as disk:
+        assert_rejected(convert(*command, "--shards", 2, "--out", disk / "out"), "No space left on device", exit_code=1)
+        assert list((disk / "out").iterdir()) == []
+        done = convert(*command, "--per-class", 5, "--shards", 1, "--out", disk / "out")
+        assert done.returncode == 0, done.stderr
+        verify(disk / "out", read_manifest(disk / "out"), Verify.always)
+
+
+def test_a_short_write_without_an_error_is_detected(tmp_path):
+    """The kernel writes all but five bytes of the last page of images, and reports success."""
+    options = ("--source", "synthetic", "--per-class", 1, "--shards", 1)
+    assert convert(*options, "--out", tmp_path / "complete").returncode == 0
+    size = next((tmp_path / "complete").glob("train-*")).stat().st_size
+    limit = size - 24 * 100 - 5  # FFCV ends a file with 24 bytes for each of the 100 samples
+    done = convert(*options, "--out", tmp_path / "short", launcher=("prlimit", f"--fsize={limit}", *PYTHON))
+    assert_rejected(done, "short write", exit_code=1)
+
+
+def test_a_read_only_disk_is_a_one_line_error(tmp_path):
+    with mounted_tmpfs(tmp_path / "disk", "ro") as disk:
+        options = ("--source", "synthetic", "--per-class", 5, "--out", disk / "out")
+        assert_rejected(convert(*options), "Read-only file system", exit_code=1)
