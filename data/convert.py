@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,8 +14,9 @@ if __name__ == "__main__":
 
 from data.errors import DataError, WriterError
 from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE, Encoding, choose_encoding
+from data.image_reading import describe_changes
 from data.manifest import MANIFEST, Manifest, Verify, read_manifest, verify
-from data.sources.registry import DEFAULT_FRACTION, Kind, open_source
+from data.sources.registry import DEFAULT_FRACTION, Kind, kind_of, open_source
 from data.sources.source import Source
 from data.sources.synthetic import SIDE
 from data.writing.dataset_writer import DEFAULT_SHARDS, Converted, WriterOptions, convert_dataset
@@ -28,14 +28,14 @@ _DESCRIPTION = """\
 Converts images to FFCV shards and a manifest.
 
 The images of --source folder are in one folder per class, or in train/ and val/
-(or test/) with one folder per class each. Images that are not RGB (greyscale,
-palette, CMYK, transparent) are converted to RGB.
+(or test/) with one folder per class each. Images are turned upright as their
+EXIF orientation says, composited on white, and converted to 8-bit RGB.
 """
 _EXAMPLES = """\
 examples:
   python -m data.convert --source cifar100 --root downloads --download --out shards/cifar100
-  python -m data.convert --source folder --root DIR --out shards/mine
-  python -m data.convert --source folder --root DIR --out shards/mine64 --resolution 64 --resize --hold-out 0.2
+  python -m data.convert --root DIR --out shards/mine
+  python -m data.convert --root DIR --out shards/mine64 --resolution 64 --resize --hold-out 0.2
   python -m data.convert --source synthetic --per-class 200 --out shards/demo
 """
 
@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--source", choices=[str(kind) for kind in Kind], required=True, help="where the images come from"
+        "--source",
+        choices=[str(kind) for kind in Kind],
+        help="where the images come from (default: cifar100 if --root is its folder or archive, otherwise folder)",
     )
     command.add_argument(
         "--root", type=Path, metavar="DIR", help="directory of the images, or CIFAR-100's tar.gz; unused for synthetic"
@@ -207,6 +209,7 @@ def main(argv: list[str] | None = None) -> int:
 def _convert(args: argparse.Namespace) -> int:
     if args.longest_side and args.resize:
         raise DataError("--longest-side keeps the shapes of images, --resize makes them square: use one of them")
+    args.source = args.source or (Kind.cifar100 if args.download else kind_of(args.root)).value
     options = _given_options(args)
     if (args.out / MANIFEST).exists() and not args.overwrite:
         print(f"{args.out}: already converted; {_check_existing(args, options, read_manifest(args.out))}")
@@ -293,9 +296,7 @@ def _encoding(args: argparse.Namespace, source: Source) -> tuple[Encoding, list[
 
 def _notes(out: Path, converted: Converted) -> list[str]:
     """What was changed, skipped or found in the images."""
-    notes, manifest = [], converted.manifest
-    if converted.to_rgb:
-        notes.append(_rgb_note(converted.to_rgb))
+    notes, manifest = describe_changes(converted.changes), converted.manifest
     if manifest.skipped:
         count = len(manifest.skipped)
         subject = "1 image that cannot be stored was" if count == 1 else f"{count} images that cannot be stored were"
@@ -306,15 +307,6 @@ def _notes(out: Path, converted: Converted) -> list[str]:
             "training image: the validation accuracy will be too high"
         )
     return notes
-
-
-def _rgb_note(converted: Counter[str]) -> str:
-    """How many images of which kind were converted to RGB."""
-    images = f"image{'s' if converted.total() > 1 else ''} converted to RGB"
-    if len(converted) == 1:
-        return f"{converted.total()} {next(iter(converted))} {images}"
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(converted.items()))
-    return f"{converted.total()} {images}: {kinds}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the conversion decodes and stores images. Stored JPEGs are decoded in data.reading."""
+"""How the conversion stores images. Stored JPEGs are decoded in data.reading."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,22 +7,11 @@ import numpy as np
 from PIL import Image
 
 from data.errors import DataError
+from data.image_reading import naming, size_as_read, to_rgb
 from data.sources.source import Source
 
 LARGEST_SIDE = 16384  # pixels: a page of FFCV holds any image up to this size
 DEFAULT_LONGEST_SIDE = 500  # pixels, for images of different sizes or of one larger size
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # raised by PIL
-_DEEP_MODES = ("I", "F")  # prefixes of modes with more than 8 bits per channel, whose conversion would clip values
-_MODE_NAMES = {
-    "1": "greyscale",
-    "L": "greyscale",
-    "LA": "greyscale",
-    "La": "greyscale",
-    "P": "palette",
-    "PA": "palette",
-    "RGBA": "transparent",
-    "RGBa": "transparent",
-}
 
 
 @dataclass(frozen=True)
@@ -49,12 +38,12 @@ class StoredImage(NamedTuple):
 
     Attributes:
         pixels: uint8 (height, width, 3).
-        converted_from: kind of image that was converted to RGB, such as "greyscale"; empty for RGB images.
+        changes: what was done to the image when it was read, see `data.image_reading`.
     """
 
     pixels: np.ndarray
     label: int
-    converted_from: str
+    changes: tuple[str, ...]
 
 
 def choose_encoding(source: Source, mode: str | None, quality: int) -> tuple[Encoding, list[str]]:
@@ -84,8 +73,9 @@ def common_size(source: Source) -> tuple[int, int] | None:
         images = source.split(split)
         for index in range(len(images)):
             try:
-                size = images[index][0].size
-            except DECODE_ERRORS:
+                with naming(source.name(split, index)), images[index][0] as image:
+                    size = size_as_read(image)
+            except DataError:
                 continue  # reported when the image is stored
             if size != (common or size):
                 return None
@@ -94,39 +84,25 @@ def common_size(source: Source) -> tuple[int, int] | None:
 
 
 def load_image(source: Source, split: str, index: int, encoding: Encoding) -> StoredImage:
-    """Decodes an image and brings it into the form that is stored.
+    """Reads an image and brings it into the form that is stored.
 
     Raises:
-        DataError: the image cannot be decoded, or the encoding does not permit its size or its kind.
+        DataError: the image cannot be read, or the encoding does not permit its size.
     """
     name = source.name(split, index)
-    try:
+    with naming(name, "; remove it, or use --skip-bad"):
         image, label = source.split(split)[index]
-        image.load()
-    except DECODE_ERRORS as error:
-        raise DataError(f"{name}: cannot be decoded ({error}); remove it, or use --skip-bad") from error
-    if image.mode.startswith(_DEEP_MODES):
-        raise DataError(
-            f"{name}: mode {image.mode} has more than 8 bits per channel; convert it to 8 bits, or use --skip-bad"
-        )
-    converted_from = "" if image.mode == "RGB" else _MODE_NAMES.get(image.mode, image.mode)
-    image = to_rgb(image)
-    if not (encoding.mixed or encoding.resize) and image.size != (encoding.resolution, encoding.resolution):
-        raise DataError(
-            f"{name}: {image.width}x{image.height} pixels instead of {encoding.resolution}x{encoding.resolution}; "
-            "use --resize to resize and crop such images, --longest-side to keep their shapes, or --skip-bad"
-        )
-    image = to_stored_size(image, encoding.resolution, encoding.mixed)
+        with image:
+            image, changes = to_rgb(image)
+        if not (encoding.mixed or encoding.resize) and image.size != (encoding.resolution, encoding.resolution):
+            raise DataError(
+                f"{name}: {image.width}x{image.height} pixels instead of {encoding.resolution}x{encoding.resolution}; "
+                "use --resize to resize and crop such images, --longest-side to keep their shapes, or --skip-bad"
+            )
+        pixels = np.asarray(to_stored_size(image, encoding.resolution, encoding.mixed))
     if not 0 <= label < len(source.classes):
         raise DataError(f"{name}: label {label}, but there are {len(source.classes)} classes")
-    return StoredImage(np.asarray(image), label, converted_from)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Transparency is dropped."""
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the direct conversion prints a warning
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return StoredImage(pixels, label, changes)
 
 
 def to_stored_size(image: Image.Image, resolution: int, mixed: bool) -> Image.Image:
@@ -146,9 +122,11 @@ def shrink(image: Image.Image, longest: int) -> Image.Image:
 
 
 def resize_and_crop(image: Image.Image, side: int) -> Image.Image:
-    """Resizes the shorter side to this length (pixels) and crops the centre to a square."""
-    scale = side / min(image.size)
-    width, height = (max(side, round(length * scale)) for length in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    """The largest square around the centre, resized to this side (pixels).
+
+    Nothing else is resized: the long side of a 16000x1 image would become millions of pixels long.
+    """
+    square = min(image.size)
+    left, top = ((length - square) / 2 for length in image.size)
+    box = (left, top, left + square, top + square)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box)

@@ -4,7 +4,6 @@ import os
 import signal
 
 from converting import assert_rejected, convert
-from images import class_folders
 from programs import PYTHON, kill_group, mounted_tmpfs, run, start, trainer, wait_until
 
 from data.manifest import Verify, read_manifest, verify
@@ -40,12 +39,15 @@ def test_a_writer_that_dies_aborts_the_conversion(tmp_path):
 
 
 def test_a_writer_that_stalls_is_killed(tmp_path):
-    source = class_folders(tmp_path / "images")
-    path = source / "train" / "cat" / "2.png"
-    path.unlink()
-    os.mkfifo(path)  # reading it blocks forever
-    options = ("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 2, "--resolution", 32)
-    assert_rejected(convert(*options, "--timeout", 2), "no progress for 2 s", "--timeout", exit_code=1)
+    command = ["--source", "synthetic", "--per-class", "400", "--shards", "2", "--out", str(tmp_path / "out")]
+    process = start([*PYTHON, "-m", "data.convert", *command, "--timeout", "2"])
+    wait_until(lambda: list((tmp_path / "out").glob(".conversion-*/*.beton")))
+    os.kill(writers_of(process)[-1], signal.SIGSTOP)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1, out + err
+    assert "no progress for 2 s" in err
+    assert "--timeout" in err
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_full_disk_is_a_one_line_error(tmp_path):

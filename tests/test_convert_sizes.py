@@ -104,7 +104,7 @@ def test_images_that_are_not_rgb_are_converted_and_counted(tmp_path):
     options = ("--source", "folder", "--root", source, "--shards", 1)
     done = convert(*options, "--out", tmp_path / "one")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "note: 1 greyscale image converted to RGB\n" in done.stdout
+    assert "note: images changed when read: 1 greyscale converted to RGB\n" in done.stdout
     assert (read_all(tmp_path / "one", "train")[0][5] == 77).all()
     palette = Image.new("P", (32, 32))
     palette.putpalette([10, 20, 30] * 256)
@@ -115,7 +115,8 @@ def test_images_that_are_not_rgb_are_converted_and_counted(tmp_path):
     Image.new("CMYK", (32, 32), (0, 0, 0, 255)).save(source / "test" / "ant" / "0.tiff")
     done = convert(*options, "--out", tmp_path / "several")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "note: 5 images converted to RGB: 1 CMYK, 2 greyscale, 1 palette, 1 transparent\n" in done.stdout
+    kinds = "1 CMYK converted to RGB, 2 greyscale converted to RGB, 1 palette converted to RGB, "
+    assert f"note: images changed when read: {kinds}3 transparent composited on white\n" in done.stdout
     pixels = read_all(tmp_path / "several", "train")[0]
-    assert [pixels[index, 0, 0].tolist() for index in (8, 9, 10)] == [[99, 99, 99], [1, 2, 3], [10, 20, 30]]
+    assert [pixels[index, 0, 0].tolist() for index in (8, 9, 10)] == [[255, 255, 255], [215, 215, 215], [255, 255, 255]]
     assert read_all(tmp_path / "several", "val")[0][1, 0, 0].tolist() == [0, 0, 0]

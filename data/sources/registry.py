@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from data.errors import DataError
-from data.sources.cifar100 import open_cifar100
+from data.sources.cifar100 import is_cifar100, open_cifar100
 from data.sources.class_folders import has_splits, open_class_folders
 from data.sources.hold_out import hold_out
 from data.sources.source import Source
@@ -17,6 +17,21 @@ class Kind(StrEnum):
     cifar100 = "cifar100"
     folder = "folder"
     synthetic = "synthetic"
+
+
+def kind_of(root: Path | None) -> Kind:
+    """The kind of source that a directory or archive is: CIFAR-100's own files, otherwise a folder of images.
+
+    Raises:
+        DataError: it is neither.
+    """
+    if root is None:
+        raise DataError("--root is missing: the directory of the images (or use --source synthetic)")
+    if is_cifar100(root):
+        return Kind.cifar100
+    if root.is_file():
+        raise DataError(f"{root}: neither a folder of images nor CIFAR-100's archive")
+    return Kind.folder
 
 
 def open_source(
@@ -42,7 +57,7 @@ def open_source(
     Raises:
         DataError: no usable images; the message says what was expected.
     """
-    notes = []
+    notes: list[str] = []
     if kind is Kind.synthetic:
         val = max(1, per_class // 5)
         source = Source(SyntheticImages("train", per_class), SyntheticImages("val", val), "{}[{}]".format)
@@ -51,7 +66,7 @@ def open_source(
     elif kind is Kind.cifar100 and not has_splits(root):
         source = open_cifar100(root, download)
     else:
-        source, has_validation = open_class_folders(root)
+        source, has_validation, notes = open_class_folders(root, with_validation=validation is None)
         if not has_validation and validation is None:
             images = len(source.train)
             source = hold_out(source, DEFAULT_FRACTION)

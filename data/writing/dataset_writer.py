@@ -52,12 +52,12 @@ class Converted:
     """A new dataset.
 
     Attributes:
-        to_rgb: numbers of images that were converted to RGB, by kind.
+        changes: numbers of images that were changed when read, by kind, see `data.image_reading`.
         duplicates: number of validation images with the pixels of a training image.
     """
 
     manifest: Manifest
-    to_rgb: Counter[str]
+    changes: Counter[str]
     duplicates: int
 
 
@@ -183,10 +183,10 @@ def _describe(
     written: dict[str, list[WrittenShard]],
     skipped: dict[str, set[int]],
 ) -> Converted:
-    statistics, to_rgb = ChannelStatistics(), Counter[str]()
+    statistics, changes = ChannelStatistics(), Counter[str]()
     for split in SPLITS:
         for part in written[split]:
-            to_rgb += part.converted
+            changes += part.changes
             if split == "train":
                 statistics.merge(part.statistics)
     mean, std = statistics.mean_and_std()
@@ -201,4 +201,4 @@ def _describe(
         tuple(source.name(split, index) for split in SPLITS for index in sorted(skipped[split])),
     )
     train, val = (np.concatenate([part.images for part in written[split]]) for split in SPLITS)
-    return Converted(manifest, to_rgb, int(np.isin(val, train).sum()))
+    return Converted(manifest, changes, int(np.isin(val, train).sum()))

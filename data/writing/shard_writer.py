@@ -59,13 +59,13 @@ class WrittenShard:
     """A shard and what the whole dataset needs to know about its images.
 
     Attributes:
-        converted: numbers of images that were converted to RGB, by kind.
+        changes: numbers of images that were changed when read, by kind, see `data.image_reading`.
         images: a hash of each image's pixels, the same in all processes of one conversion: int64 (samples,).
     """
 
     shard: Shard
     statistics: ChannelStatistics
-    converted: Counter[str]
+    changes: Counter[str]
     images: np.ndarray
 
 
@@ -83,7 +83,7 @@ class _Rows:
     ) -> None:
         self.source, self.split, self.encoding = source, split, encoding
         self.indices, self.first_id, self.progress = indices, first_id, progress
-        self.statistics, self.converted = ChannelStatistics(), Counter[str]()
+        self.statistics, self.changes = ChannelStatistics(), Counter[str]()
         self.images = np.zeros(len(indices), np.int64)
         self.content = 0
 
@@ -91,11 +91,10 @@ class _Rows:
         return len(self.indices)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int, int]:
-        loaded, label, converted_from = load_image(self.source, self.split, self.indices[row], self.encoding)
+        loaded, label, changes = load_image(self.source, self.split, self.indices[row], self.encoding)
         pixels = np.ascontiguousarray(loaded)
         self.statistics.add(pixels)
-        if converted_from:
-            self.converted[converted_from] += 1
+        self.changes.update(changes)
         self.images[row] = hash((pixels.shape, pixels.tobytes()))
         self.content = (self.content + self._digest(pixels, label, self.first_id + row)) % CONTENT_MODULUS
         self.progress.sample()
@@ -205,7 +204,7 @@ def write_shard(
     digest = _sha256(path, progress)
     final = path.rename(path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}"))
     shard = Shard(final.name, first_id, len(indices), final.stat().st_size, digest, f"{rows.content:064x}")
-    return WrittenShard(shard, rows.statistics, rows.converted, rows.images)
+    return WrittenShard(shard, rows.statistics, rows.changes, rows.images)
 
 
 def _sha256(path: Path, progress: Progress) -> str:
