@@ -299,6 +299,7 @@ def test_a_run_of_a_newer_version_is_rejected(tmp_path, attempt):
 )
 def test_messages_name_what_is_different_and_every_remedy(tmp_path, attempt, flags, words):
     attempt()
+    fill(tmp_path / "tiny", WRITTEN[:1])
     with pytest.raises(UsageError) as rejected:
         attempt(*flags)
     assert str(rejected.value).startswith(f"{tmp_path}/tiny {words}")
@@ -356,5 +357,6 @@ def test_a_restart_resumes_although_resume_is_never(tmp_path, attempt):
 
 def test_a_changed_number_of_epochs_is_named_although_the_warmup_was_adapted_to_it(tmp_path, attempt):
     attempt("--schedule.warmup_epochs", "5", "--train.epochs", "3")
+    fill(tmp_path / "tiny", WRITTEN[:1])
     with pytest.raises(UsageError, match=r"train\.epochs was 3, now 10"):
         attempt("--schedule.warmup_epochs", "5", "--train.epochs", "10")

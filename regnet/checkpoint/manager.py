@@ -64,12 +64,12 @@ class CheckpointManager:
             raise CheckpointError(f"{self.directory}: none of the checkpoints is valid. {START_OVER}")
         return max(found, key=lambda checkpoint: checkpoint[1]["progress"]["global_step"], default=None)
 
-    def best_is_at_step(self, step: int) -> bool:
-        """Whether best.pt is valid and of this global step."""
-        try:
-            return self.best.exists() and load(self.best)["progress"]["global_step"] == step
-        except CheckpointError:
-            return False
+    def find_best(self, step: int) -> Path | None:
+        """The valid checkpoint of the best epoch, which ended at this global step: best.pt or a numbered one."""
+        for path in (self.best, self.path(step)):
+            if path.exists() and _is_of_best_epoch(path, step):
+                return path
+        return None
 
     @staticmethod
     def _load_valid(path: Path, on_corrupt: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
@@ -81,3 +81,12 @@ class CheckpointManager:
             return None
         except CheckpointFormatError as error:
             raise CheckpointError(f"{error}. {START_OVER}") from error
+
+
+def _is_of_best_epoch(path: Path, step: int) -> bool:
+    """Whether a valid checkpoint was written after the evaluation of the epoch that ended at `step`, then the best."""
+    try:
+        progress = load(path)["progress"]
+    except CheckpointError:
+        return False
+    return step == progress["global_step"] == progress["best_step"]

@@ -1,22 +1,32 @@
-"""The run directory of one attempt: its lock, its configuration and its state."""
+"""The run directory of one attempt: its configuration and its state."""
 
-import fcntl
 import json
 import os
-import time
-import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from regnet.config.schema import Config
 from regnet.errors import UsageError
 from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory
-from regnet.runs.compatibility import check_compatible, check_same_options
+from regnet.runs.compatibility import check_same_options, check_same_task
+from regnet.runs.earlier_attempt import earlier_attempt, new_wandb_id
 from regnet.runs.event_log import Event, log_event
-from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, summary
+from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, run_path, summary
 from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
-from regnet.runs.status import START_OVER, STATE, RunFormatError, RunState, Status, format_json, parse_state, read_state
+from regnet.runs.launch_command import launch_command
+from regnet.runs.lock import LOCK, take_lock, try_lock
+from regnet.runs.status import (
+    RUNNING,
+    STATE,
+    Ending,
+    RunFormatError,
+    RunState,
+    Status,
+    format_json,
+    parse_state,
+    read_state,
+)
 
 _GRACE = 10.0  # seconds that a rank needs to exit after it has noticed that another one is gone
 
@@ -33,7 +43,7 @@ class RunDirectory:
 
     Attributes:
         completed: epochs and steps that earlier attempts have completed.
-        finished: whether an earlier attempt has completed the run.
+        finished: a sentence about the run, if an earlier attempt has completed it; otherwise empty.
         starts_over: `begin` will delete the run that is there.
     """
 
@@ -41,56 +51,33 @@ class RunDirectory:
         self.path = run_path(config)
         self.config, self.data = config, data
         self.launch, self.jobs = launch_name(), job_ids()
+        self._command, self._started_in = launch_command(), os.getcwd()
         try:
             make_directory(self.path)
-            self._lock = self._take_lock(config.distributed.heartbeat_timeout + _GRACE)
+            patience = config.distributed.heartbeat_timeout + _GRACE
+            self._lock = take_lock(self.path, patience, may_take_over=self._restarts_holder)
         except OSError as error:
             raise UsageError(
                 f"{self.path} cannot be used as the run directory: {error.strerror}. Use another --runs_dir"
             ) from error
         self.starts_over = config.overwrite and self._is_overwritten()
-        if not self.starts_over:
-            # A restart of a job that has overwritten the run resumes it.
-            check_compatible(self.path, replace(config, resume="auto") if config.overwrite else config)
-        before = None if self.starts_over else read_state(self.path)
-        if before is not None and (self.path / "config.yaml").exists():  # otherwise no attempt has started yet
-            self._check_same_task(before.data, before.epochs)
-        self.finished = self._is_finished(before)
+        before = None if self.starts_over else earlier_attempt(self.path, config, data)
+        self.finished = self._finished(before)
         self.completed = (0, 0) if before is None else (before.epoch, before.step)
         self.resumed_from_step = self.completed[1]
         self.attempt = 1 if before is None else before.attempt + 1
         # A new job starts a new count: its user has dealt with what stopped the last one.
         same_job = before is not None and job_of(before.launch) == job_of(self.launch)
         self.earlier_attempts_without_progress = before.attempts_without_progress if before and same_job else 0
-        self.wandb_id = uuid.uuid4().hex[:8] if before is None else before.wandb_id
+        self.wandb_id = new_wandb_id() if before is None else before.wandb_id
         self.writer = AtomicWriter(self.path)
         if before is not None and self.finished:  # the launcher asks for the outcome of this attempt
             self._write(STATE, replace(before, launch=self.launch).to_json())
 
-    def _take_lock(self, patience: float) -> TextIO:
-        """Waits for an attempt that is about to end: ranks whose launcher or node died need a while to notice.
-
-        A restarted job knows that its earlier attempt is over, and takes over after that time: on a node that lost its
-        network, a process may live on and hold the lock. It keeps the old lock file, this attempt creates a new one,
-        and AtomicWriter stops the old one from writing.
-        """
-        path = self.path / ".lock"
-        deadline = time.monotonic() + patience
-        while True:
-            file = open(path, "a")  # noqa: SIM115  # held until the process ends
-            if _lock(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-            file.close()
-            if time.monotonic() > deadline:
-                holder = None if not self.launch else read_state(self.path)
-                if holder is None or job_of(holder.launch) != job_of(self.launch):
-                    raise UsageError(
-                        f"{self.path}: another process is training this run. "
-                        "Use another --name, or wait until it has ended"
-                    )
-                print(f"{self.path}: taken over from an earlier attempt, which still holds the lock", flush=True)
-                path.unlink(missing_ok=True)
-            time.sleep(0.2)
+    def _restarts_holder(self) -> bool:
+        """Whether this attempt is of the same job as the one that holds the lock."""
+        holder = None if not self.launch else read_state(self.path)
+        return holder is not None and job_of(holder.launch) == job_of(self.launch)
 
     def _is_overwritten(self) -> bool:
         """Whether there is a run to delete; a restart of the job that wrote it keeps and resumes it.
@@ -142,13 +129,14 @@ class RunDirectory:
             self.starts_over = False
         # Training again with this file must resume the run, not delete it.
         self._write("config.yaml", replace(self.config, overwrite=False).to_yaml())
-        self.write_state(Status.running, epoch, step)
+        self.write_state(epoch, step)
         log_event(self.writer, Event("started", self.attempt, epoch, step, processes))
 
-    def write_state(self, status: Status, epoch: int, step: int, reason: str = "") -> None:
+    def write_state(self, epoch: int, step: int, ending: Ending = RUNNING) -> None:
         """Records the status of the run; before `begin` has deleted an overwritten run, that run's status stays."""
         if self.starts_over:
             return
+        status = ending.status
         state = RunState(
             status,
             epoch,
@@ -158,15 +146,19 @@ class RunDirectory:
             self.earlier_attempts_without_progress,
             self.config.train.epochs,
             self.data,
-            reason,
+            ending.reason,
             self.wandb_id,
             self.launch,
             self.jobs,
+            ending.diverged,
+            ending.stale_epochs,
+            self._command,
+            self._started_in,
         )
         try:
             self._write(STATE, state.to_json())
             if status is not Status.running:
-                log_event(self.writer, Event(str(status), self.attempt, epoch, step, reason))
+                log_event(self.writer, Event(str(status), self.attempt, epoch, step, ending.reason))
         except DirectoryTakenOver:
             raise
         except OSError:
@@ -191,36 +183,29 @@ class RunDirectory:
     def _write(self, name: str, text: str) -> None:
         self.writer.write(self.path / name, text.encode())
 
-    def _is_finished(self, before: RunState | None) -> bool:
-        if before is None or before.state is not Status.finished or before.epochs < self.config.train.epochs:
-            return False
+    def _finished(self, before: RunState | None) -> str:
+        """See `finished`. Empty also if only the result is lost: the run is evaluated again."""
+        if before is None or before.state is not Status.finished:
+            return ""
+        complete = before.epoch >= self.config.train.epochs
+        stopped = 0 < self.config.early_stopping.patience <= before.stale_epochs
+        if not (complete or stopped) or not self._has_result():
+            return ""
+        if complete:
+            return "Already finished"
+        more = "It trains on with a larger early_stopping.patience (0 for no early stopping)"
+        return f"Already finished. {before.reason}. {more}"
+
+    def _has_result(self) -> bool:
         try:
             return "class_accuracy" in self.read_result()
         except (OSError, ValueError):
-            return False  # the run is evaluated again
+            return False
 
     def check_checkpoint(self, saved: dict[str, Any]) -> None:
         """Raises UsageError for a checkpoint of a different run, for a directory that holds nothing but checkpoints."""
         check_same_options(self.path, saved["config"], self.config)
-        self._check_same_task(saved["data"], saved["config"]["train"]["epochs"])
-
-    def _check_same_task(self, data: str, epochs: int) -> None:
-        if data != self.data:
-            raise UsageError(f"{self.path} was trained on different images. {START_OVER}")
-        schedule, now = self.config.schedule.name, self.config.train.epochs
-        if schedule != "baseline" and epochs != now:
-            best = self.checkpoints / "best.pt"
-            weights = f" with --model.weights {best} to continue from its weights" if best.exists() else ""
-            raise UsageError(
-                f"{self.path} was created with a different number of epochs: train.epochs was {epochs}, now {now}, and "
-                f"the learning rates of schedule.name {schedule} depend on it. "
-                f"Use another --name{weights}, or --overwrite to start over"
-            )
-
-
-def run_path(config: Config) -> Path:
-    """The run directory."""
-    return Path(config.runs_dir) / config.name
+        check_same_task(self.path, self.config, (saved["data"], self.data), saved["config"]["train"]["epochs"])
 
 
 def mark_failed(directory: Path, why: str) -> None:
@@ -229,8 +214,8 @@ def mark_failed(directory: Path, why: str) -> None:
     Does nothing if rank zero is alive or a newer attempt is training: both hold the lock.
     """
     try:
-        with open(directory / ".lock", "r+", encoding="utf-8") as lock:
-            state = read_state(directory) if _lock(lock) else None
+        with open(directory / LOCK, "r+", encoding="utf-8") as lock:
+            state = read_state(directory) if try_lock(lock) else None
             if state is not None and state.state is Status.running and state.launch == launch_name():
                 writer = AtomicWriter(directory)
                 failed = replace(state, state=Status.failed, reason=why)
@@ -239,12 +224,3 @@ def mark_failed(directory: Path, why: str) -> None:
                 writer.close()
     except OSError as error:
         print(f"{directory / STATE} still says running: {error.strerror}", flush=True)
-
-
-def _lock(file: TextIO) -> bool:
-    """Takes the lock if it is free."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -4,18 +4,22 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from regnet.config.schema import Config
 from regnet.runs.atomic_write import sync_directory
 from regnet.runs.event_log import EVENTS
 from regnet.runs.status import STATE
 
 RESULT, EVALUATION = "result.json", "evaluation.npz"
-# Everything that this program writes into a run directory.
-_CONTENTS = (
-    RESULT,  # first: without it, an interrupted deletion does not look like a finished run
+_CHECKPOINTS = (
     "checkpoints/step-*.pt",
     "checkpoints/best.pt",
     "checkpoints/step-*.damaged",
     "checkpoints/best.damaged",
+)
+# Everything that this program writes into a run directory.
+_CONTENTS = (
+    RESULT,  # first: without it, an interrupted deletion does not look like a finished run
+    *_CHECKPOINTS,
     "report/index.html",
     "report/*.png",
     "wandb",
@@ -27,9 +31,19 @@ _CONTENTS = (
 )
 
 
+def run_path(config: Config) -> Path:
+    """The run directory."""
+    return Path(config.runs_dir) / config.name
+
+
 def run_contents(directory: Path) -> list[Path]:
     """The files and directories in a run directory that this program wrote."""
     return list(dict.fromkeys(path for pattern in _CONTENTS for path in sorted(directory.glob(pattern))))
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Whether there is a checkpoint in a run directory, even a corrupt one."""
+    return any(path for pattern in _CHECKPOINTS for path in directory.glob(pattern))
 
 
 def summary(directory: Path, contents: Sequence[Path]) -> str:

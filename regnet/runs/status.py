@@ -1,7 +1,7 @@
 """state.json: the status of a run, for people, launchers and other commands. Imports no torch."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,25 @@ class Status(StrEnum):
     failed = "failed"
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, or that it is running.
+
+    Attributes:
+        reason: why; empty while it is running.
+        diverged: it failed because losses, gradients or weights were no longer finite.
+        stale_epochs: if it stopped early, consecutive epochs without improvement; otherwise 0.
+    """
+
+    status: Status
+    reason: str = ""
+    diverged: bool = False
+    stale_epochs: int = 0
+
+
+RUNNING = Ending(Status.running)
+
+
 class RunFormatError(UsageError):
     """A run directory written by another version of this program."""
 
@@ -32,7 +51,7 @@ class RunFormatError(UsageError):
 
 @dataclass(frozen=True)
 class RunState:
-    """The content of state.json.
+    """The content of state.json. New fields need a default, which older files then have.
 
     Attributes:
         epoch: completed epochs.
@@ -47,6 +66,9 @@ class RunState:
         wandb_id: id of the run at Weights & Biases.
         launch: REGNET_LAUNCH of the latest attempt, `JOB.ANYTHING`; empty if it was not set.
         jobs: identities of the job that the latest attempt belongs to; see regnet.runs.job_identity.
+        diverged, stale_epochs: see `Ending`.
+        command: that started the latest attempt; empty if it was started from Python.
+        directory: in which it was started.
     """
 
     state: Status
@@ -61,6 +83,10 @@ class RunState:
     wandb_id: str
     launch: str = ""
     jobs: tuple[str, ...] = ()
+    diverged: bool = False
+    stale_epochs: int = 0
+    command: tuple[str, ...] = ()
+    directory: str = ""
 
     @property
     def attempts_without_progress(self) -> int:
@@ -102,7 +128,9 @@ def parse_state(path: Path) -> RunState:
         version = record.pop("format", 1)
         if version != FORMAT:
             raise RunFormatError(path.parent, version)
-        return RunState(**{**record, "state": Status(record["state"]), "jobs": tuple(record["jobs"])})
+        known = {field.name: record[field.name] for field in fields(RunState) if field.name in record}
+        known |= {name: tuple(known[name]) for name in ("jobs", "command") if name in known}
+        return RunState(**known | {"state": Status(record["state"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
 

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from regnet.checkpoint.async_writer import AsyncWriter
+from regnet.checkpoint.file import CheckpointError
 from regnet.checkpoint.manager import CheckpointManager
 from regnet.runs.directory import RunDirectory
-from regnet.runs.status import Status
+from regnet.runs.status import START_OVER
 from regnet.tracking.registry import Trackers
 
 
@@ -31,24 +32,56 @@ class Checkpointer:
     def newest(self) -> LoadedCheckpoint | None:
         """The newest valid checkpoint, if any; none if the run is about to be overwritten.
 
+        If best.pt is lost, and no other checkpoint holds the best epoch, there is no best epoch in `contents`.
+
         Raises:
-            UsageError: it belongs to a different run, or none of the checkpoints is valid.
+            UsageError: it belongs to a different run, or there is none although the run has saved some.
         """
         if self.directory.starts_over:
             return None
-        found = self.checkpoints.newest(lambda why: print(f"skipped a corrupt checkpoint: {why}", flush=True))
+        found = self.checkpoints.newest(_report_corrupt)
         if found is None:
+            steps = self.directory.completed[1]
+            if steps:
+                raise CheckpointError(
+                    f"{self.checkpoints.directory} has no checkpoint, but the run had completed {steps} steps. "
+                    f"{START_OVER}"
+                )
             return None
         checkpoint = LoadedCheckpoint(*found)
         self.directory.check_checkpoint(checkpoint.contents)
+        progress = checkpoint.contents["progress"]
+        if self._best_is_lost(progress):
+            print(f"{self._describe_best(progress)} is lost: the next evaluated epoch becomes best.pt", flush=True)
+            progress |= {"best_top1": -1.0, "best_step": -1}
         return checkpoint
 
-    def restore_best(self, contents: dict[str, Any]) -> None:
-        """Writes best.pt again if `contents` is the best checkpoint and the process was killed before writing it."""
-        progress = contents["progress"]
-        best = progress["best_step"]
-        if best == progress["global_step"] and not self.checkpoints.best_is_at_step(best):
-            self.checkpoints.save(self.directory.writer, best, contents, is_best=True)
+    def _best_is_lost(self, progress: dict[str, Any]) -> bool:
+        return progress["best_step"] >= 0 and self.checkpoints.find_best(progress["best_step"]) is None
+
+    def _describe_best(self, progress: dict[str, Any]) -> str:
+        return f"{self.checkpoints.best} (step {progress['best_step']}, top-1 {progress['best_top1']:.2%})"
+
+    def restore_best(self, progress: dict[str, Any]) -> None:
+        """Writes best.pt again if it was lost, or never written, and another checkpoint holds the best epoch."""
+        best = self.checkpoints.find_best(progress["best_step"])
+        if best is not None and best != self.checkpoints.best:
+            self.directory.writer.write(self.checkpoints.best, best.read_bytes())
+            print(f"{self.checkpoints.best}: restored from {best.name}", flush=True)
+
+    def restore_best_of_finished_run(self) -> None:
+        """`restore_best`, or a line that says why best.pt cannot be restored."""
+        try:
+            found = self.checkpoints.newest(_report_corrupt)
+        except CheckpointError as error:
+            print(error, flush=True)
+            return
+        if found is None:
+            return
+        progress = found[1]["progress"]
+        if self._best_is_lost(progress):
+            print(f"{self._describe_best(progress)} is lost: no other checkpoint holds that epoch", flush=True)
+        self.restore_best(progress)
 
     def save(self, contents: dict[str, Any], is_best: bool, trackers: Trackers) -> None:
         """Starts writing a checkpoint; returns as soon as the previous one is on disk.
@@ -66,7 +99,7 @@ class Checkpointer:
         progress = contents["progress"]
         self.checkpoints.save(self.directory.writer, progress["global_step"], contents, is_best)
         self.saved = (progress["epoch"], progress["global_step"])
-        self.directory.write_state(Status.running, *self.saved)
+        self.directory.write_state(*self.saved)
 
     def wait(self) -> None:
         """Returns when every checkpoint is on disk. Raises the same errors as `save`."""
@@ -75,3 +108,7 @@ class Checkpointer:
     def paths(self) -> list[Path]:
         """Numbered checkpoints, oldest first."""
         return self.checkpoints.paths()
+
+
+def _report_corrupt(message: str) -> None:
+    print(f"skipped a corrupt checkpoint: {message}", flush=True)

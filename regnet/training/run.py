@@ -11,14 +11,16 @@ from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.checkpoint.state_dicts import copy_to_cpu
 from regnet.config.schema import Config
 from regnet.distributed.world import World
+from regnet.errors import Diverged
 from regnet.metrics.evaluation import Evaluation
 from regnet.runs.directory import RunDirectory, mark_failed, run_path
-from regnet.runs.status import Status
+from regnet.runs.status import Ending, Status
 from regnet.tracking.base import EpochReport, StepReport
 from regnet.tracking.console import print_result
 from regnet.tracking.registry import Trackers, open_trackers
 from regnet.training.checkpointing import Checkpointer, LoadedCheckpoint
 from regnet.training.dataset import Dataset
+from regnet.training.environment import describe_changes, describe_environment
 from regnet.training.result import evaluation_file, result_of
 from regnet.training.state import TrainingState
 
@@ -41,16 +43,17 @@ class Run(AbstractContextManager["Run"]):
         self.checkpointer: Checkpointer | None = None
         if self.directory is not None:
             self.checkpointer = Checkpointer(self.directory, config.checkpoint.keep_last)
-        self._ending: tuple[Status, str] | None = None  # set when the run ends without an error
+        self._ending: Ending | None = None  # set when the run ends without an error
         if world.heartbeat is not None:
             world.heartbeat.before_exit = self._failed
 
     def already_finished(self) -> bool:
         """Whether an earlier attempt has completed the run; prints its result."""
-        finished = self.world.broadcast_object(self.directory is not None and self.directory.finished)
+        finished = self.world.broadcast_object(self.directory is not None and bool(self.directory.finished))
         if finished and self.directory is not None:
+            self._open_checkpointer().restore_best_of_finished_run()
             print_result(self.directory.read_result(), self.config.tracking.console_classes)
-            print(f"Already finished. Results: {self.directory.path}", flush=True)
+            print(f"{self.directory.finished}. Results: {self.directory.path}", flush=True)
         return finished
 
     def resume_or_start(self, state: TrainingState) -> None:
@@ -61,14 +64,18 @@ class Run(AbstractContextManager["Run"]):
         """
         found = self.world.on_main(lambda: self._open_checkpointer().newest())
         contents = self.world.broadcast_object(None if found is None else found.contents)
-        loaded = ""
+        environment = state.metadata["environment"] = self.world.gather(describe_environment(self.world.device))
+        note, changes = "", ""
         if contents is not None:
             self.world.run_on_all(lambda: state.load_state_dict(contents, self.world))
+            changes = describe_changes(contents.get("environment"), environment)
+            if changes:
+                note = f"Not bit-identical to an uninterrupted run from here on: {changes}"
         elif self.config.model.weights:
-            loaded = self._load_pretrained(state)
-        self.world.on_main(lambda: self._open(state, found))
-        if loaded:
-            self.log_message(loaded)
+            note = self._load_pretrained(state)
+        self.world.on_main(lambda: self._open(state, found, changes))
+        if note:
+            self.log_message(note)
 
     def _load_pretrained(self, state: TrainingState) -> str:
         """Loads model.weights, which rank zero reads, on all ranks; describes them in a line."""
@@ -80,13 +87,14 @@ class Run(AbstractContextManager["Run"]):
             load_pretrained(network, weights.tensors)
         return weights.description
 
-    def _open(self, state: TrainingState, found: LoadedCheckpoint | None) -> None:
+    def _open(self, state: TrainingState, found: LoadedCheckpoint | None, changes: str) -> None:
         assert self.directory is not None
         progress, checkpointer = state.progress, self._open_checkpointer()
         epochs, steps = checkpointer.saved = (progress.epoch, progress.global_step)
-        self.directory.begin(epochs, steps, f"{self.world.size} x {self.world.device.type}")
+        processes = f"{self.world.size} x {self.world.device.type}"
+        self.directory.begin(epochs, steps, f"{processes}; {changes}" if changes else processes)
         if found is not None:
-            checkpointer.restore_best(found.contents)
+            checkpointer.restore_best(found.contents["progress"])
         self.trackers = open_trackers(self.config, self.directory, epochs, steps)
         if found is not None:
             self.log_message(f"Resuming from {found.path} (epoch {epochs}, step {steps})")
@@ -130,7 +138,7 @@ class Run(AbstractContextManager["Run"]):
 
     def record_preemption(self, reason: str) -> None:
         """The run stops before its end, and can be resumed."""
-        self._ending = Status.preempted, reason
+        self._ending = Ending(Status.preempted, reason)
         if self.checkpointer is not None:
             saved = f"; checkpoint saved at step {self.checkpointer.saved[1]}" if self.checkpointer.paths() else ""
             why = reason[0].upper() + reason[1:]
@@ -140,7 +148,8 @@ class Run(AbstractContextManager["Run"]):
     def record_finish(self, evaluation: Evaluation, state: TrainingState) -> None:
         """The run is complete; `evaluation` is that of its last weights."""
         reason = why_finished(self.config, state)
-        self._ending = Status.finished, reason
+        stopping = state.stopping
+        self._ending = Ending(Status.finished, reason, stale_epochs=stopping.stale if stopping.should_stop else 0)
         if self.directory is None:
             return
         self._open_checkpointer().saved = (state.progress.epoch, state.progress.global_step)
@@ -161,19 +170,19 @@ class Run(AbstractContextManager["Run"]):
             why = f"{why}; the last checkpoint was not saved: {unsaved}" if why else str(unsaved)
         try:
             if why:
-                self._failed(why)
+                self._failed(why, diverged=isinstance(error, Diverged))
             elif self.directory is not None and self._ending is not None:
-                status, reason = self._ending
-                self.directory.write_state(status, *self._open_checkpointer().saved, reason)
+                self.directory.write_state(*self._open_checkpointer().saved, self._ending)
         finally:
             self.trackers.close(failed=error is not None)
             if self.directory is not None:
                 self.directory.close()
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, diverged: bool = False) -> None:
         """Records the failure. Every rank tries: rank zero may be the one that died."""
         if self.directory is not None:
-            self.directory.write_state(Status.failed, *self._open_checkpointer().saved, why)
+            ending = Ending(Status.failed, why, diverged=diverged)
+            self.directory.write_state(*self._open_checkpointer().saved, ending)
         else:
             mark_failed(run_path(self.config), why)
 
@@ -182,6 +191,10 @@ def why_finished(config: Config, state: TrainingState) -> str:
     """Why a run ended without being preempted or failing."""
     epochs, stopping = state.progress.epoch, state.stopping
     if not stopping.should_stop:
-        return f"Finished after {epochs} epoch{'s' if epochs != 1 else ''}"
+        return f"Finished after {_epochs(epochs)}"
     monitor = config.early_stopping.monitor
-    return f"Stopped early after {epochs} epochs: {monitor} has not improved for {stopping.stale} epochs"
+    return f"Stopped early after {_epochs(epochs)}: {monitor} has not improved for {_epochs(stopping.stale)}"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"

@@ -1,0 +1,77 @@
+"""What an attempt continues: the run in its directory, a run that has not got far enough to be protected, or a copy."""
+
+import uuid
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from regnet.config.schema import Config, to_plain_types
+from regnet.errors import UsageError
+from regnet.runs.compatibility import (
+    changed_options,
+    check_compatible,
+    check_same_task,
+    holds_progress,
+    read_config,
+)
+from regnet.runs.files import run_path
+from regnet.runs.status import STATE, RunState, parse_state, read_state
+
+
+def earlier_attempt(directory: Path, config: Config, data: str) -> RunState | None:
+    """The state of the run in a directory, after checking that this attempt may continue it; None for a new run.
+
+    A run without a checkpoint and a copy of another run get a new id at Weights & Biases; a line says so.
+
+    Args:
+        data: identity of the images.
+
+    Raises:
+        UsageError: it may not continue the run.
+    """
+    # A restart of a job that has overwritten the run resumes it.
+    check_compatible(directory, replace(config, resume="auto") if config.overwrite else config)
+    before = read_state(directory)
+    if before is None or not (directory / "config.yaml").exists():  # no attempt has started yet
+        return before
+    if holds_progress(directory):
+        check_same_task(directory, config, (before.data, data), before.epochs)
+    elif changes := _changes(directory, before, config, data):
+        print(f"{directory} has no checkpoint: it starts again with other options: {'; '.join(changes)}", flush=True)
+        return replace(before, wandb_id=new_wandb_id())
+    original = _original(directory, before)
+    if original is not None:
+        print(f"{directory} is a copy of {original}: a new run for Weights & Biases", flush=True)
+        return replace(before, wandb_id=new_wandb_id())
+    return before
+
+
+def new_wandb_id() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+def _changes(directory: Path, before: RunState, config: Config, data: str) -> list[str]:
+    """What is different from the last attempt of a run that is not protected."""
+    try:
+        created_with = read_config(directory)
+    except UsageError as error:
+        return [str(error)]
+    changes = [] if created_with is None else changed_options(to_plain_types(asdict(created_with)), config)
+    if before.epochs != config.train.epochs:
+        changes.append(f"train.epochs was {before.epochs}, now {config.train.epochs}")
+    if before.data != data:
+        changes.append("the images are different")
+    return changes
+
+
+def _original(directory: Path, before: RunState) -> Path | None:
+    """The run of which a directory is a copy, if that is still in its place: both have the same id."""
+    try:
+        created_with = read_config(directory)
+        if created_with is None:
+            return None
+        original = Path(before.directory) / run_path(created_with)
+        if original.samefile(directory) or parse_state(original / STATE).wandb_id != before.wandb_id:
+            return None
+    except (OSError, ValueError, UsageError):  # there is no such run, or not one that this attempt could read
+        return None
+    return run_path(created_with)
