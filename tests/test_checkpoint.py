@@ -92,7 +92,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_it_can_be_resumed(shards, tm
     flags = (*LONGER, "2", "--checkpoint.every_steps", "2", "--checkpoint.keep_last", "99")
     with mounted_tmpfs(tmp_path / "disk", "size=1200k") as disk:
         full = run(trainer(disk, shards, *flags))
-        one_line(full, "failed: ", "No space left on device")
+        one_line(full, "failed: ", f"No space left on device: '{disk}/tiny/checkpoints/step-")
         assert state(disk / "tiny")["state"] == "failed"
         checkpoints = CheckpointManager(disk / "tiny" / "checkpoints", 9)
         assert not list((disk / "tiny").glob(".attempt-*"))
@@ -117,7 +117,7 @@ def test_a_disk_that_is_full_during_logging_ends_the_run_and_its_state_is_failed
                 file.write(bytes(4096))
         out, err = process.communicate(timeout=60)
         assert process.returncode == 1, out
-        assert "No space left on device" in err
+        assert f"No space left on device: '{disk}/tiny/" in err
         assert "Traceback" not in err
         assert state(disk / "tiny")["state"] == "failed"
 

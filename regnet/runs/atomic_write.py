@@ -1,8 +1,10 @@
 """Atomic file writes, which survive a power loss and which only the newest attempt of a run can make."""
 
+import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -40,7 +42,7 @@ class AtomicWriter:
         temporary = self.path / path.name
         try:
             try:
-                with open(temporary, "wb") as file:
+                with name_file(path), open(temporary, "wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -55,6 +57,17 @@ class AtomicWriter:
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def name_file(path: Path) -> Iterator[None]:
+    """Names the file in the errors of a failing disk: those that occur once a file is open do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sync_directory(directory: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from regnet.runs.atomic_write import AtomicWriter
+from regnet.runs.atomic_write import AtomicWriter, name_file
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
 
@@ -22,6 +22,7 @@ class MetricsLog(Tracker):
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             writer.write(path, b"".join(line for line in lines if _is_completed(line, epochs, steps)))
+        self.path = path
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
     def log_steps(self, reports: list[StepReport]) -> None:
@@ -31,11 +32,13 @@ class MetricsLog(Tracker):
         self._write([{"kind": "epoch", **report.row()}])
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self.file.write("".join(json.dumps(_without_nan(row), allow_nan=False) + "\n" for row in rows))
-        self.file.flush()
+        with name_file(self.path):
+            self.file.write("".join(json.dumps(_without_nan(row), allow_nan=False) + "\n" for row in rows))
+            self.file.flush()
 
     def sync(self) -> None:
-        os.fsync(self.file.fileno())
+        with name_file(self.path):
+            os.fsync(self.file.fileno())
 
     def close(self, failed: bool) -> None:
         self.file.close()
