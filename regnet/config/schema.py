@@ -23,6 +23,7 @@ from regnet.config.types import (
     SideLength,
     SmallCount,
     Strength,
+    Temperature,
 )
 from regnet.models.design_space import Design, Rounding, Variant, generate_design
 
@@ -168,7 +169,7 @@ class TrainConfig:
             a GPU without gradient accumulation or anomaly detection.
         sync_batchnorm: compute BatchNorm statistics over the global batch instead of each process's part.
         deterministic: use deterministic algorithms only.
-        detect_anomaly: name the operation that produces a non-finite gradient; slow.
+        detect_anomaly: end the run at the first gradient that is NaN and name the operation that produced it; slow.
         device: auto (CUDA if available), cpu or cuda.
         max_steps_per_epoch: stop every epoch after this many steps, for smoke tests; 0 for full epochs.
         max_minutes: save a checkpoint and exit as preempted after this time; 0 for no limit.
@@ -212,7 +213,8 @@ class OptimConfig:
         layer_decay: layer-wise learning-rate decay: ratio between the learning rates of a block and the next one, from
             the head (full learning rate) down to the stem; 1 for none.
         clip_norm: maximum norm of the gradient; 0 for no clipping.
-        ema_decay: decay per step of an exponential moving average of the weights, which is then evaluated; 0 for none.
+        ema_decay: decay per step of an exponential moving average of the weights, which is then evaluated; step t, from
+            0, uses at most (1 + t) / (10 + t), so that the initialisation is soon forgotten; 0 for none.
     """
 
     name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"
@@ -240,7 +242,7 @@ class DistillConfig:
 
     teacher: str = ""
     alpha: Probability = 0.5
-    temperature: PositiveFloat = 2.0
+    temperature: Temperature = 2.0
 
 
 @dataclass(frozen=True)

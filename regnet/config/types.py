@@ -33,6 +33,7 @@ NonNegativeFloat = Annotated[float, Range("non-negative number", 0, limit=FLOAT_
 Strength = Annotated[float, Range("non-negative number", 0, limit=STRENGTH_LIMIT)]
 Fraction = Annotated[float, Range("number in [0, 1)", 0, _BELOW_1)]
 Probability = Annotated[float, Range("number in [0, 1]", 0, 1)]
+Temperature = Annotated[float, Range("number from 0.01 to 100", 0.01, 100)]  # beyond, float32 logits overflow or vanish
 PositiveFraction = Annotated[float, Range("number in (0, 1]", _ABOVE_0, 1)]
 RandAugmentOps = Annotated[int, Range("integer from 0 to 14", 0, 14)]
 RandAugmentMagnitude = Annotated[int, Range("integer from 0 to 30", 0, 30)]

@@ -14,7 +14,6 @@ from torch.optim import SGD
 
 _NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.775, 2.0315)
 _NEWTON_SCHULZ_ITERATIONS = 5
-_MIN_NORM = 1e-30  # avoids division by zero
 
 
 class Muon(SGD):
@@ -86,13 +85,26 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
-    # Normalised before the cast: gradients may be outside the range of fp16.
-    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_MIN_NORM)).to(dtype)
+    x = _normalize(x).to(dtype)  # before the cast: gradients may be outside the range of fp16
     a, b, c = _NEWTON_SCHULZ_COEFFICIENTS
     for _ in range(_NEWTON_SCHULZ_ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT
+
+
+def _normalize(matrices: Tensor) -> Tensor:
+    """Divides each matrix by its Frobenius norm: (n, rows, columns) -> the same shape. Zeros stay zeros.
+
+    Entries are first scaled by a power of two, as squares of float32 numbers below 1e-19 or above 1e19 underflow or
+    overflow: the momentum of a weight whose gradient is zero decays towards zero. Such a scaling is exact, so it does
+    not change the result where the squares are representable.
+    """
+    largest = matrices.abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(matrices.dtype).tiny)
+    mantissas, _ = largest.frexp()
+    scaled = matrices * (mantissas / largest)
+    norms = scaled.norm(dim=(1, 2), keepdim=True)
+    return scaled / norms.where(norms != 0, 1)
 
 
 def _orthogonalize_and_scale(updates: Tensor, dtype: torch.dtype) -> Tensor:

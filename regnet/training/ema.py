@@ -10,10 +10,14 @@ from torch import Tensor, nn
 class ModelEma(nn.Module):
     """EMA of weights and BatchNorm statistics, initialised with those of `model`.
 
+    The decay warms up: update t, counted from 0, uses min(decay, (1 + t) / (10 + t)), as in TensorFlow's
+    ExponentialMovingAverage. Otherwise most of the EMA after a thousand steps with a decay of 0.9998 would be the
+    initialisation.
+
     torch.optim.swa_utils.AveragedModel is not used because each of its updates synchronises with the device.
 
     Args:
-        decay: per update, 0 to 1.
+        decay: per update after the warm-up, 0 to 1.
 
     Attributes:
         module: the network with the EMA weights.
@@ -25,8 +29,12 @@ class ModelEma(nn.Module):
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Updates the EMA with the weights of `model`; integer buffers (num_batches_tracked) are copied."""
+    def update(self, model: nn.Module, step: int) -> None:
+        """Updates the EMA with the weights of `model`; integer buffers (num_batches_tracked) are copied.
+
+        Args:
+            step: number of earlier updates.
+        """
         ema_tensors: list[Tensor] = []
         tensors: list[Tensor] = []
         for ema_tensor, tensor in zip(_tensors(self.module), _tensors(model), strict=True):
@@ -35,7 +43,7 @@ class ModelEma(nn.Module):
                 tensors.append(tensor)
             else:
                 ema_tensor.copy_(tensor)
-        torch._foreach_lerp_(ema_tensors, tensors, 1 - self.decay)
+        torch._foreach_lerp_(ema_tensors, tensors, 1 - min(self.decay, (1 + step) / (10 + step)))
 
 
 def _tensors(model: nn.Module) -> chain[Tensor]:

@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from regnet.config.schema import Config
 from regnet.distributed.world import World
+from regnet.errors import Diverged
+from regnet.optim.clipping import clip_gradients
 from regnet.optim.optimizers import set_learning_rate
 from regnet.training.amp import Precision
 from regnet.training.batches import Batch
@@ -69,8 +71,27 @@ class TrainStep:
         return logits, self.loss(logits, targets, teacher_logits)
 
     def backward_pass(self, loss: Tensor) -> None:
-        """Accumulates gradients; DDP reduces them across ranks meanwhile, except inside `no_sync`."""
-        self.state.scaler.scale(loss).backward()
+        """Accumulates gradients; DDP reduces them across ranks meanwhile, except inside `no_sync`.
+
+        Raises:
+            Diverged: on this rank only, with train.detect_anomaly, for a gradient that is NaN.
+        """
+        scaled = self.state.scaler.scale(loss)
+        try:
+            scaled.backward()
+        except RuntimeError as error:
+            if "returned nan values" not in str(error):  # the message of torch's anomaly detection
+                raise
+            raise Diverged(self._describe_anomaly(str(error), loss)) from error
+
+    def _describe_anomaly(self, found: str, loss: Tensor) -> str:
+        step, group = self.state.progress.global_step + 1, self.state.optimizer.param_groups[0]
+        lr = group["lr"] / group["lr_scale"]
+        text = f"a gradient is not finite at step {step} (learning rate {lr:.3g}, train.detect_anomaly): {found}"
+        if self.precision.skips_overflow and loss.isfinite():
+            scale = self.state.scaler.get_scale()
+            text += f" Without train.detect_anomaly, the step is skipped if loss scale {scale:g} is too large for fp16"
+        return text
 
     def update_metrics(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Adds a batch to the epoch's training metrics."""
@@ -83,12 +104,12 @@ class TrainStep:
         state, clip_norm = self.state, self.config.optim.clip_norm
         if clip_norm:
             state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
+            clip_gradients(state.model.parameters(), clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         if state.ema is not None:
-            state.ema.update(state.model)
+            state.ema.update(state.model, state.progress.global_step)
 
     def no_sync(self) -> AbstractContextManager:
         """Within it, backward accumulates gradients locally instead of reducing them across ranks."""
