@@ -18,7 +18,7 @@ from data.loader import RankInfo, TrainingLoader
 from data.open_loaders import open_loaders
 from regnet.config.parser import parse_config_with_notes
 from regnet.config.schema import Config
-from regnet.data_adapter import adapt_to_manifest, loader_options, open_shards
+from regnet.data_adapter import adapt_to_manifest, adapt_to_process, loader_options, open_shards
 from regnet.distributed.world import World, join_world
 from regnet.error_handling import exit_code_of
 from regnet.exit_codes import DONE, exit_process, preempted_exit_code
@@ -52,17 +52,18 @@ def train(config: Config, notes: Sequence[str], world: World) -> int:
     configure_torch(config.seed, config.train, world.device)
     shards, manifest = open_shards(config, world)
     config, data_notes = adapt_to_manifest(config, manifest)
+    in_this_process, process_notes = adapt_to_process(config)
     with Run(config, world, manifest) as run:
         if run.already_finished():
             return DONE
         rank = RankInfo(world.rank, world.size, world.device)
-        train_batches, val_batches = open_loaders(shards, manifest, loader_options(config), rank)
+        train_batches, val_batches = open_loaders(shards, manifest, loader_options(in_this_process), rank)
         train_step = build_train_step(config, world, manifest)
         if should_capture_step(config.train, world):
             capture_step(train_step, train_batches)
         run.resume_or_start(train_step.state)
         trainer = Trainer(config, world, train_step, train_batches, val_batches, run, NOTICE)
-        for line in (*notes, *data_notes, start_message(trainer, train_batches)):
+        for line in (*notes, *data_notes, *process_notes, start_message(trainer, train_batches)):
             run.log_message(line)
         result = trainer.fit()
         if result is None:

@@ -44,6 +44,15 @@ def trainable_steps(samples: int, batch_size: int, drop_last: bool, world_size: 
     Raises:
         DataError: there is no batch, or the last one has too few samples.
     """
+    needed = 2 * world_size
+    for_all = "2 in a batch" if world_size == 1 else f"2 for each of {world_size} processes in a batch"
+    fewer = " or fewer processes" if world_size > 1 else ""
+    if samples < needed:
+        raise DataError(f"there are {samples} training images, but BatchNorm needs {for_all}: use more images{fewer}")
+    if batch_size < needed:
+        raise DataError(
+            f"train.batch_size is {batch_size}, but BatchNorm needs {for_all}: use at least {needed}{fewer}"
+        )
     steps = steps_per_epoch(samples, batch_size, drop_last)
     if steps < 1:
         raise DataError(
@@ -51,10 +60,10 @@ def trainable_steps(samples: int, batch_size: int, drop_last: bool, world_size: 
             "use a smaller train.batch_size, or data.drop_last false"
         )
     last = min(batch_size, samples - (steps - 1) * batch_size)
-    if last < 2 * world_size:
+    if last < needed:
         raise DataError(
-            f"the last of {steps} batches has {last} of {samples} training images, but BatchNorm needs 2 for each of "
-            f"{world_size} processes: change train.batch_size, or set data.drop_last true"
+            f"the last of {steps} batches has {last} of {samples} training images, but BatchNorm needs {for_all}: "
+            "change train.batch_size, or set data.drop_last true"
         )
     return steps
 

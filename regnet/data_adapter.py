@@ -10,7 +10,7 @@ from data.manifest import Manifest, Verify, read_manifest
 from data.open_loaders import LoaderOptions
 from data.reading.shard_reader import max_workers
 from regnet.checkpoint.load_model import TrainedModel
-from regnet.config.adaptation import adapt_to_dataset
+from regnet.config.adaptation import adapt_to_dataset, reduce_workers
 from regnet.config.schema import Config
 from regnet.distributed.world import World
 from regnet.errors import UsageError
@@ -29,8 +29,13 @@ def open_shards(config: Config, world: World) -> tuple[Path, Manifest]:
 
 
 def adapt_to_manifest(config: Config, manifest: Manifest) -> tuple[Config, list[str]]:
-    """The configuration adapted to the dataset and to this process, and a line about each change."""
-    return adapt_to_dataset(config, manifest.mixed, max_workers())
+    """The configuration adapted to the dataset, as the run stores it, and a line about each change."""
+    return adapt_to_dataset(config, manifest.mixed, manifest.samples("train"))
+
+
+def adapt_to_process(config: Config) -> tuple[Config, list[str]]:
+    """The configuration adapted to this process, which is not stored, and a line about each change."""
+    return reduce_workers(config, max_workers())
 
 
 def loader_options(config: Config) -> LoaderOptions:

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from data.errors import DataError, LoaderError
 from data.loader import EvaluationLoader, RankInfo
 from data.open_loaders import open_loaders
-from data.reading.shard_reader import max_workers
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
-from regnet.data_adapter import check_classes, loader_options, open_shards
+from regnet.data_adapter import adapt_to_process, check_classes, loader_options, open_shards
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
 from regnet.error_handling import exit_code_of
@@ -109,10 +108,8 @@ def run(args: argparse.Namespace) -> int:
     trained = load_trained_model(args.checkpoint)
     config = trained.config
     shards = str(args.shards) if args.shards else config.data.shards
-    workers = min(config.data.workers, max_workers())  # the node that trained may have more cores
-    config = replace(
-        config, data=replace(config.data, shards=shards, local_cache_dir="", cache="none", workers=workers)
-    )
+    config = replace(config, data=replace(config.data, shards=shards, local_cache_dir="", cache="none"))
+    config, _ = adapt_to_process(config)
     with join_world(args.device, config.distributed, PreemptionNotice()) as world:
         directory, manifest = open_shards(config, world)
         check_classes(trained, directory, manifest)

@@ -166,17 +166,17 @@ def test_missing_shards_a_read_only_disk_too_large_a_batch_and_few_open_files_ar
     assert "wandb login" in found["W&B"]["fix"]
 
 
-def test_a_running_run_and_an_incomplete_batch_are_reported_without_touching_the_lock(shards, tmp_path):
+def test_a_running_run_and_too_small_a_batch_are_reported_without_touching_the_lock(shards, tmp_path):
     directory = tmp_path / "tiny"
     directory.mkdir()
     (directory / "config.yaml").touch()
-    flags = ("--train.batch_size", 2000, "--data.drop_last", "true", "--json")
+    flags = ("--train.batch_size", 1, "--json")
     with open(directory / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = findings(run(doctor(tmp_path, shards, *flags)))
     assert failed(found) == {"run", "batches"}
     assert found["run"]["message"] == f"{directory}: process {os.getpid()} is training this run"
-    assert "do not fill one batch of 2000" in found["batches"]["message"]
+    assert "train.batch_size is 1, but BatchNorm needs 2" in found["batches"]["message"]
 
 
 def test_an_unknown_option_is_a_one_line_usage_error():

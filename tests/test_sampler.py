@@ -195,7 +195,10 @@ def test_a_batch_sampler_gives_the_batches_of_its_order():
     ("samples", "batch_size", "drop_last", "world_size", "message"),
     [
         (10, 20, True, 1, "10 training images do not fill one batch of 20: use a smaller train.batch_size"),
-        (21, 20, False, 1, "the last of 2 batches has 1 of 21 training images, but BatchNorm needs 2 for each of 1"),
+        (21, 20, False, 1, "the last of 2 batches has 1 of 21 training images, but BatchNorm needs 2 in a batch"),
+        (20, 1, False, 1, "train.batch_size is 1, but BatchNorm needs 2 in a batch: use at least 2$"),
+        (20, 3, True, 2, "train.batch_size is 3, .* 2 for each of 2 processes .*: use at least 4 or fewer processes"),
+        (1, 1, False, 1, "there are 1 training images, but BatchNorm needs 2 in a batch: use more images"),
         (43, 20, False, 2, "the last of 3 batches has 3 of 43 training images, but BatchNorm needs 2 for each of 2"),
     ],
 )

@@ -36,12 +36,14 @@ gradient clipping to {STRENGTH_LIMIT:g}).
 
 ## Adapted options
 
-Some options are adapted instead of rejected. The program prints each change, and `config.yaml` contains the result:
+Some options are adapted instead of rejected. The program prints each change, and `config.yaml` contains the result, but
+for `data.workers`, which depends on the node:
 
 * `schedule.warmup_epochs` is reduced to half of `train.epochs` (rounded down) if it leaves no epoch for the decay; not
   with `schedule.name: baseline`.
 * `augment.crop_padding` becomes 0 with `augment.rrc_min_scale`, which crops the images itself.
 * `augment.rrc_min_scale` becomes 0.25 for a dataset with images of different sizes if it is 0.
+* `train.batch_size` is reduced to the number of training images.
 * `data.workers` is reduced to the number of threads that the process may use.
 
 ## Resuming

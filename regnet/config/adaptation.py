@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from regnet.config.schema import Config
 from regnet.config.validation import validate_config
+from regnet.errors import UsageError
 
 MIXED_SIZES_MIN_SCALE = 0.25  # as in configs/folder.yaml
 
@@ -29,19 +30,19 @@ def resolve_conflicts(config: Config) -> tuple[Config, list[str]]:
     return config, notes
 
 
-def adapt_to_dataset(config: Config, mixed: bool, threads: int) -> tuple[Config, list[str]]:
-    """Adapts options to a dataset and to this process; the result and a line about each change.
+def adapt_to_dataset(config: Config, mixed: bool, samples: int) -> tuple[Config, list[str]]:
+    """Adapts options to a dataset; the result and a line about each change.
 
     * augment.rrc_min_scale becomes 0.25 for images stored in their own shapes, which cannot be used whole.
-    * data.workers is reduced to the threads that this process may use.
+    * train.batch_size is reduced to the number of training images.
 
     Args:
         config: already adapted by `resolve_conflicts`.
         mixed: the dataset stores images in their own shapes.
-        threads: the most that this process may use.
+        samples: number of training images.
 
     Raises:
-        UsageError: an option excludes the adapted one.
+        UsageError: an option excludes the adapted one; the message explains what was adapted.
     """
     notes = []
     if mixed and not config.augment.rrc_min_scale:
@@ -51,9 +52,25 @@ def adapt_to_dataset(config: Config, mixed: bool, threads: int) -> tuple[Config,
         config = replace(config, augment=replace(config.augment, rrc_min_scale=MIXED_SIZES_MIN_SCALE))
         config, further = resolve_conflicts(config)
         notes += further
+    if config.train.batch_size > samples:
+        images = f"{samples} training image{'s' if samples > 1 else ''}"
+        notes.append(f"train.batch_size reduced from {config.train.batch_size} to {samples}: there are {images}")
+        config = replace(config, train=replace(config.train, batch_size=samples))
+    try:
         validate_config(config)
-    if config.data.workers > threads:
-        usable = f"{threads} thread{'s' if threads > 1 else ''}"
-        notes.append(f"data.workers reduced from {config.data.workers} to {threads}: this process may use {usable}")
-        config = replace(config, data=replace(config.data, workers=threads))
+    except UsageError as error:
+        raise UsageError(f"{error} ({'; '.join(notes)})") from error
     return config, notes
+
+
+def reduce_workers(config: Config, threads: int) -> tuple[Config, list[str]]:
+    """Reduces data.workers to the threads that this process may use; the result and a line about the change.
+
+    Other nodes may offer more threads, so the result is not stored with the run.
+    """
+    workers = config.data.workers
+    if workers <= threads:
+        return config, []
+    usable = f"{threads} thread{'s' if threads > 1 else ''}"
+    note = f"data.workers reduced from {workers} to {threads}: this process may use {usable}"
+    return replace(config, data=replace(config.data, workers=threads)), [note]

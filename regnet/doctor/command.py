@@ -12,15 +12,15 @@ import torch
 
 from data.errors import DataError
 from data.manifest import read_manifest
-from regnet.config.parser import parse_config
+from regnet.config.parser import parse_config_with_notes
 from regnet.config.schema import Config
-from regnet.data_adapter import adapt_to_manifest
+from regnet.data_adapter import adapt_to_manifest, adapt_to_process
 from regnet.distributed.heartbeat import COLLECTIVE_ERRORS, PeerLost
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import join_world
 from regnet.doctor.communication import check_all_reduce, check_launch, check_placement, process_info, reports_device
 from regnet.doctor.environment import check_device, check_node
-from regnet.doctor.findings import Finding, any_failed, fail, merge
+from regnet.doctor.findings import Finding, any_failed, fail, merge, ok
 from regnet.doctor.output import print_findings
 from regnet.doctor.requirements import (
     build_untrained_model,
@@ -65,14 +65,14 @@ def main(argv: Sequence[str], started: float) -> int:
     if "--help" in argv or "-h" in argv:
         print(_HELP)
     try:
-        config = adapted_to_shards(parse_config([argument for argument in argv if argument != "--json"]))
+        config, adapted = adapted_config([argument for argument in argv if argument != "--json"])
     except UsageError as error:
         print(f"error{label}: {error}", file=sys.stderr)
         return USAGE
     launch_failures, findings = check_launch(os.environ), list[Finding]()
     if not launch_failures:
         try:
-            return check_all_ranks(config, findings, started, as_json)
+            return check_all_ranks(config, adapted, findings, started, as_json)
         except RuntimeError as error:
             if type(error) not in _EXPECTED:
                 raise
@@ -80,18 +80,23 @@ def main(argv: Sequence[str], started: float) -> int:
                 print(f"failed{label}: {error}", file=sys.stderr)
                 return FAILED
             launch_failures = rank_lost(str(error))
-    findings = (findings or check_single_process(config)) + launch_failures
+    findings = (findings or check_single_process(config) + adapted) + launch_failures
     print_findings(findings, time.perf_counter() - started, as_json)
     return FAILED
 
 
-def adapted_to_shards(config: Config) -> Config:
-    """The configuration as the trainer adapts it to the dataset; unchanged without a readable manifest."""
+def adapted_config(arguments: Sequence[str]) -> tuple[Config, list[Finding]]:
+    """The configuration as the trainer adapts it to the dataset and the node, and a finding for each change."""
+    config, notes = parse_config_with_notes(arguments)
     try:
         manifest = read_manifest(Path(config.data.shards))
     except DataError:  # check_shards reports it
-        return config
-    return adapt_to_manifest(config, manifest)[0]
+        pass
+    else:
+        config, data_notes = adapt_to_manifest(config, manifest)
+        notes += data_notes
+    config, process_notes = adapt_to_process(config)
+    return config, [ok("options", note) for note in (*notes, *process_notes)]
 
 
 def rank_lost(reason: str) -> list[Finding]:
@@ -119,10 +124,13 @@ def _number(name: str, default: int) -> int:
     return int(text) if text.isdecimal() and int(text) > 0 else default
 
 
-def check_all_ranks(config: Config, findings: list[Finding], started: float, as_json: bool) -> int:
+def check_all_ranks(
+    config: Config, adapted: list[Finding], findings: list[Finding], started: float, as_json: bool
+) -> int:
     """Runs the checks of this rank, exchanges the findings and prints them on rank zero; returns the exit code.
 
     Args:
+        adapted: options that were adapted.
         findings: extended in place, so that the findings so far are known even if this raises.
     """
     options = replace(config.distributed, timeout=min(TIMEOUT, config.distributed.timeout))
@@ -143,7 +151,7 @@ def check_all_ranks(config: Config, findings: list[Finding], started: float, as_
         of_node = device if reports_device(own, processes) else []
         if own == on_node[0]:
             of_node = check_node(config, len(on_node)) + of_node
-            of_node += check_node_requirements(config, world.size, len(on_node), own.local_rank)
+            of_node += check_node_requirements(config, world.size, len(on_node), own.local_rank) + adapted
         of_run = check_run_requirements(config) + check_run_directory(config) if world.is_main else []
         findings += of_node + of_run
         findings_by_host = patient_world.gather((own.host, of_node))

@@ -24,6 +24,8 @@ from regnet.models.regnet import Model, count_parameters, freeze_backbone
 from regnet.optim.optimizers import state_tensors_per_parameter
 from regnet.runs.directory import run_path
 from regnet.tracking.wandb_tracker import has_wandb_key
+from regnet.training.compiler import FIX as COMPILER_FIX
+from regnet.training.compiler import compiler_problem
 
 DEFAULT_CLASSES = 100  # assumed without a manifest
 _FLOAT = 4  # bytes
@@ -41,6 +43,7 @@ def check_node_requirements(config: Config, world_size: int, processes: int, loc
     batches = "change the options that the message names"
     memory = "use a smaller --train.batch_size, a larger --train.grad_accum_steps, or more processes"
     return [
+        *check_compile(config, local_rank),
         *guarded("shards", lambda: check_shards(config), recreate, DataError, OSError),
         *guarded("batches", lambda: check_batches(config, world_size), batches, DataError),
         *guarded(
@@ -56,6 +59,25 @@ def check_run_requirements(config: Config) -> list[Finding]:
         *guarded("weights", lambda: check_weights(config, run_path(config)), weights, UsageError),
         *guarded("W&B", lambda: check_wandb(config), wandb, OSError),
     ]
+
+
+def check_compile(config: Config, local_rank: int) -> list[Finding]:
+    """Whether torch.compile works on this node, if the run uses it."""
+    device = _device(config, local_rank)
+    if not config.train.compile or device is None:
+        return []
+    problem = compiler_problem(device)
+    if problem:
+        return [fail("compile", f"torch.compile does not work: {problem}", COMPILER_FIX)]
+    return [ok("compile", "torch.compile works")]
+
+
+def _device(config: Config, local_rank: int) -> torch.device | None:
+    """The device of this process; None if there is none, which check_device reports."""
+    try:
+        return choose_device(config.train.device, local_rank)
+    except UsageError:
+        return None
 
 
 def class_names(config: Config) -> Sequence[str] | None:
@@ -123,11 +145,8 @@ def check_batches(config: Config, world_size: int) -> list[Finding]:
 def check_memory(config: Config, world_size: int, processes: int, local_rank: int) -> list[Finding]:
     """Compares what a step needs with what is free: on the GPU, or on the node for all of its processes."""
     need = step_bytes(config, count_classes(config), world_size)
-    try:
-        on_gpu = choose_device(config.train.device, local_rank).type == "cuda"
-    except UsageError:  # check_device reports it
-        on_gpu = False
-    if on_gpu:
+    device = _device(config, local_rank)
+    if device is not None and device.type == "cuda":
         free, kind = torch.cuda.mem_get_info(local_rank)[0], "GPU memory"
     else:
         free, kind = free_memory(), "memory"

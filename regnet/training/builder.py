@@ -14,6 +14,7 @@ from regnet.models.regnet import Model, freeze_backbone, initialize_weights, set
 from regnet.models.sync_batchnorm import convert_sync_batchnorm
 from regnet.optim.optimizers import build_optimizer
 from regnet.training.amp import Precision
+from regnet.training.compiler import check_compiler
 from regnet.training.dataset import Dataset
 from regnet.training.distillation import open_teacher
 from regnet.training.early_stopping import EarlyStopping
@@ -32,8 +33,10 @@ def build_train_step(config: Config, world: World, dataset: Dataset) -> TrainSte
     All ranks call it together, after torch_setup.configure_torch has seeded the initialisation.
 
     Raises:
-        UsageError: on all ranks, if the teacher cannot be used.
+        UsageError: on all ranks, if the teacher or torch.compile cannot be used.
     """
+    if config.train.compile:
+        world.run_on_all(lambda: check_compiler(world.device))
     model = build_model(config, world, len(dataset.classes))
     loss = build_loss(config, world, dataset)
     precision = Precision(config.train.precision, world.device)
