@@ -55,7 +55,7 @@ def copy_shards(source: Path, cache_dir: Path) -> Path:
         needed, free = sum(shard.size for shard in shards), shutil.disk_usage(target).free
         if needed > free:
             raise DataError(
-                f"{cache_dir}: {free / 1e9:.1f} GB are free, but {source} needs {needed / 1e9:.1f} GB: free some "
+                f"{cache_dir}: {_size(free)} are free, but {source} needs {_size(needed)}: free some "
                 "space, choose another data.local_cache_dir, or leave it empty to read the shards in place"
             )
         for shard in shards:
@@ -63,6 +63,14 @@ def copy_shards(source: Path, cache_dir: Path) -> Path:
         verify(target, manifest, Verify.always)
         _copy(source / MANIFEST, target / MANIFEST)
     return target
+
+
+def _size(number: int) -> str:
+    """Bytes for people: 3.1 MB."""
+    for unit, power in (("GB", 3), ("MB", 2), ("kB", 1)):
+        if number >= 1000**power:
+            return f"{number / 1000**power:,.1f} {unit}"
+    return f"{number} bytes"
 
 
 def copy_directory(source: Path, cache_dir: Path) -> Path:

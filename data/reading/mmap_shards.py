@@ -11,11 +11,14 @@ import numpy as np
 
 from data.errors import DataError, LoaderError
 from data.manifest import Manifest
+from data.open_files import allow_open_files
 from data.reading.ffcv_imports import IMAGE_MODES, Compiler, Reader, cast_int_to_byte_ptr
 
 _TABLE = numba.uint64[::1]
 _BOXES = numba.int64[:, ::1]
 _FLAGS = numba.uint8[::1]
+_FILES_PER_SHARD = 2  # the file, and the copy of its descriptor that mmap makes
+_OTHER_FILES = 100  # that a run opens afterwards: checkpoints, logs, connections
 _CONVERT_AGAIN = "convert the images again: python -m data.convert --overwrite"
 
 
@@ -41,6 +44,11 @@ class MappedShards:
     """
 
     def __init__(self, directory: Path, manifest: Manifest, split: str) -> None:
+        allow_open_files(
+            _FILES_PER_SHARD * len(manifest.splits[split]) + _OTHER_FILES,
+            f"{directory}: {len(manifest.splits[split]):,} {split} shards",
+            "convert the images again with fewer --shards",
+        )
         metadata, pointers, sizes = [], [], []
         self._files: list[_File] = []  # kept open, because the tables hold addresses into them
         for shard in manifest.splits[split]:

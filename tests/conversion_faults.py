@@ -1,0 +1,82 @@
+"""Runs the conversion with an injected fault:
+
+    python tests/conversion_faults.py FAULT[:N] --source S --out DIR ...
+
+FAULT is a method of `Fault`. Everything else is real: processes, signals, files.
+"""
+
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+class Fault:
+    """A fault, and the number of the call in which it occurs, from 1."""
+
+    def __init__(self, text: str) -> None:
+        self.name, _, number = text.partition(":")
+        self.number = int(number or 1)
+        self.calls = 0
+        self.process = os.getpid()
+
+    def apply(self) -> None:
+        getattr(self, self.name)()
+
+    def before(self, module, function: str, action, only_in_this_process: bool = False) -> None:
+        """Calls action() before the given call of a function."""
+        original = getattr(module, function)
+
+        def replacement(*args, **options):
+            if not only_in_this_process or os.getpid() == self.process:
+                self.calls += 1
+                if self.calls == self.number:
+                    action()
+            return original(*args, **options)
+
+        setattr(module, function, replacement)
+
+    def before_sample(self, action) -> None:
+        """Each writer counts its own samples."""
+        import data.writing.shard_writer
+
+        self.before(data.writing.shard_writer, "load_image", action)
+
+    def killed_in_sample(self) -> None:
+        """The process that runs the writers is killed; the writer, which wrote down its id, goes on for ever."""
+        self.before_sample(lambda: (self.record_process(), os.kill(os.getppid(), signal.SIGKILL), time.sleep(1000)))
+
+    def blocked_in_sample(self) -> None:
+        self.before_sample(lambda: (self.record_process(), time.sleep(1000)))
+
+    def record_process(self) -> None:
+        Path(os.environ["WRITERS"], str(os.getpid())).touch()
+
+    def slow_samples(self) -> None:
+        """Every sample takes 0.2 s."""
+        import data.writing.shard_writer
+
+        original = data.writing.shard_writer.load_image
+        data.writing.shard_writer.load_image = lambda *args: (time.sleep(0.2), original(*args))[1]
+
+    def killed_before_rename(self) -> None:
+        """Not in a writer: those of the shards and of the manifest that the conversion puts in place."""
+        self.before(os, "rename", lambda: os.kill(os.getpid(), signal.SIGKILL), only_in_this_process=True)
+
+    def killed_before_unlink(self) -> None:
+        self.before(os, "unlink", lambda: os.kill(os.getpid(), signal.SIGKILL), only_in_this_process=True)
+
+    def interrupted_before_rename(self) -> None:
+        self.before(os, "rename", lambda: os.kill(os.getpid(), signal.SIGTERM), only_in_this_process=True)
+
+
+if __name__ == "__main__":
+    fault = Fault(sys.argv.pop(1))
+    fault.apply()
+    sys.modules.pop("data.convert", None)  # as in a fresh process, where it is not imported yet
+    runpy.run_module("data.convert", run_name="__main__", alter_sys=True)
