@@ -18,6 +18,6 @@ except RuntimeError as error:
         del sys.modules[_name]
     import torchvision
 
-from torchvision.datasets import CIFAR100, ImageFolder
+from torchvision.datasets import CIFAR100
 
-__all__ = ["CIFAR100", "ImageFolder", "torchvision"]
+__all__ = ["CIFAR100", "torchvision"]
