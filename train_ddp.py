@@ -13,15 +13,14 @@ NOTICE = PreemptionNotice()
 if __name__ == "__main__":
     NOTICE.install()  # before torch is imported, which takes seconds: a signal may arrive meanwhile
 
-from data.errors import DataError, LoaderError
+from commandline.command import run_command
+from commandline.exit_codes import DONE, exit_process, preempted_exit_code
 from data.loader import RankInfo, TrainingLoader
 from data.open_loaders import open_loaders
 from regnet.config.parser import parse_config_with_notes
 from regnet.config.schema import Config
 from regnet.data_adapter import adapt_to_manifest, adapt_to_process, loader_options, open_shards
 from regnet.distributed.world import World, join_world
-from regnet.error_handling import exit_code_of
-from regnet.exit_codes import DONE, exit_process, preempted_exit_code
 from regnet.models.regnet import count_parameters
 from regnet.report import write_run_report
 from regnet.runs.directory import run_path
@@ -35,12 +34,12 @@ from regnet.training.trainer import Trainer
 def main(argv: list[str]) -> int:
     """Runs one process of a training; returns its exit code."""
 
-    def run() -> int:
-        config, notes = parse_config_with_notes(argv)
+    def run(arguments: list[str]) -> int:
+        config, notes = parse_config_with_notes(arguments)
         with join_world(config.train.device, config.distributed, NOTICE) as world:
             return train(config, notes, world)
 
-    return exit_code_of(run, usage_errors=DataError, failures=LoaderError)
+    return run_command(run, argv)
 
 
 def train(config: Config, notes: Sequence[str], world: World) -> int:

@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from commandline.command import run_command
+from commandline.paths import path_option
 from data import interrupts
 
 if __name__ == "__main__":
     interrupts.exit_on_signals()  # during the imports, which take seconds
 
-from data.errors import DataError, WriterError
+from data.errors import DataError
 from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE, Encoding, choose_encoding
 from data.image_reading import describe_changes
 from data.manifest import MANIFEST, Manifest, Verify, read_manifest, verify
@@ -58,10 +60,13 @@ def parser() -> argparse.ArgumentParser:
         help="where the images come from (default: cifar100 if --root is its folder or archive, otherwise folder)",
     )
     command.add_argument(
-        "--root", type=Path, metavar="DIR", help="directory of the images, or CIFAR-100's tar.gz; unused for synthetic"
+        "--root",
+        type=path_option,
+        metavar="DIR",
+        help="directory of the images, or CIFAR-100's tar.gz; unused for synthetic",
     )
     command.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="directory for the shards and the manifest"
+        "--out", type=path_option, required=True, metavar="DIR", help="directory for the shards and the manifest"
     )
     command.add_argument("--download", action="store_true", help="cifar100: download it into --root if it is not there")
     command.add_argument(
@@ -192,18 +197,16 @@ def _amount(text: str) -> int | float:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: converted, or converted before; 1: failed; 2: wrong usage or input; 128 + a signal's number."""
-    try:
-        with interrupts.raised_as_exceptions():
-            return _convert(parser().parse_args(argv))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (WriterError, OSError) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except interrupts.Interrupted as interrupted:
-        print(f"{interrupted}: nothing was converted", file=sys.stderr)
-        return interrupted.exit_code
+
+    def run(arguments: list[str]) -> int:
+        try:
+            with interrupts.raised_as_exceptions():
+                return _convert(parser().parse_args(arguments))
+        except interrupts.Interrupted as interrupted:
+            print(f"{interrupted}: nothing was converted", file=sys.stderr)
+            return interrupted.exit_code
+
+    return run_command(run, argv)
 
 
 def _convert(args: argparse.Namespace) -> int:

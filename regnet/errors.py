@@ -1,14 +1,11 @@
 """Errors that end a run: those that the user can fix, and divergence."""
 
+from commandline.errors import CommandError, InputError
 
-class UsageError(Exception):
+
+class UsageError(InputError):
     """Wrong usage or input: reported in one line, exit code 2."""
 
-    exit_code = 2
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # quoted messages of libraries may span several lines
-
-
-class Diverged(Exception):
+class Diverged(CommandError):
     """Losses, gradients or weights are no longer finite: exit code 1."""

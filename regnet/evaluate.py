@@ -10,14 +10,15 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from data.errors import DataError, LoaderError
+from commandline.command import run_command
+from commandline.exit_codes import DONE, exit_process
+from commandline.paths import check_output_file, path_option
 from data.loader import EvaluationLoader, RankInfo
 from data.open_loaders import open_loaders
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
@@ -25,9 +26,6 @@ from regnet.checkpoint.load_model import TrainedModel, load_trained_model
 from regnet.data_adapter import adapt_to_process, check_classes, loader_options, open_shards
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
-from regnet.error_handling import exit_code_of
-from regnet.errors import UsageError
-from regnet.exit_codes import DONE, exit_process
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
 from regnet.metrics.evaluation_file import most_confused
 from regnet.tracking.console import in_columns
@@ -103,8 +101,8 @@ def print_evaluation(found: dict[str, Any], console: Console) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.json and not args.json.parent.is_dir():
-        raise UsageError(f"--json {args.json}: {args.json.parent} is not a directory")
+    if args.json:
+        check_output_file("--json", args.json)
     trained = load_trained_model(args.checkpoint)
     config = trained.config
     shards = str(args.shards) if args.shards else config.data.shards
@@ -119,9 +117,9 @@ def run(args: argparse.Namespace) -> int:
         without_tta, flip_tta = evaluate(trained.model, batches, precision, len(trained.classes), world)
         if world.is_main:
             found = to_dict(trained, without_tta, flip_tta)
-            print_evaluation(found, Console(markup=False, emoji=False))
             if args.json:
                 args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            print_evaluation(found, Console(markup=False, emoji=False))
     return DONE
 
 
@@ -130,9 +128,12 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m regnet.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to evaluate")
+    options.add_argument("--checkpoint", type=path_option, required=True, metavar="FILE", help="checkpoint to evaluate")
     options.add_argument(
-        "--shards", type=Path, metavar="DIR", help="shards to evaluate on (default: those that the run was trained on)"
+        "--shards",
+        type=path_option,
+        metavar="DIR",
+        help="shards to evaluate on (default: those that the run was trained on)",
     )
     options.add_argument(
         "--device",
@@ -141,13 +142,16 @@ def parser() -> argparse.ArgumentParser:
         help="auto uses a GPU if there is one (default: %(default)s)",
     )
     options.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write all results, including the confusion matrix, to this file"
+        "--json",
+        type=path_option,
+        metavar="FILE",
+        help="also write all results, including the confusion matrix, to this file",
     )
     return options
 
 
 def main(argv: list[str]) -> int:
-    return exit_code_of(lambda: run(parser().parse_args(argv)), usage_errors=DataError, failures=LoaderError)
+    return run_command(lambda arguments: run(parser().parse_args(arguments)), argv)
 
 
 def cli() -> NoReturn:

@@ -21,6 +21,9 @@ from rich.padding import Padding
 from rich.text import Text
 from torch import Tensor
 
+from commandline.command import run_command
+from commandline.exit_codes import DONE
+from commandline.paths import path_option
 from data.augment.resize_normalize import ResizeNormalize
 from data.errors import DataError
 from data.image_encoding import DECODE_ERRORS
@@ -28,7 +31,6 @@ from data.inference_transform import InferenceTransform
 from regnet.checkpoint.load_model import load_trained_model
 from regnet.data_adapter import manifest_and_transform
 from regnet.errors import UsageError
-from regnet.exit_codes import DONE, USAGE
 
 FORMATS = (".png", ".jpg", ".jpeg")
 BATCH_SIZE = 64
@@ -138,14 +140,14 @@ def parser() -> argparse.ArgumentParser:
     )
     model = options.add_mutually_exclusive_group(required=True)
     model.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="checkpoint of a run, or weights-only checkpoint"
+        "--checkpoint", type=path_option, metavar="FILE", help="checkpoint of a run, or weights-only checkpoint"
     )
     model.add_argument(
-        "--onnx", type=Path, metavar="FILE", help="ONNX model from python -m regnet.export --onnx --normalize"
+        "--onnx", type=path_option, metavar="FILE", help="ONNX model from python -m regnet.export --onnx --normalize"
     )
     options.add_argument(
         "--shards",
-        type=Path,
+        type=path_option,
         metavar="DIR",
         help="shards whose manifest describes the images of a checkpoint (default: those that it was trained on)",
     )
@@ -159,18 +161,13 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+def run(args: argparse.Namespace) -> int:
+    if args.top < 1:
+        raise UsageError(f"--top must be at least 1, got {args.top}")
     console = Console(highlight=False, markup=False, emoji=False)
-    try:
-        if args.top < 1:
-            raise UsageError(f"--top must be at least 1, got {args.top}")
-        paths = find_images(args.images)
-        classifier = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
-        predictions = list(predict(classifier, paths, args.top))
-    except (UsageError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    paths = find_images(args.images)
+    classifier = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
+    predictions = list(predict(classifier, paths, args.top))
     if args.json:
         print(json.dumps([asdict(prediction) for prediction in predictions], indent=1))
         return DONE
@@ -180,6 +177,10 @@ def main(argv: list[str] | None = None) -> int:
         console.print(prediction.image, soft_wrap=True)
         console.print(Padding(Text(classes), (0, 0, 0, 4)))
     return DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(lambda arguments: run(parser().parse_args(arguments)), argv, output_is_result=True)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from commandline.command import run_command
+from commandline.exit_codes import DONE, FAILED, PREEMPTED, USAGE
 from regnet.config.parser import parse_config
 from regnet.errors import UsageError
-from regnet.exit_codes import DONE, FAILED, PREEMPTED, USAGE
 from regnet.runs.directory import run_path
 from regnet.runs.status import RunFormatError, RunState, Status, read_state
 
@@ -40,7 +41,7 @@ def decide(state: RunState | None, directory: Path, limit: int) -> tuple[int, st
     return RETRY, f"{line}; starting it again"
 
 
-def main(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.relaunch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,5 +64,9 @@ def main(argv: list[str]) -> int:
     return status
 
 
+def main(argv: list[str] | None = None) -> int:
+    return run_command(run, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -21,9 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from commandline.command import run_command
+from commandline.exit_codes import DONE
+from commandline.paths import path_option
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model, untrained_model
 from regnet.errors import UsageError
-from regnet.exit_codes import DONE, USAGE
 from regnet.models.complexity import Operator, estimate_memory, profile_operators
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -139,7 +141,10 @@ def parser() -> argparse.ArgumentParser:
         "--section.option VALUE   any option of the trainer, such as --model.depth 13",
     )
     options.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="summarise a trained network (default: an untrained one)"
+        "--checkpoint",
+        type=path_option,
+        metavar="FILE",
+        help="summarise a trained network (default: an untrained one)",
     )
     options.add_argument(
         "--classes",
@@ -160,19 +165,15 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    args, trainer_arguments = parser().parse_known_args(argv)
+def run(arguments: list[str]) -> int:
+    args, trainer_arguments = parser().parse_known_args(arguments)
     console = Console(soft_wrap=True)
-    try:
-        trained = open_model(args.checkpoint, trainer_arguments, args.classes)
-        if args.values:
-            torch.set_printoptions(threshold=sys.maxsize, linewidth=120)
-            print(values_of(trained, args.values))
-            return DONE
-        operators = profile_operators(trained.model, trained.config.data.resolution)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    trained = open_model(args.checkpoint, trainer_arguments, args.classes)
+    if args.values:
+        torch.set_printoptions(threshold=sys.maxsize, linewidth=120)
+        print(values_of(trained, args.values))
+        return DONE
+    operators = profile_operators(trained.model, trained.config.data.resolution)
     if args.format == "json":
         print(as_json(trained, operators, args.weights))
     elif args.format == "csv":
@@ -184,6 +185,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.weights and args.format != "json":
         print_weights(trained, console)
     return DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(run, argv, output_is_result=True)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from commandline.command import run_command
+from commandline.exit_codes import DONE
 from regnet.config.parser import check_known, parse_config
+from regnet.config.yaml_file import as_written, read_yaml
 from regnet.errors import UsageError
-from regnet.exit_codes import DONE, USAGE
 from regnet.runs.directory import run_path
 from regnet.runs.files import RESULT
 
@@ -37,22 +38,19 @@ def read_sweep(path: Path) -> list[Overrides]:
     Raises:
         UsageError: the file or an entry is invalid; one line that names it.
     """
-    try:
-        entries = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not readable as YAML ({error})") from error
+    entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"{path}: must be a list of seeds or of mappings from options to values")
     return [_read_entry(path, number, entry) for number, entry in enumerate(entries)]
 
 
 def _read_entry(path: Path, number: int, entry: Any) -> Overrides:
-    if type(entry) is int:
+    if isinstance(entry, str) and entry.isdecimal():
         return {"seed": entry}
     if not isinstance(entry, dict) or not entry:
-        raise UsageError(f"{path}: entry {number} must be a seed or a mapping from options to values, got {entry!r}")
+        raise UsageError(
+            f"{path}: entry {number} must be a seed or a mapping from options to values, got {as_written(entry)}"
+        )
     for name in entry:
         if name in ("name", "tracking.wandb_group"):
             raise UsageError(f"{path}: entry {number} must not set {name}, which the sweep itself sets")
@@ -134,26 +132,26 @@ def _percent(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2%}"
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m regnet.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=("flags", "count", "table"), help="see above")
     parser.add_argument("file", type=Path, help="the sweep, a YAML list")
     args, rest = parser.parse_known_args(argv)
-    try:
-        if args.command == "flags":
-            if not rest or not rest[0].isdecimal():
-                raise UsageError("flags requires the number of a run, counted from 0")
-            print("\n".join(run_flags(args.file, int(rest[0]), rest[1:])))
-        elif args.command == "count":
-            print(len(read_sweep(args.file)))
-        else:
-            show(collect_results(args.file, rest))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    if args.command == "flags":
+        if not rest or not rest[0].isdecimal():
+            raise UsageError("flags requires the number of a run, counted from 0")
+        print("\n".join(run_flags(args.file, int(rest[0]), rest[1:])))
+    elif args.command == "count":
+        print(len(read_sweep(args.file)))
+    else:
+        show(collect_results(args.file, rest))
     return DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(run, argv, output_is_result=True)
 
 
 if __name__ == "__main__":

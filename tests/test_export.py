@@ -120,7 +120,7 @@ def test_files_that_cannot_be_read_or_written_are_one_line_errors(checkpoint, tm
     assert convert("--source", "folder", "--root", source, "--out", other, "--shards", 1).returncode == 0
     for arguments, words in (
         (("--checkpoint", tmp_path / "none.pt", "--onnx", tmp_path / "a.onnx"), "none.pt"),
-        (("--checkpoint", checkpoint, "--onnx", tmp_path / "no" / "a.onnx"), "No such file"),
+        (("--checkpoint", checkpoint, "--onnx", tmp_path / "no" / "a.onnx"), "no is not a directory"),
         (("--checkpoint", checkpoint, "--onnx", "a.onnx", "--normalize", "--shards", tmp_path), "no manifest.json"),
         (("--checkpoint", checkpoint, "--onnx", "a.onnx", "--normalize", "--shards", other), "its classes differ"),
     ):
@@ -197,7 +197,7 @@ def test_diagrams_that_cannot_be_drawn_are_one_line_errors(checkpoint, tmp_path)
     for arguments, words in (
         (("--architecture", tmp_path / "a.gif"), "a.gif: unknown image format, use .svg, .png or .pdf"),
         (("--graph", tmp_path / "a"), "a: unknown image format, use .svg, .png or .pdf"),
-        (("--architecture", tmp_path / "no" / "a.svg"), "No such file"),
+        (("--architecture", tmp_path / "no" / "a.svg"), "no is not a directory"),
         (("--architecture", tmp_path / "a.svg", "--graph", tmp_path / "b.txt"), "unknown image format"),
         (("--architecture", tmp_path / "a.svg", "--graph", tmp_path / "a.svg"), "named for two outputs"),
         ((), "nothing to export"),

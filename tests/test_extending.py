@@ -14,7 +14,18 @@ from programs import ROOT, environment
 
 pytestmark = pytest.mark.xdist_group("extending")  # which starts the runner once
 
-COPIED = ("benchmarks", "configs", "data", "docs", "regnet", "tests", "tools", "pyproject.toml", "train_ddp.py")
+COPIED = (
+    "benchmarks",
+    "commandline",
+    "configs",
+    "data",
+    "docs",
+    "regnet",
+    "tests",
+    "tools",
+    "pyproject.toml",
+    "train_ddp.py",
+)
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text()
 CHAPTERS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
 EXAMPLES = {title: text for title, text in CHAPTERS.items() if "```diff" in text}

@@ -11,7 +11,7 @@ from programs import ROOT
 
 @pytest.fixture
 def tree(tmp_path):
-    for package in ("regnet", "data"):
+    for package in ("regnet", "data", "commandline"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
@@ -32,6 +32,7 @@ def test_contracts_hold(tree):
     [
         ("regnet/training/trainer.py", "data.open_loaders", "regnet/ and data/ never import each other"),
         ("data/open_loaders.py", "regnet.config.schema", "regnet/ and data/ never import each other"),
+        ("commandline/errors.py", "regnet.errors", "commandline/ imports neither regnet/ nor data/"),
         ("regnet/models/regnet.py", "regnet.optim.muon", "regnet/ is layered"),
         ("data/augment/randaugment.py", "data.open_loaders", "data/ is layered"),
         ("regnet/evaluate.py", "regnet.doctor.findings", "only its own command imports the doctor"),

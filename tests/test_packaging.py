@@ -37,7 +37,7 @@ def wheel(tmp_path_factory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for file in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", "train_ddp.py"):
         copy(ROOT / file, source)
-    for package in ("regnet", "data"):
+    for package in ("regnet", "data", "commandline"):
         copytree(ROOT / package, source / package, ignore=ignore_patterns("__pycache__"))
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source))
     return next(out.glob("*.whl"))
@@ -84,7 +84,8 @@ def test_dependencies_are_those_of_requirements_txt(metadata):
 
 def test_the_wheel_has_every_module_and_the_report_template(wheel):
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    modules = [*(ROOT / "regnet").rglob("*.py"), *(ROOT / "data").rglob("*.py"), ROOT / "train_ddp.py"]
+    packages = ("regnet", "data", "commandline")
+    modules = [path for package in packages for path in (ROOT / package).rglob("*.py")] + [ROOT / "train_ddp.py"]
     assert packed == {path.relative_to(ROOT).as_posix() for path in modules} | {"regnet/report/template.html"}
 
 

@@ -26,8 +26,10 @@ Options come from YAML files and from flags. Both are read from left to right, a
 
 In a file, a section is a mapping (`train: {{epochs: 60}}`). On the command line, the section's name precedes the
 option's (`--train.epochs 60`). `--config` may be repeated; a flag before a file is overridden by that file. A flag
-without a value (`--overwrite`) sets a `true or false` option to true. Options that are not given have the default
-below. `--print_config` prints the resulting configuration without training; each run stores it as `config.yaml`, which
+without a value (`--overwrite`) sets a `true or false` option to true. Values are read as they are written: `010`,
+`0x10` and `1:30` are not numbers, although YAML 1.1 would read them as 8, 16 and 90. A file must not give an option
+twice. In paths, `~`, `$NAME` and `${{NAME}}` are expanded. Options that are not given have the default below.
+`--print_config` prints the resulting configuration without training; each run stores it as `config.yaml`, which
 `--config` accepts again.
 
 Unknown options, invalid values and options that exclude one another end the program with a one-line message and exit

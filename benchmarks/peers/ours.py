@@ -17,7 +17,7 @@ from torch import Tensor
 import train_ddp
 from benchmarks.peers.protocol import Epoch, RankReport, Settings, peak_gpu_bytes, run
 from benchmarks.timing import synchronise
-from regnet.exit_codes import DONE, exit_process
+from commandline.exit_codes import DONE, exit_process
 from regnet.training import builder
 from regnet.training.batches import Batch
 from regnet.training.train_step import TrainStep

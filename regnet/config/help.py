@@ -2,10 +2,9 @@
 
 import shutil
 import textwrap
-from typing import Annotated, get_origin
 
 from regnet.config.reference import Option, Section, sections
-from regnet.config.types import choices, describe_type
+from regnet.config.types import choices, describe_type, range_of
 
 _INTRODUCTION = """\
 Trains a RegNet image classifier on a dataset written by python -m data.convert: on one CPU or GPU, or on several under
@@ -20,7 +19,7 @@ _EXAMPLES = """\
 Examples:
   python train_ddp.py --config configs/fast.yaml --name first --train.epochs 4
   torchrun --nproc_per_node=2 train_ddp.py --config configs/demo.yaml --optim.lr 0.002 --overwrite"""
-_METAVARS = {"integer": "INTEGER", "number": "NUMBER", "string": "TEXT"}
+_METAVARS = {"integer": "INTEGER", "number": "NUMBER", "string": "TEXT", "path": "PATH"}
 _WIDEST = 100
 
 
@@ -46,7 +45,7 @@ def _section(section: Section) -> str:
 
 
 def _option(option: Option) -> str:
-    bounds = f"{describe_type(option.kind)}; " if get_origin(option.kind) is Annotated else ""
+    bounds = f"{describe_type(option.kind)}; " if range_of(option.kind) else ""
     return _entry(f"--{option.name} {_metavar(option)}", f"{option.description} ({bounds}default: {option.default})")
 
 

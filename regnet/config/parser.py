@@ -5,21 +5,24 @@ A file is converted into the equivalent flags, so that the same rules apply to b
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from commandline.exit_codes import DONE
+from commandline.paths import expand_path
 from regnet.config.adaptation import resolve_conflicts
 from regnet.config.aliases import ALIASES
 from regnet.config.help import help_text
 from regnet.config.schema import Config
-from regnet.config.types import choices, describe_type, parse_value, quoted, with_article
+from regnet.config.types import PathText, choices, describe_type, parse_value, quoted, with_article
 from regnet.config.validation import validate_config
+from regnet.config.yaml_file import as_written, read_yaml, shorten
 from regnet.errors import UsageError
-from regnet.exit_codes import DONE
+
+_HELP, _PRINT = ("-h", "--help"), "--print_config"
 
 
 def parse_config(argv: Sequence[str]) -> Config:
@@ -35,16 +38,22 @@ def parse_config(argv: Sequence[str]) -> Config:
 
 def parse_config_with_notes(argv: Sequence[str]) -> tuple[Config, list[str]]:
     """`parse_config`, and a line about each option that was adapted; see regnet.config.adaptation."""
-    if "--help" in argv or "-h" in argv:
+    if help_requested(argv):
         print(help_text(), end="")
         raise SystemExit(DONE)
-    values = _read_arguments([argument for argument in argv if argument != "--print_config"])
+    flags = list(_split(argv))
+    values = _read_flags([(flag, text) for flag, text in flags if (flag, text) != (_PRINT, None)])
     config, notes = resolve_conflicts(_build(Config, values))
     validate_config(config)
-    if "--print_config" in argv:
+    if (_PRINT, None) in flags:
         print("".join(f"# {note}\n" for note in notes) + config.to_yaml(), end="")
         raise SystemExit(DONE)
     return config, notes
+
+
+def help_requested(argv: Sequence[str]) -> bool:
+    """Whether one of the arguments asks for help, rather than being the value of an option."""
+    return any(flag in _HELP and text is None for flag, text in _split(argv))
 
 
 @functools.cache
@@ -75,7 +84,7 @@ def check_known(name: str, written: str) -> None:
     kind = option_types().get(name)
     if kind is None:
         suggestion = _suggestion(name)
-        raise UsageError(_shorten(f"unknown option {written}{f' (did you mean {suggestion}?)' if suggestion else ''}"))
+        raise UsageError(shorten(f"unknown option {written}{f' (did you mean {suggestion}?)' if suggestion else ''}"))
     if is_dataclass(kind):
         options = ", ".join(option.name for option in fields(kind))
         raise UsageError(f"{written} is a section of options: {options}; give one as {written}.{fields(kind)[0].name}")
@@ -104,9 +113,9 @@ def _as_text(name: str, value: Any) -> str:
     if value is None:
         raise UsageError(f"{name} has no value: it must be {_requirement(kind)}")
     if isinstance(value, dict | list):
-        raise UsageError(_shorten(f"{name} must be {_requirement(kind)}, got {value!r}"))
-    if kind is str and not isinstance(value, str):
-        raise UsageError(_shorten(f"{name} must be a string, got {value!r}: put it in quotes"))
+        raise UsageError(shorten(f"{name} must be {_requirement(kind)}, got {as_written(value)}"))
+    if kind in (str, PathText) and not isinstance(value, str):  # in a checkpoint, or with an explicit tag
+        raise UsageError(f"{name} must be {_requirement(kind)}, got {value!r}")
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -114,50 +123,66 @@ def _requirement(kind: Any) -> str:
     return describe_type(kind) if choices(kind) else with_article(describe_type(kind))
 
 
-def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """The value of every option that is given, by its dotted name."""
-    values = dict[str, Any]()
+def _split(arguments: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Each flag with its value, which follows it or an equals sign; None without one."""
     remaining = list(arguments)
     while remaining:
         flag, equals, text = remaining.pop(0).partition("=")
-        if flag == "--config":
-            values |= _read_file(Path(text if equals else _next_value(flag, remaining)))
-            continue
+        if equals:
+            yield flag, text
+        elif remaining and _takes(flag, remaining[0]):
+            yield flag, remaining.pop(0)
+        else:
+            yield flag, None
+
+
+def _takes(flag: str, following: str) -> bool:
+    """Whether the argument that follows a flag is its value."""
+    if flag in (*_HELP, _PRINT) or not flag.startswith("--") or following.startswith("--"):
+        return False
+    value_is_optional = option_types().get(flag.removeprefix("--")) is bool
+    return not (value_is_optional and following in _HELP)
+
+
+def _read_flags(flags: Iterable[tuple[str, str | None]]) -> dict[str, Any]:
+    """The value of every option that is given, by its dotted name."""
+    values = dict[str, Any]()
+    for flag, text in flags:
         name = flag.removeprefix("--")
         if not name or name == flag:
             raise UsageError(f"unexpected argument {quoted(flag)}: options are given as --section.option VALUE")
-        check_known(name, flag)
-        kind = option_types()[name]
-        if not equals:
-            text = _next_value(flag, remaining, default="true" if kind is bool else None)
         try:
-            values[name] = parse_value(name, kind, text)
+            if flag == "--config":
+                values |= _read_file(Path(expand_path(_required(flag, text))))
+            else:
+                check_known(name, flag)
+                kind = option_types()[name]
+                values[name] = parse_value(
+                    name, kind, "true" if kind is bool and text is None else _required(flag, text)
+                )
         except ValueError as error:
             raise UsageError(str(error)) from error
     return values
 
 
-def _next_value(flag: str, remaining: list[str], default: str | None = None) -> str:
-    """Removes and returns the value that follows a flag, or `default` if another flag follows, or nothing."""
-    if remaining and not remaining[0].startswith("--"):
-        return remaining.pop(0)
-    if default is None:
+def _required(flag: str, text: str | None) -> str:
+    if text is None:
         raise UsageError(f"{flag} needs a value: {flag} VALUE")
-    return default
+    return text
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    content = read_yaml(path)
     try:
-        content = yaml.safe_load(path.read_bytes())
         if not isinstance(content, dict):
             raise UsageError("not a configuration: a mapping of options is required")
-        return _read_arguments(list(as_flags(content)))
+        flags = list(_split(as_flags(content)))
+        repeated = [flag for flag, count in Counter(flag for flag, _ in flags).items() if count > 1]
+        if repeated:  # by itself and in its section
+            raise UsageError(f"{repeated[0].removeprefix('--')} is given twice")
+        return _read_flags(flags)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(_shorten(f"{path}: not readable as YAML ({error})")) from error
 
 
 def _build(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
@@ -188,7 +213,3 @@ def _suggestion(name: str) -> str | None:
     for candidate in difflib.get_close_matches(last, by_last, n=1, cutoff=0.7):
         return by_last[candidate]
     return None
-
-
-def _shorten(message: str, limit: int = 500) -> str:
-    return message if len(message) <= limit else message[:limit] + "..."

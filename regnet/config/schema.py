@@ -12,6 +12,7 @@ from regnet.config.types import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    PathText,
     Pixels,
     PositiveFloat,
     PositiveFraction,
@@ -61,7 +62,7 @@ class ModelConfig:
     stem_width: int = 32
     se_ratio: Probability = 0.0
     rounding: Rounding = "nearest"
-    weights: str = ""
+    weights: PathText = ""
     head: Literal["keep", "new"] = "keep"
 
     def design(self) -> Design:
@@ -101,8 +102,8 @@ class DataConfig:
             with augment.rrc_min_scale.
     """
 
-    shards: str = "shards/cifar100"
-    local_cache_dir: str = ""
+    shards: PathText = "shards/cifar100"
+    local_cache_dir: PathText = ""
     resolution: SideLength = 56
     initial_resolution: SideLength = 32
     progressive_resizing_epochs: NonNegativeInt = 0
@@ -240,7 +241,7 @@ class DistillConfig:
         temperature: softmax temperature of both networks' logits in the distillation loss.
     """
 
-    teacher: str = ""
+    teacher: PathText = ""
     alpha: Probability = 0.5
     temperature: Temperature = 2.0
 
@@ -352,7 +353,7 @@ class Config:
     """
 
     name: str = "run"
-    runs_dir: str = "runs"
+    runs_dir: PathText = "runs"
     seed: Seed = 0
     resume: Literal["auto", "never"] = "auto"
     overwrite: bool = False

@@ -2,9 +2,12 @@
 
 import difflib
 import math
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, get_args, get_origin
+
+from commandline.paths import expand_path
 
 INT_LIMIT, FLOAT_LIMIT, STRENGTH_LIMIT = 2**31 - 1, 1e6, 1e30  # larger values overflow in libraries, or are typos
 _ABOVE_0, _BELOW_1 = math.nextafter(0, 1), math.nextafter(1, 0)
@@ -41,9 +44,11 @@ SideLength = Annotated[int, Range("integer from 1 to 4096", 1, 4096)]
 Pixels = Annotated[int, Range("integer from 0 to 1024", 0, 1024)]
 SmallCount = Annotated[int, Range("integer from 1 to 1000", 1, 1000)]
 Seed = Annotated[int, Range("integer from 0 to 2**63 - 1", 0, 2**63 - 1)]
+PathText = Annotated[str, "path"]  # in which ~ and environment variables are expanded
 
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # as in YAML
-_PLAIN = {int: "integer", float: "number", str: "string"}
+_PLAIN = {int: "integer", float: "number", str: "string", PathText: "path"}
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*(_[0-9]+)*)")  # of Python; YAML 1.1 would read 010 as 8
 # Other programs' words for a choice, by the choice.
 _SYNONYMS = {
     "baseline": ("reference",),
@@ -68,7 +73,13 @@ def describe_type(kind: Any) -> str:
     """What is valid, as a noun phrase without an article."""
     if choices(kind):
         return f"one of {', '.join(choices(kind))}"
-    return _range(kind).description if get_origin(kind) is Annotated else _PLAIN[kind]
+    bounds = range_of(kind)
+    return bounds.description if bounds else _PLAIN[kind]
+
+
+def range_of(kind: Any) -> Range | None:
+    """The bounds of a number; None for other options."""
+    return next((found for found in get_args(kind)[1:] if isinstance(found, Range)), None)
 
 
 def parse_value(name: str, kind: Any, text: str) -> Any:
@@ -79,6 +90,8 @@ def parse_value(name: str, kind: Any, text: str) -> Any:
     """
     if kind is str:
         return text
+    if kind == PathText:
+        return _parse_path(name, text)
     if kind is bool:
         if text.lower() not in _BOOLS:
             raise ValueError(f"{name} must be true or false, got {quoted(text)}")
@@ -100,25 +113,32 @@ def with_article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
+def _parse_path(name: str, text: str) -> str:
+    try:
+        return expand_path(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def _parse_number(name: str, kind: Any, text: str) -> int | float:
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     must = f"{name} must be {with_article(describe_type(kind))}, got {quoted(text)}"
+    if base is int and re.fullmatch(r"[+-]?0[0-9]+", text):
+        raise ValueError(f"{must}: write it without leading zeros")
+    if base is int and not _INTEGER.fullmatch(text):
+        raise ValueError(must)
     try:
         value = base(text)
     except ValueError as error:
         raise ValueError(must) from error
-    if get_origin(kind) is not Annotated:
+    valid = range_of(kind)
+    if valid is None:
         return value
-    valid = _range(kind)
     if not valid.low <= value <= valid.high:  # also NaN
         raise ValueError(must)
     if value > valid.limit:
         raise ValueError(f"{name} must be at most {valid.limit:.10g}, got {quoted(text)}")
     return value
-
-
-def _range(kind: Any) -> Range:
-    return get_args(kind)[1]
 
 
 def _as_float(text: str) -> float | None:

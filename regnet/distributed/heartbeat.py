@@ -15,6 +15,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from commandline.errors import CommandError
+
 INTERVAL = 0.5  # seconds between heartbeats
 _DEAD_AFTER = 6  # intervals; a live rank writes a heartbeat in that time
 # Seconds for the main thread to exit with its own error; then it counts as blocked and the process is ended.
@@ -23,7 +25,7 @@ _FAILURE = "failure"  # key of the published failure
 _DONE = "done"  # last heartbeat of a rank that does not need to be monitored any more
 
 
-class PeerLost(RuntimeError):
+class PeerLost(CommandError, RuntimeError):
     """Another rank has died, hung or failed; the message names it."""
 
 

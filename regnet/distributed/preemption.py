@@ -11,17 +11,28 @@ import signal
 import time
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from commandline.errors import CommandError
+from commandline.exit_codes import preempted_exit_code
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
 
 
-class Preempted(Exception):
+class Preempted(CommandError):
     """A signal arrived before the rendezvous was complete; there is nothing to save."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = preempted_exit_code()
+
+    def report(self, rank: str) -> None:
+        print(f"{self}{rank}")
 
 
 class PreemptionNotice:
     """Why the run should save a checkpoint and exit, if it should.
 
-    Once the handlers are installed, SIGTERM, SIGUSR1 and Ctrl-C only set the reason; a second Ctrl-C ends the process.
+    Once the handlers are installed, SIGTERM, SIGUSR1, SIGHUP and Ctrl-C only set the reason; a second Ctrl-C ends the
+    process.
     """
 
     def __init__(self) -> None:
@@ -33,7 +44,8 @@ class PreemptionNotice:
     def install(self) -> None:
         """Installs the signal handlers; before torch is imported, and in the main thread."""
         for number in _SIGNALS:
-            signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
+                signal.signal(number, self._handle)
 
     @property
     def reason(self) -> str | None:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from commandline.errors import CommandError
 from regnet.config.schema import DistributedConfig
 from regnet.distributed.heartbeat import Heartbeat, PeerLost
 from regnet.distributed.preemption import PreemptionNotice
@@ -21,12 +22,15 @@ from regnet.errors import UsageError
 T = TypeVar("T")
 
 
-class OtherRankFailed(Exception):
-    """Another rank failed and reports why; this rank exits with the same exit code."""
+class OtherRankFailed(CommandError):
+    """Another rank failed and reports why; this rank exits silently with the same exit code."""
 
     def __init__(self, rank: int, exit_code: int) -> None:
         super().__init__(f"rank {rank} failed")
         self.exit_code = exit_code
+
+    def report(self, rank: str) -> None:
+        pass
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from typing import NoReturn
 
+from commandline.command import run_command
+from commandline.exit_codes import FAILED
 from regnet.doctor.findings import Finding, fail
 
 
@@ -18,22 +19,26 @@ def not_installed(error: Exception) -> Finding:
     return fail("installation", f"{sys.executable}: {error}", fix)
 
 
-def cli() -> NoReturn:
-    """Runs the command and exits with its status; reports an installation that cannot be imported."""
+def run(arguments: list[str]) -> int:
+    """Runs the checks; reports an installation that cannot be imported."""
     started = time.perf_counter()
     try:
-        from regnet.doctor.command import main
+        from regnet.doctor.command import main as run_checks
     except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
         if (getattr(error, "name", None) or "").partition(".")[0] in ("regnet", "data"):
             raise
         finding = not_installed(error)
-        if "--json" in sys.argv:
+        if "--json" in arguments:
             print(json.dumps({"failed": True, "findings": [asdict(finding)]}))
         else:
             print(f"{finding.severity}  {finding.check}  {finding.message}\nfix: {finding.fix}")
-        sys.exit(1)
-    sys.exit(main(sys.argv[1:], started))
+        return FAILED
+    return run_checks(arguments, started)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":
-    cli()
+    sys.exit(main())

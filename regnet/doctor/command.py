@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from commandline.exit_codes import DONE, FAILED
 from data.errors import DataError
 from data.manifest import read_manifest
-from regnet.config.parser import parse_config_with_notes
+from regnet.config.parser import help_requested, parse_config_with_notes
 from regnet.config.schema import Config
 from regnet.data_adapter import adapt_to_manifest, adapt_to_process
 from regnet.distributed.heartbeat import COLLECTIVE_ERRORS, PeerLost
@@ -29,8 +30,6 @@ from regnet.doctor.requirements import (
     count_classes,
 )
 from regnet.doctor.run_directory import check_run_directory
-from regnet.errors import UsageError
-from regnet.exit_codes import DONE, FAILED, USAGE
 from regnet.models.regnet import count_parameters
 
 TIMEOUT = 60.0  # seconds for the rendezvous and for each collective; less if distributed.timeout is
@@ -62,13 +61,9 @@ def main(argv: Sequence[str], started: float) -> int:
     rank = os.environ.get("RANK", "0")
     label = f" (rank {rank})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     as_json = "--json" in argv
-    if "--help" in argv or "-h" in argv:
+    if help_requested(argv):
         print(_HELP)
-    try:
-        config, adapted = adapted_config([argument for argument in argv if argument != "--json"])
-    except UsageError as error:
-        print(f"error{label}: {error}", file=sys.stderr)
-        return USAGE
+    config, adapted = adapted_config([argument for argument in argv if argument != "--json"])
     launch_failures, findings = check_launch(os.environ), list[Finding]()
     if not launch_failures:
         try:

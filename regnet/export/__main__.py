@@ -9,12 +9,12 @@ examples:
 import argparse
 import logging
 import sys
-from pathlib import Path
 
-from data.errors import DataError
+from commandline.command import run_command
+from commandline.exit_codes import DONE, FAILED
+from commandline.paths import check_output_file, path_option
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
 from regnet.errors import UsageError
-from regnet.exit_codes import DONE, FAILED, USAGE
 from regnet.export.diagram import check_format, draw_architecture, draw_graph
 from regnet.export.onnx_export import BATCH_SIZES, TOLERANCE, export_onnx
 from regnet.export.weights_export import export_weights
@@ -25,11 +25,13 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m regnet.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to export")
+    options.add_argument("--checkpoint", type=path_option, required=True, metavar="FILE", help="checkpoint to export")
     options.add_argument(
-        "--weights", type=Path, metavar="FILE", help="write a weights-only checkpoint, which cannot be resumed"
+        "--weights", type=path_option, metavar="FILE", help="write a weights-only checkpoint, which cannot be resumed"
     )
-    options.add_argument("--onnx", type=Path, metavar="FILE", help="write an ONNX model and compare it with PyTorch")
+    options.add_argument(
+        "--onnx", type=path_option, metavar="FILE", help="write an ONNX model and compare it with PyTorch"
+    )
     options.add_argument(
         "--normalize",
         action="store_true",
@@ -37,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--shards",
-        type=Path,
+        type=path_option,
         metavar="DIR",
         help="shards whose manifest holds the normalisation (default: those that the network was trained on)",
     )
@@ -49,22 +51,20 @@ def parser() -> argparse.ArgumentParser:
         help="fail if ONNX and PyTorch logits differ by more than this (default: %(default)g)",
     )
     options.add_argument(
-        "--architecture", type=Path, metavar="FILE", help="draw the stem, stages and head (.svg, .png or .pdf)"
+        "--architecture", type=path_option, metavar="FILE", help="draw the stem, stages and head (.svg, .png or .pdf)"
     )
     options.add_argument(
-        "--graph", type=Path, metavar="FILE", help="draw the autograd graph (.svg, .png or .pdf); requires graphviz"
+        "--graph",
+        type=path_option,
+        metavar="FILE",
+        help="draw the autograd graph (.svg, .png or .pdf); requires graphviz",
     )
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        return run(args)
-    except (UsageError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    return run_command(lambda arguments: run(parser().parse_args(arguments)), argv)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,6 +94,9 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.checkpoint} is the checkpoint to export and would be overwritten: choose another file")
     for path in filter(None, (args.architecture, args.graph)):
         check_format(path)
+    for option in ("weights", "onnx", "architecture", "graph"):
+        if getattr(args, option) is not None:
+            check_output_file(f"--{option}", getattr(args, option))
 
 
 def write_onnx(trained: TrainedModel, args: argparse.Namespace) -> int:

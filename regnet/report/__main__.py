@@ -12,8 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from regnet.errors import UsageError
-from regnet.exit_codes import DONE, USAGE
+from commandline.command import run_command
+from commandline.exit_codes import DONE
+from commandline.paths import path_option
 from regnet.report import REPORT
 from regnet.report.html_report import write_report
 
@@ -26,22 +27,21 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run")
     options.add_argument(
         "--out",
-        type=Path,
+        type=path_option,
         metavar="DIR",
         help=f"output directory (default: RUN/{REPORT} for one run, {REPORT}/ in the parent directory for several)",
     )
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+def run(args: argparse.Namespace) -> int:
     parent = args.runs[0] if len(args.runs) == 1 else args.runs[0].absolute().parent
-    try:
-        print(write_report(args.runs, args.out or parent / REPORT))
-    except (UsageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    print(write_report(args.runs, args.out or parent / REPORT))
     return DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(lambda arguments: run(parser().parse_args(arguments)), argv)
 
 
 if __name__ == "__main__":

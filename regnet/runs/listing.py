@@ -15,7 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from regnet.exit_codes import DONE, USAGE
+from commandline.command import run_command
+from commandline.exit_codes import DONE
+from regnet.errors import UsageError
 from regnet.runs.status import STATE, RunFormatError, RunState, Status, read_state
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -118,7 +120,7 @@ def show(runs: list[RunSummary], console: Console) -> None:
             console.print(f"{run.name}: {run.state}{why}; {run.next}", highlight=False, markup=False, soft_wrap=True)
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m regnet.runs", description=__doc__.partition("\n")[0])
     parser.add_argument(
         "directory", type=Path, nargs="?", default=Path("runs"), help="directory that holds the runs (%(default)s)"
@@ -126,8 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     if not args.directory.is_dir():
-        print(f"error: {args.directory}: no such directory", file=sys.stderr)
-        return USAGE
+        raise UsageError(f"{args.directory}: no such directory")
     runs = []
     for path in args.directory.iterdir():
         try:
@@ -145,3 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(f"{args.directory}: no runs yet")
     return DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(run, argv, output_is_result=True)

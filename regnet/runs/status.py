@@ -1,6 +1,7 @@
 """state.json: the status of a run, for people, launchers and other commands. Imports no torch."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -111,7 +112,7 @@ def read_state(directory: Path) -> RunState | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        print(f"{error}; attempts are counted from 1 again", flush=True)
+        print(f"{error}; attempts are counted from 1 again", file=sys.stderr, flush=True)
         return None
 
 

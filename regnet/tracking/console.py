@@ -1,6 +1,7 @@
 """Reports on the console: lines on standard output, and a progress bar on standard error if that is a terminal."""
 
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +26,8 @@ class ConsoleTracker(Tracker):
         self.config = config
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        drawable = sys.stderr.isatty() and console.is_interactive  # FORCE_COLOR makes rich treat a file as a terminal
+        self.progress = Progress(*columns, console=console, disable=not drawable, transient=True)
         self.task = self.progress.add_task("")
         self._printed_at = time.monotonic()
 

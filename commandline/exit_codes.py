@@ -5,6 +5,7 @@ import sys
 from typing import NoReturn
 
 DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: launchers queue the run again
+INTERRUPTED, OUTPUT_CLOSED = 130, 141  # as shells report SIGINT and SIGPIPE
 
 
 def preempted_exit_code() -> int:
@@ -18,6 +19,7 @@ def exit_process(code: int) -> NoReturn:
     By then everything is written and the process group is closed. During clean-up, a library thread that is still
     running may abort the process, and Weights & Biases waits for its server if one of its calls has not returned.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by whoever started the process
+            stream.flush()
     os._exit(code)

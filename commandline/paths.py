@@ -1,0 +1,53 @@
+"""Paths given as options: what is expanded in them, and whether a file can be written there."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from commandline.errors import InputError
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
+
+
+def expand_path(text: str) -> str:
+    """The path with a leading ~ or ~user, $NAME and ${NAME} replaced.
+
+    A shell does this for a separate word, but not in --option=~/x and not in a configuration file.
+
+    Raises:
+        ValueError: there is no such user or environment variable.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(f"{text}: no home directory of {text.partition('/')[0]} (a relative path would be ./{text})")
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ValueError(f"{text}: the environment variable {name} is not set")
+        return os.environ[name]
+
+    return _VARIABLE.sub(value, expanded)
+
+
+def path_option(text: str) -> Path:
+    """The type of an argparse option that is a path."""
+    try:
+        return Path(expand_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def check_output_file(option: str, path: Path) -> None:
+    """Raises InputError if no file can be written there, before a command starts its work.
+
+    Args:
+        option: names the path in the message.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: {path.parent} is not a directory")
+    if path.is_dir():
+        raise InputError(f"{option} {path} is a directory: name a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{option} {path}: permission denied")
