@@ -4,11 +4,12 @@ docs/data.md lists what is done to which kind of image.
 """
 
 import logging
+import os
 import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,7 +125,8 @@ def to_rgb(image: Image.Image) -> RgbImage:
     if getattr(image, "is_animated", False):
         changes.append("reduced to the first frame")
     rotated_by_pillow = image.format == "TIFF" and _orientation(image) in _UPRIGHT
-    image.load()
+    with _silent_libtiff() if image.format == "TIFF" else nullcontext():
+        image.load()
     orientation = _orientation(image)
     rgb = image if image.mode == "RGB" and not image.has_transparency_data else _converted(image, changes)
     if orientation in _UPRIGHT:
@@ -132,6 +134,22 @@ def to_rgb(image: Image.Image) -> RgbImage:
     if orientation in _UPRIGHT or rotated_by_pillow:
         changes.append("rotated (EXIF orientation)")
     return RgbImage(rgb, tuple(changes))
+
+
+@contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """Discards what is written to standard error: libtiff's messages, which do not name the file.
+
+    Pillow raises an error as well, and does not set libtiff's handler of messages.
+    """
+    before, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(null)
 
 
 def size_as_read(image: Image.Image) -> tuple[int, int]:

@@ -154,6 +154,13 @@ def damaged_avif(path):
     path.write_bytes(content[:pixels] + b"\xff" * 4 + content[pixels + 4 :])
 
 
+def damaged_tiff(path):
+    """libtiff writes to standard error about such a file."""
+    Image.fromarray(NOISE).save(path, compression="tiff_lzw")
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + b"\xff" * 100 + content[108:])
+
+
 UNUSABLE = {
     "empty.png": (lambda path: path.write_bytes(b""), "cannot be decoded (not an image of a known format)"),
     "text.jpg": (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not an image"),
@@ -162,6 +169,7 @@ UNUSABLE = {
         "cannot be decoded (Image size (200000000 pixels) exceeds limit of 178956970 pixels)",
     ),
     "damaged.avif": (damaged_avif, "cannot be decoded (Failed to decode frame 0: "),
+    "damaged.tif": (damaged_tiff, "cannot be decoded (decoder error -2)"),
     "integers.tif": (lambda path: Image.new("I", (32, 32), 70000).save(path), "mode I has 32 bits per channel"),
     "floats.tif": (lambda path: Image.new("F", (32, 32), 0.5).save(path), "mode F has 32 bits per channel"),
     "pipe.png": (os.mkfifo, "not a regular file"),
@@ -170,13 +178,14 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_whatever_is_wrong_with_an_image_the_message_names_it(tmp_path, name):
+def test_whatever_is_wrong_with_an_image_the_message_names_it(tmp_path, capfd, name):
     make, words = UNUSABLE[name]
     make(tmp_path / name)
     with pytest.raises(DataError) as error:
         read_image(tmp_path / name)
     assert str(error.value).startswith(f"{tmp_path / name}: ")
     assert words in str(error.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, MemoryError, RecursionError, struct.error, AssertionError, KeyError])
@@ -198,6 +207,7 @@ def originals(tmp_path_factory):
         image.save(folder / name, **options)
     Image.fromarray(NOISE).save(folder / "photo.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0")
     Image.fromarray(NOISE).save(folder / "photo.avif")
+    Image.fromarray(NOISE).save(folder / "lzw.tif", compression="tiff_lzw")
     Image.fromarray(NOISE).save(folder / "photo.jp2")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
