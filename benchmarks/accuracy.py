@@ -36,6 +36,7 @@ from regnet.errors import UsageError
 from regnet.report.html_report import write_report
 from regnet.runs.directory import run_path
 from regnet.runs.files import RESULT
+from regnet.runs.json_format import format_json
 
 # Set here for each seed. --name is allowed: it becomes the prefix of the run names.
 RESERVED = ("--seed", "--tracking.wandb_group", "--overwrite")
@@ -103,7 +104,7 @@ def read_result(run: Path, seed: int, hardware: Hardware, target: float | None, 
         target,
         reached,
     )
-    stored.write_text(json.dumps(asdict(trained)) + "\n", encoding="utf-8")
+    stored.write_text(format_json(asdict(trained), indent=None) + "\n", encoding="utf-8")
     return trained
 
 

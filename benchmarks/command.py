@@ -1,7 +1,6 @@
 """Common parts of the benchmarks' command lines: options, exit codes, tables."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from regnet.config.schema import Config
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
 from regnet.errors import UsageError
+from regnet.runs.json_format import format_json
 
 if TYPE_CHECKING:  # imports matplotlib, which only some benchmarks need
     from regnet.report.figure import Figure
@@ -177,7 +177,7 @@ def run_benchmark(
         return 0
     show(report)
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(format_json(report) + "\n", encoding="utf-8")
     return 0
 
 

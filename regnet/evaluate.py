@@ -7,7 +7,6 @@ examples:
 """
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -28,7 +27,8 @@ from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
 from regnet.metrics.evaluation_file import most_confused
-from regnet.tracking.console import in_columns
+from regnet.runs.json_format import format_json
+from regnet.tracking.console import in_columns, percent
 from regnet.training.amp import Precision
 
 CONFUSED_PAIRS = 10  # reported
@@ -91,8 +91,8 @@ def print_evaluation(found: dict[str, Any], console: Console) -> None:
     for heading, accuracies in (("class", found["class_accuracy"]), ("superclass", found["superclass_accuracy"])):
         if accuracies:
             console.print(f"\naccuracy per {heading}, best first:", highlight=False)
-            best_first = sorted(accuracies.items(), key=lambda entry: -entry[1])
-            console.print(in_columns([f"{name} {value:.1%}" for name, value in best_first], console.width))
+            best_first = sorted(accuracies.items(), key=lambda entry: 1.0 if entry[1] is None else -entry[1])
+            console.print(in_columns([f"{name} {percent(value, 1)}" for name, value in best_first], console.width))
     if found["most_confused"]:
         console.print("\nmost frequent confusions:", highlight=False)
         for pair in found["most_confused"]:
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         if world.is_main:
             found = to_dict(trained, without_tta, flip_tta)
             if args.json:
-                args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                args.json.write_text(format_json(found) + "\n", encoding="utf-8")
             print_evaluation(found, Console(markup=False, emoji=False))
     return DONE
 

@@ -31,6 +31,7 @@ from data.inference_transform import InferenceTransform
 from regnet.checkpoint.load_model import load_trained_model
 from regnet.data_adapter import manifest_and_transform
 from regnet.errors import UsageError
+from regnet.runs.json_format import format_json
 
 FORMATS = (".png", ".jpg", ".jpeg")
 BATCH_SIZE = 64
@@ -169,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
     classifier = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
     predictions = list(predict(classifier, paths, args.top))
     if args.json:
-        print(json.dumps([asdict(prediction) for prediction in predictions], indent=1))
+        print(format_json([asdict(prediction) for prediction in predictions]))
         return DONE
     for prediction in predictions:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)

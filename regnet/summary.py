@@ -9,7 +9,6 @@ examples:
 import argparse
 import csv
 import difflib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from commandline.paths import path_option
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model, untrained_model
 from regnet.errors import UsageError
 from regnet.models.complexity import Operator, estimate_memory, profile_operators
+from regnet.runs.json_format import format_json
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = ("index", "operator", "output_shape", "parameters", "multiply_adds", "activations")
@@ -114,7 +114,7 @@ def as_json(trained: TrainedModel, operators: list[Operator], weights: bool) -> 
             for name, tensor in trained.model.state_dict().items()
             if tensor.is_floating_point()
         }
-    return json.dumps(summary, indent=1)
+    return format_json(summary)
 
 
 def open_model(checkpoint: Path | None, arguments: Sequence[str], classes: int) -> TrainedModel:

@@ -1,6 +1,5 @@
 """Prints findings, as a table or as JSON."""
 
-import json
 import socket
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regnet.doctor.findings import Finding, Severity, any_failed, join_hosts
+from regnet.runs.json_format import format_json
 
 LOG_WIDTH = 80  # columns, if the output is not a terminal
 _STYLES = {Severity.ok: "green", Severity.warn: "yellow", Severity.fail: "bold red"}
@@ -24,7 +24,7 @@ def print_findings(findings: Sequence[Finding], seconds: float, as_json: bool) -
         seconds: duration of the checks.
     """
     if as_json:
-        print(json.dumps(to_dict(findings, seconds), indent=1), flush=True)
+        print(format_json(to_dict(findings, seconds)), flush=True)
     else:
         print_table(findings, seconds)
 

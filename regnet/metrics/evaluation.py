@@ -41,12 +41,14 @@ class Evaluation:
         """Number of samples of each class, by label."""
         return self.confusion.sum(1).tolist()
 
-    def class_accuracy(self) -> list[float]:
-        """Accuracy of each class, by label, 0 to 1; NaN for classes without samples."""
-        return (self.confusion.diagonal().double() / self.confusion.sum(1)).tolist()
+    def class_accuracy(self) -> list[float | None]:
+        """Accuracy of each class, by label, 0 to 1; None for classes without samples."""
+        return _fractions(self.confusion.diagonal(), self.confusion.sum(1))
 
-    def group_accuracy(self, groups: Tensor) -> list[float]:
+    def group_accuracy(self, groups: Tensor) -> list[float | None]:
         """Accuracy of each group (superclass): a prediction is correct if its class is in the label's group.
+
+        None for groups without samples.
 
         Args:
             groups: int64 (classes,), the group of each class.
@@ -54,7 +56,12 @@ class Evaluation:
         same_group = groups.unsqueeze(0) == groups.unsqueeze(1)
         correct, samples = (self.confusion * same_group).sum(1), self.confusion.sum(1)
         zeros = torch.zeros(int(groups.max()) + 1, dtype=torch.int64)
-        return (zeros.index_add(0, groups, correct) / zeros.index_add(0, groups, samples)).tolist()
+        return _fractions(zeros.index_add(0, groups, correct), zeros.index_add(0, groups, samples))
+
+
+def _fractions(counts: Tensor, totals: Tensor) -> list[float | None]:
+    pairs = zip(counts.tolist(), totals.tolist(), strict=True)
+    return [count / total if total else None for count, total in pairs]
 
 
 class EvaluationAccumulator:

@@ -28,10 +28,10 @@ class TrainingResult:
     class_samples: tuple[int, ...]
 
     @property
-    def class_accuracy(self) -> tuple[float, ...]:
-        """Accuracy of each class, 0 to 1; NaN for classes without samples."""
+    def class_accuracy(self) -> tuple[float | None, ...]:
+        """Accuracy of each class, 0 to 1; None for classes without samples."""
         pairs = zip(self.class_correct, self.class_samples, strict=True)
-        return tuple(correct / samples if samples else float("nan") for correct, samples in pairs)
+        return tuple(correct / samples if samples else None for correct, samples in pairs)
 
 
 class TrainingAccumulator:

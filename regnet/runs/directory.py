@@ -13,6 +13,7 @@ from regnet.runs.compatibility import check_same_options, check_same_task
 from regnet.runs.earlier_attempt import earlier_attempt, new_wandb_id
 from regnet.runs.event_log import Event, log_event
 from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, run_path, summary
+from regnet.runs.json_format import format_json
 from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
 from regnet.runs.launch_command import launch_command
 from regnet.runs.lock import LOCK, take_lock, try_lock
@@ -23,7 +24,6 @@ from regnet.runs.status import (
     RunFormatError,
     RunState,
     Status,
-    format_json,
     parse_state,
     read_state,
 )
@@ -171,7 +171,7 @@ class RunDirectory:
 
     def write_result(self, result: dict[str, Any], evaluation: bytes) -> None:
         self.writer.write(self.path / EVALUATION, evaluation)
-        self._write(RESULT, format_json(result))
+        self._write(RESULT, format_json(result) + "\n")
 
     def read_result(self) -> dict[str, Any]:
         return json.loads((self.path / RESULT).read_text(encoding="utf-8"))

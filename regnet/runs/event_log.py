@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regnet.runs.atomic_write import AtomicWriter
+from regnet.runs.json_format import format_json
 
 EVENTS = "events.jsonl"
 
@@ -33,7 +34,7 @@ def log_event(writer: AtomicWriter, event: Event) -> None:
     """Adds a line. The file is replaced, so that it is never torn and only the newest attempt can change it."""
     path = writer.directory / EVENTS
     before = path.read_bytes() if path.exists() else b""
-    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(event)})
+    line = format_json({"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(event)}, indent=None)
     writer.write(path, before + line.encode() + b"\n")
 
 

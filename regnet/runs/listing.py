@@ -4,9 +4,9 @@ python -m regnet.runs [runs] [--json]
 """
 
 import argparse
+import json
 import contextlib
 import fcntl
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -18,6 +18,7 @@ from rich.table import Table
 from commandline.command import run_command
 from commandline.exit_codes import DONE
 from regnet.errors import UsageError
+from regnet.runs.json_format import format_json
 from regnet.runs.status import STATE, RunFormatError, RunState, Status, read_state
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -140,7 +141,7 @@ def run(argv: list[str]) -> int:
             runs.append(run)
     runs.sort(key=lambda run: (run.age, run.name))
     if args.json:
-        print(json.dumps([asdict(run) for run in runs], indent=1))
+        print(format_json([asdict(run) for run in runs]))
     elif runs:
         show(runs, Console())
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regnet.errors import UsageError
+from regnet.runs.json_format import format_json
 
 STATE = "state.json"
 START_OVER = "Use another --name, or --overwrite to start over"
@@ -97,7 +98,7 @@ class RunState:
         return self.earlier_attempts_without_progress + 1
 
     def to_json(self) -> str:
-        return format_json({"format": FORMAT, **asdict(self)})
+        return format_json({"format": FORMAT, **asdict(self)}) + "\n"
 
 
 def read_state(directory: Path) -> RunState | None:
@@ -134,7 +135,3 @@ def parse_state(path: Path) -> RunState:
         return RunState(**known | {"state": Status(record["state"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
-
-
-def format_json(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=1) + "\n"

@@ -91,8 +91,13 @@ def print_result(result: Mapping[str, Any], classes: bool) -> None:
     print(f"validation accuracy: top-1 {top1:.2%}, top-5 {top5:.2%} ({samples:,} images)", flush=True)
     if classes:
         console = Console(highlight=False, markup=False, emoji=False)  # a class may be called [red] or :smile:
-        cells = [f"{name} {accuracy:.0%}" for name, accuracy in result["class_accuracy"].items()]
+        cells = [f"{name} {percent(accuracy, 0)}" for name, accuracy in result["class_accuracy"].items()]
         console.print(in_columns(cells, console.width))
+
+
+def percent(fraction: float | None, digits: int) -> str:
+    """A fraction as text; "-" if there is none, as for a class without validation images."""
+    return "-" if fraction is None else f"{fraction:.{digits}%}"
 
 
 def in_columns(cells: Sequence[str], width: int) -> Table:

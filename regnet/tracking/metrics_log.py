@@ -1,13 +1,13 @@
 """metrics.jsonl: one JSON line per step and per epoch."""
 
 import json
-import math
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from regnet.runs.atomic_write import AtomicWriter, name_file
+from regnet.runs.json_format import format_json
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
 
@@ -33,7 +33,7 @@ class MetricsLog(Tracker):
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         with name_file(self.path):
-            self.file.write("".join(json.dumps(_without_nan(row), allow_nan=False) + "\n" for row in rows))
+            self.file.write("".join(format_json(row, indent=None) + "\n" for row in rows))
             self.file.flush()
 
     def sync(self) -> None:
@@ -42,11 +42,6 @@ class MetricsLog(Tracker):
 
     def close(self, failed: bool) -> None:
         self.file.close()
-
-
-def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN or infinity: they become null."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
 def _is_completed(line: bytes, epochs: int, steps: int) -> bool:
