@@ -6,34 +6,35 @@ examples:
 """
 
 import argparse
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 from torch import Tensor
 
 from commandline.command import run_command
-from commandline.exit_codes import DONE
+from commandline.exit_codes import DONE, FAILED
 from commandline.paths import path_option
 from data.augment.resize_normalize import ResizeNormalize
 from data.errors import DataError
-from data.image_encoding import DECODE_ERRORS
+from data.image_files import describe_ignored, image_files_in
+from data.image_reading import describe_changes, naming, read_image
 from data.inference_transform import InferenceTransform
 from regnet.checkpoint.load_model import load_trained_model
 from regnet.data_adapter import manifest_and_transform
 from regnet.errors import UsageError
 from regnet.runs.json_format import format_json
 
-FORMATS = (".png", ".jpg", ".jpeg")
 BATCH_SIZE = 64
 CPU = torch.device("cpu")
 
@@ -99,38 +100,53 @@ def evaluation_transform(mean: Sequence[float], std: Sequence[float], resolution
     return ResizeNormalize(mean, std, resolution, CPU)
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The named files, and all images in the named folders. Raises UsageError if a path does not exist."""
+def find_images(paths: Sequence[Path], ignored: Counter[str]) -> list[Path]:
+    """The named files, and the images in the named folders, where other files are counted in `ignored`.
+
+    Raises:
+        UsageError: a path does not exist, or there are no images.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS)
-        elif path.is_file():
+            found += map(Path, image_files_in(path, ignored))
+        elif path.exists():
             found.append(path)
         else:
             raise UsageError(f"{path}: no such file or directory")
     if not found:
-        raise UsageError(f"no images ({', '.join(FORMATS)}) in {', '.join(map(str, paths))}")
+        raise UsageError(": ".join([f"no images in {', '.join(map(str, paths))}", *describe_ignored(ignored)]))
     return found
 
 
-def read_image(path: Path, transform: InferenceTransform) -> np.ndarray:
-    """uint8 (side, side, 3). Raises DataError if the file cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return transform(image.convert("RGB"))
-    except DECODE_ERRORS as error:
-        raise DataError(f"{path}: cannot be decoded ({error})") from error
+def read_images(
+    paths: Sequence[Path], transform: InferenceTransform, changes: Counter[str], errors: list[DataError]
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """The images that can be read, uint8 (side, side, 3), with their paths.
+
+    Args:
+        changes: counts what was changed in images, see `data.image_reading`.
+        errors: gets an error for each of the other images.
+    """
+    for path in paths:
+        try:
+            with naming(str(path)):
+                image, changed = read_image(path)
+                pixels = transform(image)
+        except DataError as error:
+            errors.append(error)
+            continue
+        changes.update(changed)
+        yield path, pixels
 
 
-def predict(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Prediction]:
-    """The `top` most probable classes of each image, in order. Raises DataError if an image cannot be decoded."""
-    for start in range(0, len(paths), BATCH_SIZE):
-        batch = paths[start : start + BATCH_SIZE]
-        images = torch.from_numpy(np.stack([read_image(path, classifier.transform) for path in batch]))
-        best = classifier.logits(images).softmax(1).topk(min(top, len(classifier.classes)))
-        for path, labels, probabilities in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True):
+def predict(classifier: Classifier, images: Iterable[tuple[Path, np.ndarray]], top: int) -> Iterator[Prediction]:
+    """The `top` most probable classes of each image, in order."""
+    remaining = iter(images)
+    while batch := list(itertools.islice(remaining, BATCH_SIZE)):
+        pixels = torch.from_numpy(np.stack([pixels for _, pixels in batch]))
+        best = classifier.logits(pixels).softmax(1).topk(min(top, len(classifier.classes)))
+        for (path, _), labels, probabilities in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True):
             yield Prediction(str(path), [classifier.classes[label] for label in labels], probabilities)
 
 
@@ -157,7 +173,11 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--json", action="store_true", help="print JSON (default: text)")
     options.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG file, or folder to search for them"
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="image file, or folder to search for image files, hidden ones excepted",
     )
     return options
 
@@ -165,19 +185,32 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UsageError(f"--top must be at least 1, got {args.top}")
-    console = Console(highlight=False, markup=False, emoji=False)
-    paths = find_images(args.images)
+    ignored, changes, errors = Counter[str](), Counter[str](), list[DataError]()
+    paths = find_images(args.images, ignored)
     classifier = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
-    predictions = list(predict(classifier, paths, args.top))
-    if args.json:
+    predictions = list(predict(classifier, read_images(paths, classifier.transform, changes, errors), args.top))
+    if len(paths) == len(errors) == 1:
+        raise errors[0]
+    print_predictions(predictions, args.json)
+    for note in [*describe_ignored(ignored), *describe_changes(changes)]:
+        print(f"note: {note}", file=sys.stderr)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if errors:
+        print(f"failed: {len(errors)} of {len(paths)} images cannot be read", file=sys.stderr)
+    return FAILED if errors else DONE
+
+
+def print_predictions(predictions: Sequence[Prediction], as_json: bool) -> None:
+    if as_json:
         print(format_json([asdict(prediction) for prediction in predictions]))
-        return DONE
+        return
+    console = Console(highlight=False, markup=False, emoji=False)
     for prediction in predictions:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         classes = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
         console.print(prediction.image, soft_wrap=True)
         console.print(Padding(Text(classes), (0, 0, 0, 4)))
-    return DONE
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,10 +1,12 @@
 """python -m regnet.predict, from a checkpoint and from an exported ONNX model."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 from fork_server import ForkedCommand
-from PIL import Image
+from PIL import ExifTags, Image
 from programs import run, trainer
 
 from data.sources.registry import Kind, open_source
@@ -83,3 +85,60 @@ def test_unusable_images_and_models_are_one_line_errors(trained, tmp_path):
         done = predict(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert words in done.stderr
+
+
+def test_predictions_do_not_depend_on_how_a_file_stores_the_same_image(trained, tmp_path):
+    """Rotated by its EXIF orientation, with 16 bits, transparent, in formats of other endings."""
+    checkpoint, _, images = trained
+    colour = Image.open(images / "004.png")
+    grey = colour.convert("L")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    white = Image.new("RGBA", colour.size, (200, 0, 0, 0))
+    white.paste(colour, (8, 8))
+    for name in ("colour", "grey", "white"):
+        (tmp_path / name).mkdir()
+    colour.save(tmp_path / "colour" / "plain.png")
+    colour.rotate(90).save(tmp_path / "colour" / "rotated.png", exif=exif)
+    colour.save(tmp_path / "colour" / "image.BMP")
+    colour.save(tmp_path / "colour" / "image.webp", lossless=True)
+    grey.convert("RGB").save(tmp_path / "grey" / "plain.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 256).save(tmp_path / "grey" / "deep.png")
+    grey.save(tmp_path / "grey" / "image.gif")
+    white.save(tmp_path / "white" / "transparent.png")
+    Image.alpha_composite(Image.new("RGBA", white.size, "white"), white).convert("RGB").save(
+        tmp_path / "white" / "plain.png"
+    )
+    for name, kinds, changes in (
+        ("colour", 4, "1 rotated (EXIF orientation)"),
+        ("grey", 3, "1 16-bit scaled to 8 bits, 1 greyscale converted to RGB, 1 palette converted to RGB"),
+        ("white", 2, "1 transparent composited on white"),
+    ):
+        done = predict("--checkpoint", checkpoint, "--json", tmp_path / name)
+        assert (done.returncode, done.stderr) == (0, f"note: images changed when read: {changes}\n")
+        found = json.loads(done.stdout)
+        assert len(found) == kinds
+        for entry in found[1:]:
+            assert (entry["classes"], entry["probabilities"]) == (found[0]["classes"], found[0]["probabilities"])
+
+
+def test_a_damaged_file_in_a_folder_is_reported_and_the_others_are_predicted(trained, tmp_path):
+    checkpoint, _, images = trained
+    folder = tmp_path / "photos"
+    (folder / ".thumbnails").mkdir(parents=True)
+    for name in ("a.png", "b.png", "d.png", ".hidden.png", "notes.txt"):
+        shutil.copy(images / "005.png", folder / name)
+    (folder / "b.png").write_bytes(b"damaged")
+    (folder / "c.png").write_bytes((images / "005.png").read_bytes()[:90])
+    (folder / "again").symlink_to(folder)
+    done = predict("--checkpoint", checkpoint, "--json", folder)
+    assert done.returncode == 1
+    assert [entry["image"] for entry in json.loads(done.stdout)] == [str(folder / "a.png"), str(folder / "d.png")]
+    assert done.stderr.splitlines() == [
+        "note: 4 files ignored (hidden: 2, .txt: 1, folders found again through links: 1)",
+        f"error: {folder}/b.png: cannot be decoded (not an image of a known format)",
+        f"error: {folder}/c.png: cannot be decoded (image file is truncated)",
+        "failed: 2 of 4 images cannot be read",
+    ]
+    done = predict("--checkpoint", checkpoint, folder / "b.png", folder / "c.png")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 3)
