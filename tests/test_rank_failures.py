@@ -129,7 +129,7 @@ def test_ranks_exit_after_their_launcher_is_killed_and_the_next_attempt_waits_fo
 
 def test_a_rank_does_not_wait_for_a_launcher_that_is_gone(shards, tmp_path):
     """A launcher's store is up before its ranks start, so distributed.timeout does not apply to it."""
-    orphan = {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2", "RANK": "1"}
+    orphan = {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
     finished = run(trainer(tmp_path, shards), MASTER_ADDR="127.0.0.1", MASTER_PORT="1", **orphan)
     assert finished.returncode == 1
     message = "failed (rank 1): rendezvous failed: waited 10 s for the rendezvous store at 127.0.0.1:1"

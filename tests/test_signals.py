@@ -139,7 +139,8 @@ def test_an_evaluation_is_interrupted_immediately_and_repeated(shards, uninterru
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_rank_that_waits_for_its_peers_can_be_preempted(shards, tmp_path, rank):
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": rank}
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "2"}
+    variables |= {"RANK": rank, "LOCAL_RANK": rank}
     if rank == "0":
         with socket.create_server(("127.0.0.1", 0)) as free:
             variables["MASTER_PORT"] = str(free.getsockname()[1])

@@ -26,13 +26,38 @@ from regnet.errors import UsageError
     ],
 )
 def test_a_process_without_a_gpu_is_rejected_with_the_remedy(monkeypatch, gpus, message):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(UsageError) as raised:
         choose_device("cuda", local_rank=2)
     assert str(raised.value) == message.format(host=socket.gethostname())
 
 
+@pytest.mark.parametrize(
+    ("visible", "gpus", "message"),
+    [
+        ("7", 0, "no GPU found on {host} with CUDA_VISIBLE_DEVICES=7 (local rank 2): correct or unset"),
+        ("GPU-5", 0, "no GPU found on {host} with CUDA_VISIBLE_DEVICES=GPU-5"),
+        ("0,1", 2, "{host} has 2 GPUs with CUDA_VISIBLE_DEVICES=0,1, but local rank 2 needs one"),
+    ],
+)
+def test_gpus_that_the_user_has_chosen_are_used_or_missed(monkeypatch, visible, gpus, message):
+    """Also by train.device auto: a run on the CPU is not what the user asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UsageError) as raised:
+        choose_device("auto", local_rank=2)
+    assert str(raised.value).startswith(message.format(host=socket.gethostname()))
+    assert choose_device("cpu", local_rank=2) == torch.device("cpu")
+    for none in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert choose_device("auto", local_rank=2) == torch.device("cpu")
+
+
 def test_auto_uses_a_gpu_only_if_there_is_one(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto", local_rank=0) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -11,8 +11,8 @@ import uuid
 
 import torch.distributed as dist
 
+from regnet.distributed.launcher import Launch
 from regnet.distributed.preemption import Preempted, PreemptionNotice
-from regnet.errors import UsageError
 
 _POLL_INTERVAL = 0.05  # seconds
 _PREEMPTION_GRACE = 3.0  # seconds after its signal that a preempted rank goes on waiting for the others
@@ -40,22 +40,17 @@ class RendezvousDeadline:
             raise TimeoutError(f"waited {self._seconds:g} s for {waiting_for}")
 
 
-def open_store(rank: int, deadline: RendezvousDeadline) -> dist.Store:
+def open_store(launch: Launch, deadline: RendezvousDeadline) -> dist.Store:
     """Connects to the launcher's store, or to rank zero's if the launcher has none (srun)."""
-    try:
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError) as error:
-        raise UsageError(
-            "WORLD_SIZE is greater than 1, but MASTER_ADDR and MASTER_PORT are missing or invalid: set both, or start "
-            "with torchrun"
-        ) from error
     launcher_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    hosts = rank == 0 and not launcher_hosts
+    hosts = launch.rank == 0 and not launcher_hosts
     if launcher_hosts:  # its store was up before this rank was started, so if it is not reachable, it is gone
         deadline = deadline.at_most(_LAUNCHER_TIMEOUT)
-    while not hosts and not _is_reachable(host, port):  # TCPStore itself would log long C++ stack traces
-        deadline.check(f"the rendezvous store at {host}:{port}")
-    return dist.TCPStore(host, port, is_master=hosts, wait_for_workers=False)
+    while not hosts and not _is_reachable(
+        launch.address, launch.port
+    ):  # TCPStore itself would log long C++ stack traces
+        deadline.check(f"the rendezvous store at {launch.address}:{launch.port}")
+    return dist.TCPStore(launch.address, launch.port, is_master=hosts, wait_for_workers=False)
 
 
 def _is_reachable(host: str, port: int) -> bool:

@@ -1,6 +1,7 @@
 """The processes of a run: their devices, the process group and collectives, which do nothing in a single process."""
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor
 from commandline.errors import CommandError
 from regnet.config.schema import DistributedConfig
 from regnet.distributed.heartbeat import Heartbeat, PeerLost
+from regnet.distributed.launcher import check_threads, read_launch
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.rendezvous import RendezvousDeadline, agree_on_attempt_id, open_store
 from regnet.errors import UsageError
@@ -162,34 +164,35 @@ def join_world(device: str, options: DistributedConfig, notice: PreemptionNotice
         notice: ends the rendezvous early if this process is preempted.
 
     Raises:
-        UsageError: there is no GPU for this process.
+        UsageError: the variables of the launcher are invalid, or there is no GPU for this process.
         Preempted: this process was preempted during the rendezvous.
         PeerLost: another rank failed; raised instead of the errors that this causes.
     """
-    size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _LAUNCHER_VARIABLES)
-    chosen = choose_device(device, local_rank)
+    launch = read_launch()
+    check_threads()
+    chosen = choose_device(device, launch.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if size == 1:
+    if launch.size == 1:
         yield World(0, 1, 0, chosen, None, None)
         return
     timeout = timedelta(seconds=options.timeout)
     try:
         deadline = RendezvousDeadline(options.timeout, notice)
-        store = open_store(rank, deadline)
+        store = open_store(launch, deadline)
         store.set_timeout(timeout)
-        store = dist.PrefixStore(agree_on_attempt_id(store, rank, size, deadline), store)
-        heartbeat = Heartbeat(store, rank, size, options.heartbeat_timeout)
+        store = dist.PrefixStore(agree_on_attempt_id(store, launch.rank, launch.size, deadline), store)
+        heartbeat = Heartbeat(store, launch.rank, launch.size, options.heartbeat_timeout)
     except (dist.DistError, TimeoutError) as error:
         raise _rendezvous_failed(error) from error
     try:
         try:
             backend = "nccl" if chosen.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+            dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=timeout)
             control = dist.new_group(backend="gloo", timeout=timeout)
         except RuntimeError as error:
             raise _rendezvous_failed(error) from error
-        yield World(rank, size, local_rank, chosen, control, heartbeat)
+        yield World(launch.rank, launch.size, launch.local_rank, chosen, control, heartbeat)
     except Exception as error:
         # The process group is not destroyed: that would wait for ranks that may be waiting for this one.
         cause = heartbeat.report_failure(error)
@@ -201,13 +204,12 @@ def join_world(device: str, options: DistributedConfig, notice: PreemptionNotice
 
 
 def _rendezvous_failed(error: Exception) -> PeerLost:
+    interface = os.environ.get("GLOO_SOCKET_IFNAME")
+    check_interface = f", and that GLOO_SOCKET_IFNAME={interface} is an interface of this node" if interface else ""
     return PeerLost(
-        f"rendezvous failed: {' '.join(str(error).split())[:500]}; "
-        "check that WORLD_SIZE processes were started and that MASTER_ADDR:MASTER_PORT is reachable from every node"
+        f"rendezvous failed: {' '.join(str(error).split())[:500]}; check that WORLD_SIZE processes were started and "
+        f"that MASTER_ADDR:MASTER_PORT is reachable from every node{check_interface}"
     )
-
-
-_LAUNCHER_VARIABLES = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:
@@ -217,17 +219,26 @@ def choose_device(device: str, local_rank: int) -> torch.device:
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        UsageError: CUDA is requested or available, but there is no GPU for this process.
+        UsageError: CUDA is requested or available, or CUDA_VISIBLE_DEVICES names GPUs, but there is none for this
+            process.
     """
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available() and not _names_gpus(visible)):
         return torch.device("cpu")
     count = torch.cuda.device_count()
     host = socket.gethostname()
+    setting = "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible}"
     if count == 0:
-        raise UsageError(f"no GPU found on {host} (local rank {local_rank}): use --train.device cpu")
+        cure = "correct or unset CUDA_VISIBLE_DEVICES, or use" if visible is not None else "use"
+        raise UsageError(f"no GPU found on {host}{setting} (local rank {local_rank}): {cure} --train.device cpu")
     if local_rank >= count:
         raise UsageError(
-            f"{host} has {count} GPU{'' if count == 1 else 's'}, but local rank {local_rank} needs one: start at most "
-            f"{count} process{'' if count == 1 else 'es'} per node (--nproc_per_node) or use --train.device cpu"
+            f"{host} has {count} GPU{'' if count == 1 else 's'}{setting}, but local rank {local_rank} needs one: start "
+            f"at most {count} process{'' if count == 1 else 'es'} per node (--nproc_per_node) or use --train.device cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def _names_gpus(visible: str | None) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES names GPUs: by index or UUID. CUDA ignores what follows an invalid entry (-1)."""
+    return visible is not None and re.match(r"\s*(\d|GPU-|MIG-)", visible) is not None

@@ -1,6 +1,5 @@
 """Checks between the processes of a run: their launch, their placement on nodes and GPUs, and all-reduce."""
 
-import os
 import socket
 import statistics
 import time
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from regnet.config.schema import Config
+from regnet.distributed.launcher import LaunchError, check_threads, read_launch
 from regnet.distributed.world import World, choose_device
 from regnet.doctor.findings import Finding, fail, format_bytes, format_seconds, join_hosts, ok, plural
 from regnet.errors import UsageError
@@ -40,26 +40,18 @@ class ProcessInfo:
 
 
 def check_launch(env: Mapping[str, str]) -> list[Finding]:
-    """FAIL if the variables that torchrun or srun set are invalid; nothing if they are valid."""
-    fix = "start with torchrun, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for every process"
+    """FAIL if the variables that describe this process are invalid; nothing if they are valid."""
     try:
-        size, rank, local = (int(env.get(name, d)) for name, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
-    except ValueError as error:
-        return [fail("ranks", f"RANK, WORLD_SIZE or LOCAL_RANK is not an integer: {error}", fix)]
-    if not 0 <= rank < size or local < 0:
-        return [fail("ranks", f"RANK {rank} and LOCAL_RANK {local} are impossible with WORLD_SIZE {size}", fix)]
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
-    if size > 1 and missing:
-        verb = "is" if len(missing) == 1 else "are"
-        return [fail("ranks", f"WORLD_SIZE is {size}, but {' and '.join(missing)} {verb} not set", fix)]
-    if size > 1 and not env["MASTER_PORT"].isdecimal():
-        return [fail("ranks", f"MASTER_PORT must be a port number, got {env['MASTER_PORT']!r}", fix)]
+        read_launch(env)
+        check_threads(env)
+    except LaunchError as error:
+        return [fail("launch", error.problem, error.cure)]
     return []
 
 
 def process_info(config: Config, rank: int) -> ProcessInfo:
     """Where this process runs."""
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = read_launch().local_rank
     device, gpu = "", ""
     try:
         device = choose_device(config.train.device, local_rank).type

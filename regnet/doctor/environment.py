@@ -178,10 +178,6 @@ def slurm(env: Mapping[str, str]) -> list[Finding]:
     left = _seconds_left(env)
     facts.append("time left unknown" if left is None else f"{left / 60:,.0f} min left")
     message = ", ".join(facts)
-    tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
-    if tasks != "1" and "WORLD_SIZE" not in env:
-        fix = "start one torchrun per node (srun --ntasks-per-node=1), or set RANK, WORLD_SIZE and LOCAL_RANK"
-        return [fail("SLURM", f"{message}; {tasks} tasks, but WORLD_SIZE is not set", fix)]
     if left is not None and left < _MIN_TIME_LEFT:
         return [warn("SLURM", message, "the job ends soon: request a longer --time")]
     return [ok("SLURM", message)]
