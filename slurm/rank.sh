@@ -1,13 +1,16 @@
 #!/bin/bash
 # Starts one rank. Run by srun.
-set -euo pipefail
 trap '' USR1 # until the trainer has installed its handlers
-# shellcheck source=slurm/site.env
-. slurm/site.env
 # shellcheck source=slurm/lib.sh
 . slurm/lib.sh
-setup
+load_site
+set -euo pipefail
 choose_interface "$(node_address "$SLURMD_NODENAME")"
-export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
-exec "${CONTAINER[@]}" python train_ddp.py "$@"
+export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_STEP_NUM_TASKS LOCAL_RANK=$SLURM_LOCALID
+export MASTER_ADDR=${RENDEZVOUS%:*} MASTER_PORT=${RENDEZVOUS##*:}
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    choose_threads "$SLURM_CPUS_PER_TASK" 1
+else
+    choose_threads "$SLURM_CPUS_ON_NODE" "$(per_node "$SLURM_STEP_TASKS_PER_NODE" | sed -n "$((SLURM_NODEID + 1))p")"
+fi
+exec "${prefix[@]}" python train_ddp.py "$@"

@@ -22,7 +22,7 @@ def site(tmp_path):
     """A user's project directory with its own site.env; SLURM writes its log files here."""
     folder = tmp_path / "project"
     folder.mkdir()
-    for name in ("train_ddp.py", "regnet", "data", "commandline", "configs", "tests"):
+    for name in ("train_ddp.py", "commandline", "regnet", "data", "configs", "tests"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "slurm", folder / "slurm")
     site_env = folder / "slurm" / "site.env"
