@@ -45,7 +45,7 @@ def loader_options(config: Config) -> LoaderOptions:
     return LoaderOptions(**{field.name: options[field.name] for field in fields(LoaderOptions)})
 
 
-def manifest_and_transform(trained: TrainedModel, shards: Path | None) -> tuple[Manifest, InferenceTransform]:
+def manifest_and_transform(trained: TrainedModel, shards: str | Path | None) -> tuple[Manifest, InferenceTransform]:
     """The manifest of a model's shards, and the transform that prepares an image like its validation images.
 
     Args:
@@ -56,7 +56,7 @@ def manifest_and_transform(trained: TrainedModel, shards: Path | None) -> tuple[
         UsageError: the manifest has other classes than the model.
     """
     data, augment = trained.config.data, trained.config.augment
-    directory = shards or Path(data.shards)
+    directory = Path(shards or data.shards)
     try:
         manifest = read_manifest(directory)
     except DataError as error:

@@ -42,7 +42,7 @@ def pack(state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; never executes code from the file.
 
     Raises:
@@ -50,6 +50,7 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointFormatError: another version of this program wrote it.
         CheckpointError: the file cannot be read, or contains more than plain data.
     """
+    path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:

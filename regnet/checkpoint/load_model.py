@@ -44,12 +44,13 @@ def untrained_model(arguments: Sequence[str], classes: int) -> TrainedModel:
     return TrainedModel(model.eval(), config, tuple(f"class_{label}" for label in range(classes)), 0)
 
 
-def load_trained_model(path: Path) -> TrainedModel:
+def load_trained_model(path: str | Path) -> TrainedModel:
     """The network that the checkpoint's run evaluates: with the EMA weights if there are any.
 
     Raises:
         CheckpointError: the file cannot be used; one line that names it and the reason.
     """
+    path = Path(path)
     saved = load(path)
     try:
         config = parse_config([*as_flags(saved["config"])])
@@ -62,12 +63,13 @@ def load_trained_model(path: Path) -> TrainedModel:
         raise incomplete(path, error) from error
 
 
-def weights_only_checkpoint(path: Path) -> bytes:
+def weights_only_checkpoint(path: str | Path) -> bytes:
     """The content of a checkpoint with nothing but the evaluated weights of this one; runs cannot resume from it.
 
     Raises:
         CheckpointError: the file cannot be used.
     """
+    path = Path(path)
     saved = load(path)
     weights = evaluated_weights(saved, path)
     return pack({"model": weights, "ema": None, **{name: saved[name] for name in _METADATA_KEYS}})

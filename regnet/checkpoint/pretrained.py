@@ -78,7 +78,8 @@ _TIMM = NameMapping(
         "head.f_out": "head.fc",
     },
 )
-_LIBRARIES: dict[str, Callable[[str], str]] = {"this program": str, "torchvision": _TORCHVISION, "timm": _TIMM}
+# The functions that convert this program's tensor names to those of a library.
+LIBRARIES: dict[str, Callable[[str], str]] = {"regnet": str, "torchvision": _TORCHVISION, "timm": _TIMM}
 
 
 class PretrainedWeights(NamedTuple):
@@ -130,7 +131,8 @@ def read_weights(
     tensors = {name: _convert(path, name_in(name), found[name_in(name)], tensor) for name, tensor in needed.items()}
     count = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
     new = "" if config.head == "keep" else "; the head is newly initialised"
-    description = f"Starting from {path}: {count:,} weights and statistics of {library}{new}"
+    origin = "this program" if library == "regnet" else library
+    description = f"Starting from {path}: {count:,} weights and statistics of {origin}{new}"
     return PretrainedWeights(tensors, description)
 
 
@@ -175,10 +177,12 @@ def _check_state_dict(path: Path, found: Any) -> dict[str, Tensor]:
 
 def _library_of(path: Path, found: dict[str, Tensor]) -> tuple[str, Callable[[str], str]]:
     """The library that wrote a state dict, and the function that converts this program's names to its names."""
-    for library, name_in in _LIBRARIES.items():
+    for library, name_in in LIBRARIES.items():
         if name_in("stem.conv_3x3.weight") in found:
             return library, name_in
-    raise CheckpointError(f"{path}: not the weights of a RegNet of {', '.join(_LIBRARIES)} (no stem with a known name)")
+    raise CheckpointError(
+        f"{path}: not the weights of a RegNet of this program, torchvision, timm (no stem with a known name)"
+    )
 
 
 def _check_classifier(

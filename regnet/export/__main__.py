@@ -1,7 +1,8 @@
-"""Export a trained network as a weights-only checkpoint, as ONNX, or as a diagram.
+"""Export a trained network: its weights for this or another program, an ONNX model, or a diagram.
 
 examples:
   python -m regnet.export --checkpoint runs/baseline/checkpoints/best.pt --weights baseline.pt
+  python -m regnet.export --checkpoint runs/imagenet/checkpoints/best.pt --weights imagenet.safetensors --names timm
   python -m regnet.export --checkpoint runs/baseline/checkpoints/best.pt --onnx baseline.onnx --normalize
   python -m regnet.export --checkpoint runs/baseline/checkpoints/best.pt --architecture baseline.svg --graph graph.svg
 """
@@ -14,10 +15,11 @@ from commandline.command import run_command
 from commandline.exit_codes import DONE, FAILED
 from commandline.paths import check_output_file, path_option
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
+from regnet.checkpoint.pretrained import LIBRARIES
 from regnet.errors import UsageError
 from regnet.export.diagram import check_format, draw_architecture, draw_graph
 from regnet.export.onnx_export import BATCH_SIZES, TOLERANCE, export_onnx
-from regnet.export.weights_export import export_weights
+from regnet.export.weights_export import OWN_NAMES, check_names, export_weights
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +29,17 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--checkpoint", type=path_option, required=True, metavar="FILE", help="checkpoint to export")
     options.add_argument(
-        "--weights", type=path_option, metavar="FILE", help="write a weights-only checkpoint, which cannot be resumed"
+        "--weights",
+        type=path_option,
+        metavar="FILE",
+        help="write the weights alone: a .safetensors file, or a weights-only checkpoint, which cannot be resumed",
+    )
+    options.add_argument(
+        "--names",
+        choices=tuple(LIBRARIES),
+        default=OWN_NAMES,
+        help="whose tensor names a .safetensors file has; timm and torchvision need a network of model.variant paper "
+        "(default: %(default)s)",
     )
     options.add_argument(
         "--onnx", type=path_option, metavar="FILE", help="write an ONNX model and compare it with PyTorch"
@@ -76,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             draw(trained, path)
             print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
     if args.weights is not None:
-        export_weights(args.checkpoint, args.weights)
+        export_weights(args.checkpoint, args.weights, args.names)
         print(f"{args.weights}: {args.weights.stat().st_size / 1e6:.1f} MB")
     return DONE if args.onnx is None else write_onnx(trained, args)
 
@@ -92,6 +104,7 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise UsageError(f"{duplicate} is named for two outputs: choose different files")
     if args.checkpoint.resolve() in paths:
         raise UsageError(f"{args.checkpoint} is the checkpoint to export and would be overwritten: choose another file")
+    check_names(args.weights, args.names)
     for path in filter(None, (args.architecture, args.graph)):
         check_format(path)
     for option in ("weights", "onnx", "architecture", "graph"):

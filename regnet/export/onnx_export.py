@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data.inference_transform import InferenceTransform
 from regnet.checkpoint.load_model import TrainedModel
 from regnet.data_adapter import manifest_and_transform
+from regnet.runs.atomic_write import replace_file
 
 BATCH_SIZES = (1, 2, 7, 32)
 TOLERANCE = 1e-4  # of logits; summation in another order changes them by about 1e-6 of their value
@@ -34,7 +35,9 @@ class NormalizedModel(nn.Module):
         return self.network((images - self.mean) / self.std)
 
 
-def export_onnx(trained: TrainedModel, path: Path, normalize: bool, shards: Path | None) -> float:
+def export_onnx(
+    trained: TrainedModel, path: str | Path, normalize: bool = False, shards: str | Path | None = None
+) -> float:
     """Writes the ONNX model; returns the largest difference between its logits and PyTorch's.
 
     Args:
@@ -45,6 +48,7 @@ def export_onnx(trained: TrainedModel, path: Path, normalize: bool, shards: Path
         DataError, UsageError: the manifest is needed and cannot be read, or has other classes.
         OSError: the file cannot be written.
     """
+    path = Path(path)
     network: nn.Module = trained.model
     transform = None
     if normalize:
@@ -74,7 +78,7 @@ def write_model(network: nn.Module, resolution: int, path: Path, properties: dic
         del node.metadata_props[:]  # the exporter's call stack, with local paths
     onnx.helper.set_model_props(model, properties)
     onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
+    replace_file(path, model.SerializeToString())
 
 
 def metadata(trained: TrainedModel, transform: InferenceTransform | None) -> dict[str, str]:

@@ -70,6 +70,19 @@ def name_file(path: Path) -> Iterator[None]:
         raise
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Replaces a file outside of run directories once its new content is complete. Raises OSError, which names it."""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with name_file(path), open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def sync_directory(directory: Path) -> None:
     """Returns when the entries of a directory are durable."""
     handle = os.open(directory, os.O_RDONLY)

@@ -4,9 +4,8 @@ python -m regnet.runs [runs] [--json]
 """
 
 import argparse
-import json
 import contextlib
-import fcntl
+import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +17,11 @@ from rich.table import Table
 from commandline.command import run_command
 from commandline.exit_codes import DONE
 from regnet.errors import UsageError
+from regnet.runs.compatibility import read_config
+from regnet.runs.files import has_checkpoint, run_path
 from regnet.runs.json_format import format_json
+from regnet.runs.launch_command import resume_command
+from regnet.runs.lock import is_locked
 from regnet.runs.status import STATE, RunFormatError, RunState, Status, read_state
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -32,7 +35,7 @@ class RunSummary:
         state: see run_status.
         best_top1: validation accuracy of the best epoch, 0 to 1; None before the first.
         age: seconds since state.json was written.
-        next: how to resume the run; empty if it is finished or running.
+        next: how to go on with the run; empty if it is finished or running.
     """
 
     name: str
@@ -63,13 +66,13 @@ def read_run(directory: Path) -> RunSummary | None:
         _best_top1(directory / "metrics.jsonl"),
         time.time() - (directory / STATE).stat().st_mtime,
         state.reason,
-        "" if status in (Status.finished, Status.running) else _how_to_resume(directory),
+        "" if status in (Status.finished, Status.running) else _next_step(directory, state),
     )
 
 
 def run_status(directory: Path, state: RunState) -> str:
     """The status in state.json, but `died` if that is running and no process holds the run's lock."""
-    return "died" if state.state is Status.running and not _is_locked(directory) else str(state.state)
+    return "died" if state.state is Status.running and not is_locked(directory) else str(state.state)
 
 
 def _best_top1(log: Path) -> float | None:
@@ -83,21 +86,35 @@ def _best_top1(log: Path) -> float | None:
     return max(found, default=None)
 
 
-def _is_locked(directory: Path) -> bool:
-    """Whether a process is training the run, on this node or on one that shares its file locks."""
+def _next_step(directory: Path, state: RunState) -> str:
+    """What to do with a run that is neither finished nor running."""
+    if not (directory / "config.yaml").exists():
+        return "it did not start training"
+    if state.diverged:
+        other = "start over with other options (a lower optim.lr, optim.clip_norm)"
+        return f"{other}{' under another --name, or with --overwrite' if has_checkpoint(directory) else ''}"
     try:
-        with open(directory / ".lock", "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
+        return f"{'resume' if has_checkpoint(directory) else 'start again'} with: {_resume_command(directory, state)}"
+    except UsageError as error:  # the configuration is damaged
+        return str(error)
 
 
-def _how_to_resume(directory: Path) -> str:
-    config = directory / "config.yaml"
-    return f"resume with: train_ddp.py --config {config}" if config.exists() else "it did not start training"
+def _resume_command(directory: Path, state: RunState) -> str:
+    if not state.command:  # started from Python
+        command, started_in = ("train_ddp.py", "--config", str(directory / "config.yaml")), ""
+        return resume_command(command, started_in, "--train.max_minutes", "0", *_place(directory, started_in))
+    return resume_command(state.command, state.directory, *_place(directory, state.directory))
+
+
+def _place(directory: Path, started_in: str) -> tuple[str, ...]:
+    """The options that name a run whose directory was copied or renamed; none for others."""
+    created_with = read_config(directory)
+    if created_with is not None:
+        place = started_in / run_path(created_with)
+        if place.exists() and place.samefile(directory):
+            return ()
+    path = directory.absolute()
+    return "--runs_dir", str(path.parent), "--name", path.name
 
 
 def as_age(seconds: float) -> str:
