@@ -1,5 +1,7 @@
 """Updates are finite for finite gradients of any size, and keep their direction."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -8,6 +10,7 @@ from torch import nn
 
 from regnet.optim.clipping import clip_gradients
 from regnet.optim.muon import Muon, orthogonalize
+from regnet.training.state import TrainingState
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 sizes = st.one_of(st.just(0.0), st.floats(-38, 30).map(lambda exponent: 10.0**exponent))
@@ -90,3 +93,13 @@ def test_clipping_does_not_hide_a_gradient_that_is_not_finite(value):
     parameter.grad = torch.tensor([1.0, value])
     clip_gradients([parameter], 1.0)
     assert not parameter.grad.isfinite().all()
+
+
+def test_a_second_moment_that_overflows_counts_as_divergence():
+    """Adam would never change this weight again, although it stays finite."""
+    model = nn.Linear(2, 2)
+    state = SimpleNamespace(model=model, optimizer=torch.optim.Adam(model.parameters()))
+    for size, found in ((1.0, None), (1e25, "exp_avg_sq of weight")):
+        model.weight.grad, model.bias.grad = torch.full((2, 2), size), torch.zeros(2)
+        state.optimizer.step()
+        assert TrainingState.first_non_finite(state) == found

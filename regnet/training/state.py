@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from regnet.checkpoint.file import CheckpointError
@@ -70,11 +70,15 @@ class TrainingState:
         world.broadcast_([*self.model.buffers(), *ema_buffers])
 
     def first_non_finite(self) -> str | None:
-        """The name of the first weight or statistic that is not finite; None if all are.
+        """The name of the first weight, statistic or optimiser state that is not finite; None if all are.
 
-        Such a state must not be saved.
+        Such a state must not be saved. A second moment of Adam is infinite after a huge gradient (its square overflows), and the weight
+        never changes again.
         """
         tensors = self.model.state_dict()
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
+            tensors |= {f"{key} of {name}": value for key, value in state.items() if isinstance(value, Tensor)}
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
         return None if finite.all() else list(tensors)[int(finite.int().argmin())]
 
