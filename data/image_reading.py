@@ -194,7 +194,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     """
     if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PPM"):
         raise _UnsupportedError(
-            f"mode {image.mode} has 32 bits per channel, whose range is unknown; convert it to 8 bits"
+            f"mode {image.mode} has 32 bits per channel, of unknown range, and has to be converted to 8 bits"
         )
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
