@@ -17,6 +17,7 @@ from regnet.config.schema import Config
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
 from regnet.errors import UsageError
+from regnet.runs.atomic_write import replace_file
 from regnet.runs.json_format import format_json
 
 if TYPE_CHECKING:  # imports matplotlib, which only some benchmarks need
@@ -26,10 +27,9 @@ Report = dict[str, Any]  # the JSON file's content; "results" maps each variant 
 
 
 def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
 
 
 def parser(
@@ -177,7 +177,7 @@ def run_benchmark(
         return 0
     show(report)
     if args.json:
-        args.json.write_text(format_json(report) + "\n", encoding="utf-8")
+        replace_file(args.json, (format_json(report) + "\n").encode())
     return 0
 
 
@@ -192,7 +192,7 @@ def run_benchmark_with_figure(
     def show_and_draw(report: Report) -> None:
         show(report)
         if args.figure:
-            args.figure.write_bytes(figure(report).png())
+            replace_file(args.figure, figure(report).png())
 
     return run_benchmark(args, lambda: measure(args), show_and_draw, LaunchFailed, LoaderError)
 

@@ -27,6 +27,7 @@ from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
 from regnet.metrics.evaluation_file import most_confused
+from regnet.runs.atomic_write import replace_file
 from regnet.runs.json_format import format_json
 from regnet.tracking.console import in_columns, percent
 from regnet.training.amp import Precision
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         if world.is_main:
             found = to_dict(trained, without_tta, flip_tta)
             if args.json:
-                args.json.write_text(format_json(found) + "\n", encoding="utf-8")
+                replace_file(args.json, (format_json(found) + "\n").encode())
             print_evaluation(found, Console(markup=False, emoji=False))
     return DONE
 

@@ -1,5 +1,6 @@
 """Diagrams of a network: its architecture (stem, stages, head), and its autograd graph."""
 
+import io
 import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ from regnet.errors import UsageError
 from regnet.models.complexity import profile_operators
 from regnet.models.design_space import Variant
 from regnet.models.regnet import count_parameters
+from regnet.runs.atomic_write import replace_file
 
 FORMATS = ("svg", "png", "pdf")
 DARK, GREY = "#1b1f24", "#5b636d"
@@ -108,7 +110,9 @@ def draw_architecture(trained: TrainedModel, path: Path) -> None:
         has_se=design.se_ratio > 0,
     )
     with mpl.rc_context({"svg.fonttype": "none"}):  # text stays searchable
-        figure.savefig(path, dpi=160)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix.lstrip(".").lower(), dpi=160)
+    replace_file(path, drawn.getvalue())
 
 
 def _millions(count: int) -> str:
@@ -175,7 +179,7 @@ def draw_graph(trained: TrainedModel, path: Path) -> None:
     logits = trained.model(torch.zeros(1, 3, resolution, resolution))
     graph = torchviz.make_dot(logits, params=dict(trained.model.named_parameters()))
     try:
-        path.write_bytes(graph.pipe(format=path.suffix.lstrip(".").lower()))
+        replace_file(path, graph.pipe(format=path.suffix.lstrip(".").lower()))
     except graphviz.ExecutableNotFound as error:
         raise UsageError("--graph requires the graphviz program dot: apt-get install graphviz") from error
     except graphviz.CalledProcessError as error:

@@ -1,4 +1,4 @@
-"""Atomic file writes, which survive a power loss and which only the newest attempt of a run can make."""
+"""Atomic file writes, which survive a power loss; in a run directory only the newest attempt of the run can make them."""
 
 import contextlib
 import os
@@ -42,10 +42,8 @@ class AtomicWriter:
         temporary = self.path / path.name
         try:
             try:
-                with name_file(path), open(temporary, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                with name_file(path):
+                    _write_durably(temporary, content)
                 temporary.rename(path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -59,6 +57,36 @@ class AtomicWriter:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a command's output file: the file that is there is replaced when the new one is complete.
+
+    A link stays a link; a device or a pipe, such as /dev/stdout, is written to.
+
+    Raises:
+        OSError: the disk failed; the file is unchanged.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with name_file(path):
+            _write_durably(temporary, content)
+        if path.exists():
+            temporary.chmod(path.stat().st_mode)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def name_file(path: Path) -> Iterator[None]:
     """Names the file in the errors of a failing disk: those that occur once a file is open do not."""
@@ -68,19 +96,6 @@ def name_file(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replaces a file outside of run directories once its new content is complete. Raises OSError, which names it."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with name_file(path), open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:
