@@ -13,6 +13,7 @@ stop() {
 # written: there, an unset variable or a failing test would end the job without a word.
 load_site() {
     local status
+    bash -n slurm/site.env || stop "slurm/site.env is not valid, see the error above"
     trap 'stop "slurm/site.env ended the script with exit code $?: setup() must return, not exit"' EXIT
     # shellcheck source=slurm/site.env
     . slurm/site.env

@@ -75,6 +75,7 @@ def test_site_code_need_not_be_written_for_strict_shells(load, setup, settings):
         ),
         (":", "unset CONTAINER; CONTAINER=x", "CONTAINER must be an array"),
         (":", "MAX_FAILED_ATTEMPTS=three", "MAX_FAILED_ATTEMPTS must be a positive integer, got 'three'"),
+        (":", "X='", "slurm/site.env is not valid, see the error above"),
         (":", "RETRY_DELAY=", "RETRY_DELAY must be a number of seconds, got ''"),
     ],
 )

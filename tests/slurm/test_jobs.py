@@ -197,7 +197,7 @@ def test_two_jobs_on_one_node_do_not_interfere(job):
 )
 def test_a_failing_configuration_is_not_retried_forever(job, flags, attempts, message, last):
     """Invalid options never; a missing file a few times, because a file system may only be late."""
-    failing = job(*flags)
+    failing = job(*flags, options=("--nodes=1", "--ntasks=1"))
     assert failing.wait_for_end() == "FAILED"
     assert message in failing.output()
     assert failing.output().count("] starting on ") == attempts
