@@ -72,8 +72,8 @@ class TrainingState:
     def first_non_finite(self) -> str | None:
         """The name of the first weight, statistic or optimiser state that is not finite; None if all are.
 
-        Such a state must not be saved. The second moment of Adam becomes infinite if the square of a gradient overflows,
-        and the weight never changes again.
+        Such a state must not be saved. Adam's second moment becomes infinite if the square of a gradient overflows, and
+        the weight never changes again.
         """
         tensors = self.model.state_dict()
         for name, parameter in self.model.named_parameters():
