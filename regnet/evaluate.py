@@ -9,6 +9,7 @@ examples:
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -101,26 +102,43 @@ def print_evaluation(found: dict[str, Any], console: Console) -> None:
             console.print(line, highlight=False)
 
 
-def run(args: argparse.Namespace) -> int:
-    if args.json:
-        check_output_file("--json", args.json)
-    trained = load_trained_model(args.checkpoint)
+def evaluate_checkpoint(
+    checkpoint: str | Path, shards: str | Path | None = None, device: str = "auto"
+) -> dict[str, Any] | None:
+    """Evaluates the network of a checkpoint on a validation split; under torchrun, all ranks call it together.
+
+    Args:
+        shards: the dataset; None for the one that the run was trained on.
+        device: auto, cpu or cuda.
+
+    Returns:
+        The evaluation, see `to_dict`; None on all ranks but rank zero.
+
+    Raises:
+        UsageError, DataError: the checkpoint or the shards cannot be used.
+    """
+    trained = load_trained_model(checkpoint)
     config = trained.config
-    shards = str(args.shards) if args.shards else config.data.shards
-    config = replace(config, data=replace(config.data, shards=shards, local_cache_dir="", cache="none"))
-    config, _ = adapt_to_process(config)
-    with join_world(args.device, config.distributed, PreemptionNotice()) as world:
+    data = replace(config.data, shards=str(shards or config.data.shards), local_cache_dir="", cache="none")
+    config, _ = adapt_to_process(replace(config, data=data))
+    with join_world(device, config.distributed, PreemptionNotice()) as world:
         directory, manifest = open_shards(config, world)
         check_classes(trained, directory, manifest)
         rank = RankInfo(world.rank, world.size, world.device)
         _, batches = open_loaders(directory, manifest, loader_options(config), rank)
         precision = Precision(config.train.precision, world.device)
         without_tta, flip_tta = evaluate(trained.model, batches, precision, len(trained.classes), world)
-        if world.is_main:
-            found = to_dict(trained, without_tta, flip_tta)
-            if args.json:
-                replace_file(args.json, (format_json(found) + "\n").encode())
-            print_evaluation(found, Console(markup=False, emoji=False))
+        return to_dict(trained, without_tta, flip_tta) if world.is_main else None
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.json:
+        check_output_file("--json", args.json)
+    found = evaluate_checkpoint(args.checkpoint, args.shards, args.device)
+    if found is not None:
+        if args.json:
+            replace_file(args.json, (format_json(found) + "\n").encode())
+        print_evaluation(found, Console(markup=False, emoji=False))
     return DONE
 
 

@@ -63,7 +63,7 @@ class Prediction:
     probabilities: list[float]
 
 
-def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
+def from_checkpoint(path: str | Path, shards: str | Path | None = None) -> Classifier:
     """The network of a checkpoint; the manifest of the shards describes how to prepare images."""
     trained = load_trained_model(path)
     manifest, transform = manifest_and_transform(trained, shards)
@@ -76,7 +76,7 @@ def from_checkpoint(path: Path, shards: Path | None) -> Classifier:
     return Classifier(trained.classes, transform, logits)
 
 
-def from_onnx(path: Path) -> Classifier:
+def from_onnx(path: str | Path) -> Classifier:
     """The network of an ONNX model with normalisation. Raises UsageError if the file is anything else."""
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -148,6 +148,16 @@ def predict(classifier: Classifier, images: Iterable[tuple[Path, np.ndarray]], t
         best = classifier.logits(pixels).softmax(1).topk(min(top, len(classifier.classes)))
         for (path, _), labels, probabilities in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True):
             yield Prediction(str(path), [classifier.classes[label] for label in labels], probabilities)
+
+
+def classify(classifier: Classifier, paths: Iterable[str | Path], top: int = 5) -> list[Prediction]:
+    """The `top` most probable classes of image files. Raises DataError for the first that cannot be read."""
+    errors = list[DataError]()
+    images = read_images([Path(path) for path in paths], classifier.transform, Counter(), errors)
+    predictions = list(predict(classifier, images, top))
+    if errors:
+        raise errors[0]
+    return predictions
 
 
 def parser() -> argparse.ArgumentParser:

@@ -32,13 +32,19 @@ def pip(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, as a build leaves files in the source tree."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory) -> Path:
+    """A copy of what is packaged: a build leaves files in the source tree."""
+    source = tmp_path_factory.mktemp("source")
     for file in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", "train_ddp.py"):
         copy(ROOT / file, source)
     for package in ("regnet", "data", "commandline"):
         copytree(ROOT / package, source / package, ignore=ignore_patterns("__pycache__"))
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source))
     return next(out.glob("*.whl"))
 
@@ -98,6 +104,22 @@ def test_every_console_script_can_be_called(installed, distribution):
     done = run_installed(installed, sys.executable, "-c", check)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(installed)
+
+
+def test_an_editable_installation_imports_the_clone_from_any_directory(source, tmp_path):
+    pip("install", "--no-deps", "--no-build-isolation", "--prefix", str(tmp_path / "prefix"), "--editable", str(source))
+    (site,) = (tmp_path / "prefix").glob("lib/python*/site-packages")
+    check = (
+        f"import site; site.addsitedir({str(site)!r})\n"
+        "import importlib.util, commandline, data, regnet\n"
+        "for module in (commandline, data, regnet): print(module.__file__)\n"
+        "print(importlib.util.find_spec('train_ddp').origin)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, timeout=120, env=environment(), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert [Path(line).is_relative_to(source) for line in done.stdout.splitlines()] == [True] * 4, done.stdout
 
 
 def test_console_scripts_print_help_and_return_the_exit_code(installed):

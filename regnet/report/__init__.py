@@ -5,12 +5,12 @@ from pathlib import Path
 REPORT = "report"  # subdirectory of a run
 
 
-def write_run_report(run: Path) -> None:
+def write_run_report(run: str | Path) -> None:
     """Writes the report of a finished run into its directory, and prints its path or why there is none."""
     from regnet.report.html_report import write_report  # matplotlib takes a second to import; runs start without it
 
     try:
-        print(f"report: {write_report([run], run / REPORT)}", flush=True)
+        print(f"report: {write_report([Path(run)], Path(run) / REPORT)}", flush=True)
     except Exception as error:  # noqa: BLE001  # from any plotting library; the run itself has succeeded
         print(
             f"the report could not be written ({type(error).__name__}: {error}); "
