@@ -38,11 +38,11 @@ def copy_shards(source: Path, cache_dir: Path) -> Path:
         the directory of the copy, under `cache_dir`, named by the manifest's digest.
 
     Raises:
-        DataError: the source does not match its manifest, or the disk has too little space.
+        DataError: the source does not match its manifest or is replaced meanwhile, or the disk has too little space.
         OSError: the disk failed.
     """
-    manifest = read_manifest(source)
     target = copy_directory(source, cache_dir)
+    manifest = read_manifest(source)
     target.mkdir(parents=True, exist_ok=True)
     with open(target / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another job on this node may be copying
@@ -59,9 +59,18 @@ def copy_shards(source: Path, cache_dir: Path) -> Path:
                 "space, choose another data.local_cache_dir, or leave it empty to read the shards in place"
             )
         for shard in shards:
-            _copy(source / shard.name, target / shard.name)
+            try:
+                _copy(source / shard.name, target / shard.name)
+            except FileNotFoundError as error:
+                raise DataError(
+                    f"{source / shard.name} is missing: the dataset is damaged, or was replaced while it was copied to "
+                    f"{cache_dir}; start the run again, or convert again with python -m data.convert --overwrite"
+                ) from error
         verify(target, manifest, Verify.always)
         _copy(source / MANIFEST, target / MANIFEST)
+        if copy_directory(target, cache_dir) != target:
+            (target / MANIFEST).unlink()
+            raise DataError(f"{source} was replaced while it was copied to {cache_dir}; start the run again")
     return target
 
 

@@ -66,9 +66,33 @@ def test_a_damaged_source_is_named_and_gives_no_copy(shards, tmp_path):
     assert not (copy_directory(source, tmp_path / "disk") / "manifest.json").exists()
 
 
+def test_a_missing_shard_is_named_with_the_remedy(shards, tmp_path):
+    source = shutil.copytree(shards, tmp_path / "source")
+    missing = next(source.glob("val-*"))
+    missing.unlink()
+    with pytest.raises(DataError, match=f"{missing} is missing: .* --overwrite"):
+        copy_shards(source, tmp_path / "disk")
+
+
 def test_a_disk_that_is_too_small_is_reported_before_copying(shards, tmp_path):
-    with mounted_tmpfs(tmp_path / "disk", "size=1m") as disk, pytest.raises(DataError, match="GB are free, but"):
+    sizes = r"[\d.]+ (kB|MB) are free, but .* needs [\d.]+ MB:"
+    with mounted_tmpfs(tmp_path / "disk", "size=1m") as disk, pytest.raises(DataError, match=sizes):
         copy_shards(shards, disk)
+
+
+def test_a_dataset_that_is_replaced_while_it_is_copied_gives_no_copy(shards, tmp_path, monkeypatch):
+    source = shutil.copytree(shards, tmp_path / "source")
+    other = convert_synthetic(tmp_path / "other", 1, 1)
+
+    def replace_and_verify(*args):
+        shutil.copyfile(other / "manifest.json", source / "manifest.json")
+        verify(*args)
+
+    monkeypatch.setattr("data.local_copy.verify", replace_and_verify)
+    target = copy_directory(source, tmp_path / "disk")
+    with pytest.raises(DataError, match="was replaced while it was copied"):
+        copy_shards(source, tmp_path / "disk")
+    assert not (target / "manifest.json").exists()
 
 
 def test_concurrent_processes_share_one_copy(shards, tmp_path):
