@@ -24,6 +24,7 @@ from regnet.distributed.world import World, join_world
 from regnet.models.regnet import count_parameters
 from regnet.report import write_run_report
 from regnet.runs.directory import run_path
+from regnet.tracking.wandb_sweep import name_sweep_run
 from regnet.training.builder import build_train_step
 from regnet.training.cuda_graphs import capture_step, should_capture_step
 from regnet.training.run import Run
@@ -36,8 +37,9 @@ def main(argv: list[str]) -> int:
 
     def run(arguments: list[str]) -> int:
         config, notes = parse_config_with_notes(arguments)
+        config, sweep_notes = name_sweep_run(config)
         with join_world(config.train.device, config.distributed, NOTICE) as world:
-            return train(config, notes, world)
+            return train(config, [*notes, *sweep_notes], world)
 
     return run_command(run, argv)
 

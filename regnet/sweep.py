@@ -39,6 +39,8 @@ def read_sweep(path: Path) -> list[Overrides]:
         UsageError: the file or an entry is invalid; one line that names it.
     """
     entries = read_yaml(path)
+    if isinstance(entries, dict) and "parameters" in entries:
+        raise UsageError(f"{path} is a sweep for W&B, whose runs wandb agent starts: use wandb sweep {path}")
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"{path}: must be a list of seeds or of mappings from options to values")
     return [_read_entry(path, number, entry) for number, entry in enumerate(entries)]

@@ -1,39 +1,9 @@
-"""Reads an offline W&B run. A .wandb file is a 7-byte header followed by a LevelDB log of protocol buffers.
-
-W&B has no public reader; the record types come from wandb.proto.
-"""
+"""Reads what wandb has recorded of an offline run; the record types come from wandb.proto."""
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
-from wandb.proto.wandb_internal_pb2 import Record
-
-BLOCK = 32 * 1024
-HEADER = struct.Struct("<IHB")  # checksum, length, type
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-
-
-def records(path: Path) -> Iterator[Record]:
-    content, position, parts = path.read_bytes(), 7, b""
-    assert content[:4] == b":W&B"
-    while position + HEADER.size <= len(content):
-        remaining = BLOCK - position % BLOCK
-        if remaining < HEADER.size:
-            position += remaining
-            continue
-        _, length, kind = HEADER.unpack_from(content, position)
-        if kind == 0:
-            position += remaining
-            continue
-        position += HEADER.size
-        parts = (b"" if kind in (FULL, FIRST) else parts) + content[position : position + length]
-        position += length
-        if kind in (FULL, LAST):
-            record = Record()
-            record.ParseFromString(parts)
-            yield record
+from regnet.tracking.wandb_parts import read_records
 
 
 def _items(items) -> dict:
@@ -47,7 +17,7 @@ def read_run(path: Path) -> dict:
     number of system-metric records).
     """
     run: dict = {"rows": [], "summary": {}, "config": {}, "metrics": {}, "artifacts": [], "stats": 0}
-    for record in records(path):
+    for record in read_records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run["id"] = record.run.run_id

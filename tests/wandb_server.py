@@ -1,10 +1,13 @@
-"""A fake W&B server on loopback, with as much of the protocol as the client needs to stay online.
+"""A fake W&B server on loopback, with as much of the protocol as wandb needs to log, resume, sync and sweep.
 
-    python tests/wandb_server.py BEHAVIOUR     prints its port, then one JSON line per request
+    python tests/wandb_server.py BEHAVIOUR [FILE RUNS]     prints its port, then one JSON line per request
 
 BEHAVIOUR: well; refusing (401 to every request); failing (500 to every request); silent (accepts connections, never
 answers); falling silent and dying (well until the first rows of the run have arrived, then silent, or closing every
 connection).
+FILE: the sweep that `wandb agent` runs. RUNS: the parameters of its runs, a JSON list of mappings.
+
+GET /runs answers with what the server holds, as {id: run}.
 """
 
 import gzip
@@ -12,29 +15,138 @@ import json
 import re
 import sys
 import threading
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 ENTITY = {"id": "entity", "name": "someone"}
-PROJECT = {"id": "project", "name": "regnet", "entity": ENTITY}
 VIEWER = {"id": "viewer", "entity": "someone", "username": "someone", "email": "", "flags": "{}", "admin": False}
 
 
-def answer(query: str, variables: dict, url: str) -> dict:
-    """Answers the GraphQL queries that a run sends."""
+@dataclass
+class StoredRun:
+    """What the server holds of a run.
+
+    Attributes:
+        history: rows, as their line numbers place them; a gap is an empty row.
+        lines: the number of history lines that were received.
+        exit_code: None while the run is not complete.
+    """
+
+    name: str
+    project: str = ""
+    group: str = ""
+    job_type: str = ""
+    notes: str = ""
+    tags: list[str] = field(default_factory=list)
+    sweep: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    lines: int = 0
+    summary: dict[str, Any] = field(default_factory=dict)
+    preempting: bool = False
+    exit_code: int | None = None
+
+    def receive(self, record: dict[str, Any]) -> None:
+        """Applies a file-stream request: lines of named files from an offset on, and how the run ended."""
+        for name, part in record.get("files", {}).items():
+            rows = [json.loads(line) for line in part["content"]]
+            if name == "wandb-history.jsonl":
+                missing = part["offset"] + len(rows) - len(self.history)
+                self.history += [{} for _ in range(missing)]
+                self.history[part["offset"] : part["offset"] + len(rows)] = rows
+                self.lines += len(rows)
+            elif name == "wandb-summary.json":
+                self.summary = rows[-1]
+        self.preempting = record.get("preempting", self.preempting)
+        if record.get("complete"):
+            self.exit_code = record["exitcode"]
+
+
+class Store:
+    """The runs and the sweep of the server."""
+
+    def __init__(self, sweep_file: str, sweep: list[dict[str, Any]]) -> None:
+        self.sweep_file = sweep_file
+        self.lock = threading.Lock()
+        self.runs: dict[str, StoredRun] = {}
+        self.to_start = [(f"sweep-run-{number}", parameters) for number, parameters in enumerate(sweep)]
+
+    def upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run_id = variables.get("name") or "run"
+        inserted = run_id not in self.runs
+        run = self.runs.setdefault(run_id, StoredRun(run_id))
+        if run.exit_code is not None:
+            run.exit_code, run.preempting = None, False
+        run.name = variables.get("displayName") or run.name
+        run.project = variables.get("project") or run.project
+        run.group = variables.get("groupName") or run.group
+        run.job_type = variables.get("jobType") or run.job_type
+        run.notes = variables.get("notes") or run.notes
+        run.tags = variables.get("tags") or run.tags
+        run.sweep = variables.get("sweep") or run.sweep
+        if variables.get("config"):
+            run.config = json.loads(variables["config"])
+        return {"bucket": {**self.bucket(run_id), "sweepName": run.sweep or None}, "inserted": inserted}
+
+    def bucket(self, run_id: str) -> dict[str, Any]:
+        """A run as GraphQL shows it, with what a resumed run needs to know."""
+        run = self.runs[run_id]
+        return {
+            "id": run_id,
+            "name": run_id,
+            "displayName": run.name,
+            "description": "",
+            "config": json.dumps(run.config),
+            "wandbConfig": json.dumps({"t": 1}),
+            "summaryMetrics": json.dumps(run.summary),
+            "historyLineCount": len(run.history),
+            "eventsLineCount": 0,
+            "logLineCount": 0,
+            "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
+            "eventsTail": "[]",
+            "tags": run.tags,
+            "notes": run.notes,
+            "project": {"id": "project", "name": run.project or "regnet", "entity": ENTITY},
+        }
+
+    def commands(self, running: list[str]) -> list[dict[str, Any]]:
+        """What an agent has to do next: one run after another, then exit."""
+        if running:
+            return []
+        if not self.to_start:
+            return [{"type": "exit"}]
+        run_id, parameters = self.to_start.pop(0)
+        args = {name: {"value": value} for name, value in parameters.items()}
+        program = str(Path(__file__).parents[1] / "train_ddp.py")
+        return [{"type": "run", "run_id": run_id, "program": program, "args": args}]
+
+
+def answer(query: str, variables: dict[str, Any], url: str, store: Store) -> dict[str, Any]:
+    """Answers the GraphQL queries of a run, of `wandb sync` and of `wandb agent`."""
     if "upsertBucket" in query:
-        name = variables.get("name") or "run"
-        bucket = {"id": "bucket", "name": name, "displayName": name, "description": "", "config": "{}"}
-        bucket |= {"sweepName": None, "historyLineCount": 0, "project": PROJECT}
-        return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        return {"upsertBucket": store.upsert(variables)}
+    if "query RunResumeStatus" in query:
+        bucket = store.bucket(variables["name"]) if variables["name"] in store.runs else None
+        return {"model": {"id": "project", "name": "project", "entity": ENTITY, "bucket": bucket}}
+    if "query SweepWithRuns" in query:
+        sweep = {"id": "sweep", "name": "sweep", "config": store.sweep_file, "runs": {"edges": []}}
+        return {"project": {"sweep": sweep}}
+    if "mutation CreateAgent" in query:
+        return {"createAgent": {"agent": {"id": "agent"}}}
+    if "mutation Heartbeat" in query:
+        running = json.loads(variables["runState"])
+        return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(store.commands(running))}}
     if "createRunFiles" in query:
         files = [{"name": name, "uploadUrl": f"{url}/upload/{name}"} for name in variables.get("files", [])]
         return {"createRunFiles": {"runID": "bucket", "uploadHeaders": [], "files": files}}
-    about = {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None, "features": []}
     if "mutation CreateArtifact" in query:  # committed: the client need not upload its content
         sequence = {"id": "sequence", "latestArtifact": None}
         return {"createArtifact": {"artifact": {"id": "artifact", "state": "COMMITTED", "artifactSequence": sequence}}}
     if "query ArtifactType" in query:
         return {"project": None}
+    about = {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None, "features": []}
     return {
         "viewer": {**VIEWER, "teams": {"edges": []}},
         "serverInfo": about,
@@ -53,6 +165,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     behaviour = "well"
     rows_seen = threading.Event()
+    store = Store("", [])
 
     def handle_one(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -66,16 +179,22 @@ class Handler(BaseHTTPRequestHandler):
             return
         status = {"refusing": 401, "failing": 500}.get(self.behaviour, 200)
         reply: dict = {}
-        if "file_stream" in self.path:
-            record = json.loads(body)
-            print_line({"stream": record, "authorization": "Authorization" in self.headers})
-            if re.search(r'\\"loss\\"|"loss"', body.decode()):
-                self.rows_seen.set()
-        elif self.path.startswith("/graphql"):
-            request = json.loads(body)
-            print_line({"query": re.sub(r"\s+", " ", request["query"])[:80], "variables": request.get("variables")})
-            url = f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
-            reply = {"data": answer(request["query"], request.get("variables") or {}, url)}
+        with self.store.lock:
+            if self.path == "/runs":
+                reply = {run_id: asdict(run) for run_id, run in self.store.runs.items()}
+            elif "file_stream" in self.path:
+                record = json.loads(body)
+                print_line({"stream": record, "authorization": "Authorization" in self.headers})
+                if status == 200:
+                    self.store.runs[self.path.split("/")[-2]].receive(record)
+                if re.search(r'\\"loss\\"|"loss"', body.decode()):
+                    self.rows_seen.set()
+            elif self.path.startswith("/graphql"):
+                request = json.loads(body)
+                query, variables = request["query"], request.get("variables") or {}
+                print_line({"query": re.sub(r"\s+", " ", query)[:80], "variables": variables})
+                url = f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
+                reply = {"data": answer(query, variables, url, self.store)}
         text = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -90,6 +209,8 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     Handler.behaviour = sys.argv[1]
+    if len(sys.argv) > 2:
+        Handler.store = Store(Path(sys.argv[2]).read_text(), json.loads(sys.argv[3]))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     print(server.server_port, flush=True)
     server.serve_forever()

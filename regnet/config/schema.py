@@ -299,9 +299,11 @@ class TrackingConfig:
     """Metrics on the console, at Weights & Biases and in the report.
 
     Args:
-        wandb: auto (online if an API key is found, otherwise offline), online, offline or disabled.
-        wandb_project: Weights & Biases project.
-        wandb_group: Weights & Biases group; empty for none.
+        wandb: auto (as WANDB_MODE, WANDB_DISABLED or wandb's settings file says; without them, online if an API key is
+            found, otherwise offline), online, offline or disabled.
+        wandb_project: Weights & Biases project; empty for that of WANDB_PROJECT or wandb's settings file, without them
+            regnet.
+        wandb_group: Weights & Biases group; empty for WANDB_RUN_GROUP or none.
         wandb_artifact: upload the best checkpoint to Weights & Biases at the end; a slow network needs a larger
             wandb_timeout.
         wandb_timeout: seconds that Weights & Biases may delay the start and the end of a run.
@@ -315,7 +317,7 @@ class TrackingConfig:
     """
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    wandb_project: str = "regnet"
+    wandb_project: str = ""
     wandb_group: str = ""
     wandb_artifact: bool = False
     wandb_timeout: PositiveFloat = 5.0

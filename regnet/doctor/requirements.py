@@ -15,7 +15,7 @@ from data.manifest import Manifest, Verify, read_manifest, verify
 from data.open_loaders import check_sizes
 from data.sampler import trainable_steps
 from regnet.checkpoint.pretrained import read_weights
-from regnet.config.schema import Config
+from regnet.config.schema import Config, TrackingConfig
 from regnet.distributed.world import choose_device
 from regnet.doctor.environment import cgroups
 from regnet.doctor.findings import Finding, fail, format_bytes, guarded, ok, plural, warn
@@ -23,7 +23,7 @@ from regnet.errors import UsageError
 from regnet.models.regnet import Model, count_parameters, freeze_backbone
 from regnet.optim.optimizers import state_tensors_per_parameter
 from regnet.runs.directory import run_path
-from regnet.tracking.wandb_tracker import has_wandb_key
+from regnet.tracking.wandb_settings import choose_mode, has_credentials, overruled
 from regnet.training.compiler import FIX as COMPILER_FIX
 from regnet.training.compiler import compiler_problem
 
@@ -54,10 +54,10 @@ def check_node_requirements(config: Config, world_size: int, processes: int, loc
 
 def check_run_requirements(config: Config) -> list[Finding]:
     """Checks that rank zero makes for the run."""
-    weights, wandb = "use other --model.weights", "run wandb login, or use --tracking.wandb offline"
+    weights = "use other --model.weights"
     return [
         *guarded("weights", lambda: check_weights(config, run_path(config)), weights, UsageError),
-        *guarded("W&B", lambda: check_wandb(config), wandb, OSError),
+        *check_wandb(config),
     ]
 
 
@@ -220,12 +220,21 @@ def check_weights(config: Config, directory: Path) -> list[Finding]:
 
 
 def check_wandb(config: Config) -> list[Finding]:
-    mode = config.tracking.wandb
-    if mode in ("offline", "disabled"):
-        return [ok("W&B", f"tracking.wandb: {mode}")]
-    if has_wandb_key():
-        return [ok("W&B", f"API key found, logs online (tracking.wandb: {mode})")]
-    message = f"no API key, logs offline (tracking.wandb: {mode})"
-    if mode == "online":
-        return [warn("W&B", message, "run wandb login, or set WANDB_API_KEY")]
-    return [ok("W&B", message)]
+    tracking = config.tracking
+    ignored = [warn("W&B", line, "unset the variable, or the option") for line in overruled(tracking)]
+    return [_wandb_mode(tracking), *ignored]
+
+
+def _wandb_mode(tracking: TrackingConfig) -> Finding:
+    option = f"tracking.wandb: {tracking.wandb}"
+    try:
+        mode, reason = choose_mode(tracking)
+        without_key = mode == "online" and not has_credentials()
+    except Exception as error:  # noqa: BLE001  # of the library, for invalid settings; a run continues without W&B
+        return warn("W&B", f"not used: {' '.join(str(error).split())} ({option})", "correct wandb's settings")
+    if without_key:
+        fix = "run wandb login, set WANDB_API_KEY, or use --tracking.wandb offline"
+        return warn("W&B", f"no API key, logs offline ({option})", fix)
+    if not reason:
+        return ok("W&B", option)
+    return ok("W&B", f"{reason}, {'not used' if mode == 'disabled' else f'logs {mode}'} ({option})")

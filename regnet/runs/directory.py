@@ -69,7 +69,8 @@ class RunDirectory:
         # A new job starts a new count: its user has dealt with what stopped the last one.
         same_job = before is not None and job_of(before.launch) == job_of(self.launch)
         self.earlier_attempts_without_progress = before.attempts_without_progress if before and same_job else 0
-        self.wandb_id = new_wandb_id() if before is None else before.wandb_id
+        stored = new_wandb_id() if before is None else before.wandb_id
+        self.wandb_id = os.environ.get("WANDB_RUN_ID") or stored
         self.writer = AtomicWriter(self.path)
         if before is not None and self.finished:  # the launcher asks for the outcome of this attempt
             self._write(STATE, replace(before, launch=self.launch).to_json())

@@ -9,14 +9,22 @@ from pathlib import Path
 
 # Options of one attempt: a resume must not delete the run, be refused, or end at the same moment again.
 _OF_ONE_ATTEMPT = ("--overwrite", "--resume", "--train.max_minutes")
+_NAME_SWEEP_RUNS = ("WANDB_SWEEP_ID", "WANDB_RUN_ID")  # see regnet.tracking.wandb_sweep
 _INSTALLED = ("torchrun", "regnet-train")
 
 
 def launch_command() -> tuple[str, ...]:
     """The command line that started this process; empty if the trainer was called from Python.
 
-    REGNET_LAUNCHER, which the job scripts set, stands for everything before the options of the trainer.
+    That of a run of a W&B sweep includes the variables that give the run its name.
     """
+    command = _command_line()
+    sweep = [f"{name}={os.environ[name]}" for name in _NAME_SWEEP_RUNS if os.environ.get(name)]
+    return ("env", *sweep, *command) if command and len(sweep) == len(_NAME_SWEEP_RUNS) else command
+
+
+def _command_line() -> tuple[str, ...]:
+    """REGNET_LAUNCHER, which the job scripts set, stands for everything before the options of the trainer."""
     program, *arguments = sys.argv
     if Path(program).name != "train_ddp.py":
         return ()

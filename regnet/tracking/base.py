@@ -7,6 +7,7 @@ from typing import Any
 from regnet.metrics.evaluation import Evaluation
 from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.metrics.training import TrainingResult
+from regnet.runs.status import Status
 
 
 @dataclass(frozen=True)
@@ -80,5 +81,5 @@ class Tracker:
     def sync(self) -> None:
         """Returns when everything reported so far is durable."""
 
-    def close(self, failed: bool) -> None:
-        """The attempt ends; no report follows."""
+    def close(self, status: Status) -> None:
+        """The attempt ends with this status of the run; no report follows."""

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from regnet.config.schema import Config
 from regnet.metrics.evaluation_file import EvaluationFile
+from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
 
@@ -59,7 +60,7 @@ class ConsoleTracker(Tracker):
     def log_result(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
         print_result(result, self.config.tracking.console_classes)
 
-    def close(self, failed: bool) -> None:
+    def close(self, status: Status) -> None:
         self.progress.stop()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from regnet.runs.atomic_write import AtomicWriter, name_file
 from regnet.runs.json_format import format_json
+from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 
 
@@ -40,7 +41,7 @@ class MetricsLog(Tracker):
         with name_file(self.path):
             os.fsync(self.file.fileno())
 
-    def close(self, failed: bool) -> None:
+    def close(self, status: Status) -> None:
         self.file.close()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from regnet.config.schema import Config
 from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.runs.directory import RunDirectory
+from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 from regnet.tracking.console import ConsoleTracker
 from regnet.tracking.metrics_log import MetricsLog
@@ -42,9 +43,9 @@ class Trackers(Tracker):
         for tracker in self.trackers:
             tracker.sync()
 
-    def close(self, failed: bool) -> None:
+    def close(self, status: Status) -> None:
         for tracker in self.trackers:
-            tracker.close(failed)
+            tracker.close(status)
 
 
 def open_trackers(config: Config, directory: RunDirectory, epochs: int, steps: int) -> Trackers:
@@ -57,6 +58,6 @@ def open_trackers(config: Config, directory: RunDirectory, epochs: int, steps: i
     opened: list[Tracker | None] = [
         console,
         MetricsLog(directory.writer, directory.metrics, epochs, steps),
-        open_wandb(config, directory, console.log_message),
+        open_wandb(config, directory, steps, console.log_message),
     ]
     return Trackers([tracker for tracker in opened if tracker is not None])

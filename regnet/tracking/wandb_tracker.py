@@ -1,75 +1,64 @@
 """Reports to Weights & Biases. Its failures never stop a run and delay it only by seconds."""
 
-import os
 import queue
 import resource
+import shlex
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from regnet.config.schema import Config, to_plain_types
 from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.runs.directory import RunDirectory
+from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
+from regnet.tracking.wandb_parts import first_missing_step, mark_uploaded, offline_parts
+from regnet.tracking.wandb_rows import NOT_IN_METRICS, BestValues, Kind, Row, logged_rows, metrics_row, wandb_step
+from regnet.tracking.wandb_settings import choose_mode, has_credentials, init_settings, overruled, prepare_environment
+from regnet.tracking.wandb_tables import tables
 
-MAX_ROWS = 10_000  # of a table that Weights & Biases shows; a confusion matrix has more from 101 classes on
-# The x axis of each group of charts, and which of its values summarises the run, if not the last one.
-_CHARTS: dict[str, tuple[str, Literal["max", "min"] | None]] = {
-    "train/*": ("step", None),
-    "val/top1": ("epoch", "max"),
-    "val/top5": ("epoch", "max"),
-    "val/loss": ("epoch", "min"),
-    "val/calibration_error": ("epoch", None),
-    "time/*": ("epoch", None),
-    "system/peak_memory_gb": ("epoch", "max"),
-}
+_AXES = {"train/*": "step", "val/*": "epoch", "time/*": "epoch", "system/peak_memory_gb": "epoch"}  # x axes of charts
 
 
 class WandbTracker(Tracker):
-    """One run at Weights & Biases.
+    """One run at Weights & Biases, which has every row once, however often the run was interrupted.
 
     Calls of its library can block on the network and raise errors of any kind. All calls but wandb.init are made in a
     separate thread.
 
     Args:
         mode: online or offline.
-        say: called with a message when the first call fails.
+        steps: completed by the run.
+        say: called with messages for people.
     """
 
     def __init__(
-        self, config: Config, directory: RunDirectory, mode: Literal["online", "offline"], say: Callable[[str], None]
+        self,
+        config: Config,
+        directory: RunDirectory,
+        mode: Literal["online", "offline"],
+        steps: int,
+        say: Callable[[str], None],
     ) -> None:
         import wandb
 
         tracking, self.name = config.tracking, config.name
-        settings = wandb.Settings(
-            init_timeout=tracking.wandb_timeout,
-            finish_timeout=tracking.wandb_timeout,
-            console="off",
-            silent=True,
-        )
-        self.run = wandb.init(
-            project=tracking.wandb_project,
-            group=tracking.wandb_group or None,
-            name=config.name,
-            id=directory.wandb_id,
-            resume="allow",
-            dir=directory.path,
-            mode=mode,
-            config=to_plain_types(asdict(config)),
-            settings=settings,
-        )
-        self.say_failure, self.timeout = say, tracking.wandb_timeout
+        settings = init_settings(tracking, config.name, directory.wandb_id, directory.path)
+        self.run = wandb.init(mode=mode, config=to_plain_types(asdict(config)), settings=wandb.Settings(**settings))
+        self.folder = Path(self.run.settings.wandb_dir)
+        self.online, self.say, self.timeout = mode == "online", say, tracking.wandb_timeout
+        self.best_checkpoint = directory.checkpoints / "best.pt" if tracking.wandb_artifact else None
+        self._last_step, self._next, self._best = steps, 0, BestValues()
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
-        self.best = directory.checkpoints / "best.pt" if tracking.wandb_artifact else None
         self._calls.put(self._define)
+        size = directory.metrics.stat().st_size
+        self._calls.put(lambda: self._catch_up(directory.metrics, size))
 
     def _work(self) -> None:
         failures = 0
@@ -79,56 +68,70 @@ class WandbTracker(Tracker):
             except Exception as error:  # noqa: BLE001  # of the library or a server; the run continues without them
                 failures += 1
                 if failures == 1:
-                    self.say_failure(f"Weights & Biases failed: {type(error).__name__}: {' '.join(str(error).split())}")
+                    self.say(f"Weights & Biases failed: {type(error).__name__}: {' '.join(str(error).split())}")
 
     def _define(self) -> None:
-        for name, (axis, best) in _CHARTS.items():
-            self.run.define_metric(name, step_metric=axis, summary=best)
+        for name, axis in _AXES.items():
+            self.run.define_metric(name, step_metric=axis)
+
+    def _catch_up(self, metrics: Path, size: int) -> None:
+        """Sends the rows of earlier attempts that have not arrived, from the first `size` bytes of metrics.jsonl."""
+        self._next = self.run.starting_step if self.online else first_missing_step(self.folder, self.run.id)
+        sent = [self._send(row) for row in logged_rows(metrics, size)].count(True)
+        if sent:
+            lacking = " and ".join(NOT_IN_METRICS)
+            self.say(f"Weights & Biases: sent {sent} rows of earlier attempts from metrics.jsonl (without {lacking})")
+
+    def _send(self, row: Row) -> bool:
+        """Sends a row unless Weights & Biases has it: a resumed run repeats the steps after its checkpoint."""
+        missing = row.wandb_step >= self._next
+        if missing:
+            self.run.log(dict(row.values), step=row.wandb_step, commit=True)
+            self._next = row.wandb_step + 1
+        if "epoch" in row.values:
+            self.run.summary.update(self._best.updated(row.values))
+        return missing
 
     def log_steps(self, reports: list[StepReport]) -> None:
-        self._calls.put(lambda: self._send_steps(reports))
-
-    def _send_steps(self, reports: list[StepReport]) -> None:
-        for report in reports:
-            self.run.log({"step": report.step, "train/loss": report.loss, "train/lr": report.lr})
+        self._last_step = reports[-1].step
+        rows = [metrics_row(Kind.step, asdict(report)) for report in reports]
+        self._calls.put(lambda: [self._send(row) for row in rows])
 
     def log_epoch(self, report: EpochReport) -> None:
-        row = {
-            "epoch": report.epoch,
-            "step": report.step,
-            "train/epoch_loss": report.train.loss,
-            "train/top1": report.train.top1,
-            "val/loss": report.val.loss,
-            "val/top1": report.val.top1,
-            "val/top5": report.val.top5,
-            "val/calibration_error": report.val.calibration_error,
-            "time/epoch_seconds": report.seconds,
-            "time/images_per_second": report.images_per_second,
-            "system/peak_memory_gb": peak_memory() / 1e9,
-        }
-        self._calls.put(lambda: self.run.log(row))
+        self._last_step = report.step
+        row = metrics_row(Kind.epoch, report.row())
+        further = dict(zip(NOT_IN_METRICS, (report.val.calibration_error, peak_memory() / 1e9), strict=True))
+        self._calls.put(lambda: self._send(Row(row.wandb_step, {**row.values, **further})))
 
     def log_result(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
         columns = ("top1", "top5", "loss", "calibration_error")
-        summary = {"best/top1": result["best_top1"], **{f"final/{name}": result[name] for name in columns}}
+        summary = {f"final/{name}": result[name] for name in columns}
         self._calls.put(lambda: self.run.summary.update(summary))
-        self._calls.put(lambda: self.run.log(tables(result, evaluation)))
-        if self.best is not None:
+        step = wandb_step(self._last_step, Kind.result)
+        self._calls.put(lambda: self._send(Row(step, tables(result, evaluation))))
+        if self.best_checkpoint is not None:
             self._calls.put(self._upload_best)
 
     def _upload_best(self) -> None:
         import wandb
 
         artifact = wandb.Artifact(self.name, type="model", description="checkpoint of the best epoch")
-        artifact.add_file(str(self.best))
+        artifact.add_file(str(self.best_checkpoint), skip_cache=True)
         self.run.log_artifact(artifact, aliases=["best"])
 
-    def close(self, failed: bool) -> None:
-        self._calls.put(lambda: self.run.finish(exit_code=int(failed)))
+    def close(self, status: Status) -> None:
+        if status is Status.preempted:  # with an exit code other than 0, W&B shows the run as preempted
+            self._calls.put(self.run.mark_preempting)
+        self._calls.put(lambda: self._finish(exit_code=int(status is not Status.finished)))
         self._calls.put(None)
         self._thread.join(2 * self.timeout)
         if self._thread.is_alive():
-            self.say_failure("Weights & Biases does not respond: the run ends without it")
+            self.say("Weights & Biases does not respond: the run ends without it")
+
+    def _finish(self, exit_code: int) -> None:
+        self.run.finish(exit_code=exit_code)
+        if self.online:  # the server has the rows of earlier offline parts, too
+            mark_uploaded(self.folder, self.run.id)
 
 
 def peak_memory() -> int:
@@ -138,66 +141,65 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def tables(result: Mapping[str, Any], evaluation: EvaluationFile) -> dict[str, Any]:
-    """Tables of the last evaluation: accuracy per class, confusion matrix, most confident errors."""
-    import wandb
+def open_wandb(config: Config, directory: RunDirectory, steps: int, say: Callable[[str], None]) -> WandbTracker | None:
+    """The tracker as configured; offline, with a message, if there is no API key or no server.
 
-    names = evaluation.classes.tolist()
-    classes = [[name, result["class_accuracy"][name], result["class_samples"][name]] for name in names]
-    largest = np.argsort(-evaluation.confusion, axis=None, kind="stable")[:MAX_ROWS]
-    cells = [(*divmod(int(index), len(names)), int(evaluation.confusion.flat[index])) for index in largest]
-    predicted = [[names[label], names[other], count] for label, other, count in sorted(cells) if count]
-    errors = [
-        [wandb.Image(image), names[label], names[other], float(confidence)]
-        for image, label, other, confidence in zip(
-            evaluation.images, evaluation.labels, evaluation.predicted, evaluation.confidence, strict=True
-        )
-    ]
-    columns = ("Actual", "Predicted", "nPredictions")  # the names that the chart expects
-    confusion = wandb.Table(columns=[*columns], data=predicted)
-    fields = {column: column for column in columns}
-    return {
-        "val/classes": wandb.Table(columns=["class", "accuracy", "samples"], data=classes),
-        "val/confusion": wandb.plot_table("wandb/confusion_matrix/v1", confusion, fields, {"title": "confusion"}),
-        "val/confident_errors": wandb.Table(columns=["image", "class", "predicted as", "confidence"], data=errors),
-    }
-
-
-def open_wandb(config: Config, directory: RunDirectory, say: Callable[[str], None]) -> WandbTracker | None:
-    """The tracker as configured; offline, with a message, if there is no API key or no server."""
-    mode = config.tracking.wandb
-    if mode == "disabled":
+    Args:
+        steps: completed by the run.
+    """
+    for line in overruled(config.tracking):
+        say(f"Weights & Biases: {line}")
+    if config.tracking.wandb == "disabled":
         return None
-    # W&B's own error reports wait for the server for up to 30 s when the process ends.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    # Tables and checkpoints wait for their upload in the run directory: the home directory may be full or read-only.
-    os.environ.setdefault("WANDB_DATA_DIR", str((directory.path / "wandb").absolute()))
-    import wandb
-
-    if mode == "auto":
-        mode = "online" if has_wandb_key() else "offline"
-    if mode == "online":
-        try:
-            return WandbTracker(config, directory, mode, say)
-        except Exception as error:  # noqa: BLE001  # of the library or a server; the run continues offline
-            say(f"Weights & Biases cannot be used online ({' '.join(str(error).split())})")
-            wandb.teardown()  # its service still holds the run id and would reject the offline run
+    prepare_environment(directory.path)
     try:
-        tracker = WandbTracker(config, directory, "offline", say)
-    except Exception as error:  # noqa: BLE001  # as above; the run continues without Weights & Biases
-        reason = " ".join(str(error).split())
-        say(f"Weights & Biases cannot be used offline either ({reason}); --tracking.wandb disabled turns it off")
+        mode, reason = choose_mode(config.tracking)
+    except Exception as error:  # noqa: BLE001  # of the library; nothing may be uploaded against an unknown setting
+        say(f"Weights & Biases cannot be used ({_one_line(error)})")
         return None
-    say(f"Weights & Biases: logging offline. Upload with: wandb sync {Path(tracker.run.dir).parent}")
+    if mode == "disabled":
+        say(f"Weights & Biases: disabled ({reason})")
+        return None
+    if mode == "online":
+        tracker = _open_online(config, directory, steps, say)
+        if tracker is not None:
+            return tracker
+    return _open_offline(config, directory, steps, say)
+
+
+def _open_online(
+    config: Config, directory: RunDirectory, steps: int, say: Callable[[str], None]
+) -> WandbTracker | None:
+    import wandb
+
+    if not has_credentials():  # wandb.init would ask for a key at a terminal, and wait
+        say("Weights & Biases cannot be used online (no API key: run wandb login, or set WANDB_API_KEY)")
+        return None
+    try:
+        tracker = WandbTracker(config, directory, "online", steps, say)
+    except Exception as error:  # noqa: BLE001  # of the library or a server; the run continues offline
+        say(f"Weights & Biases cannot be used online ({_one_line(error)})")
+        wandb.teardown()  # its service still holds the run id and would reject the offline run
+        return None
+    say(f"Weights & Biases: {tracker.run.url}")
     return tracker
 
 
-def has_wandb_key() -> bool:
-    """Whether there is an API key: WANDB_API_KEY, or the one that `wandb login` stored."""
-    import wandb
-    from wandb.sdk.lib.wbauth import read_netrc_auth
-
+def _open_offline(
+    config: Config, directory: RunDirectory, steps: int, say: Callable[[str], None]
+) -> WandbTracker | None:
     try:
-        return bool(os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=wandb.Settings().base_url))
-    except ValueError:  # an invalid setting in the environment, which W&B reports when the run starts
-        return False
+        tracker = WandbTracker(config, directory, "offline", steps, say)
+    except Exception as error:  # noqa: BLE001  # as above; the run continues without Weights & Biases
+        say(
+            f"Weights & Biases cannot be used offline either ({_one_line(error)}); "
+            "--tracking.wandb disabled turns it off"
+        )
+        return None
+    parts = [*offline_parts(tracker.folder, tracker.run.id), Path(tracker.run.settings.sync_dir)]
+    say(f"Weights & Biases: logging offline. Upload with: wandb sync {shlex.join(map(str, parts))}")
+    return tracker
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -174,7 +174,7 @@ class Run(AbstractContextManager["Run"]):
             elif self.directory is not None and self._ending is not None:
                 self.directory.write_state(*self._open_checkpointer().saved, self._ending)
         finally:
-            self.trackers.close(failed=error is not None)
+            self.trackers.close(Status.failed if why or self._ending is None else self._ending.status)
             if self.directory is not None:
                 self.directory.close()
 

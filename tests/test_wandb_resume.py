@@ -1,0 +1,120 @@
+"""W&B has every row of a run once, however the run was interrupted."""
+
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from programs import environment, faulty_trainer, kill_group, rows, run, start, state, trainer, wait_until
+from wandb_helpers import assert_complete, server
+
+FLAGS = ("--train.epochs", "5", "--tracking.log_every", "1", "--tracking.wandb_timeout", "20")
+ONLINE = (*FLAGS, "--tracking.wandb", "online")
+OFFLINE = (*FLAGS, "--tracking.wandb", "offline")
+
+
+def kill_after(step, command, **env):
+    """Kills a run, its wandb process excepted, after it has logged a step."""
+    kill_group(start_and_wait(step, command, **env))
+    assert not (folder_of(command) / "result.json").exists(), "killed too late"
+
+
+def preempt_after(step, command, **env):
+    process = start_and_wait(step, command, **env)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert state(folder_of(command))["state"] == "preempted", err
+
+
+def start_and_wait(step, command, **env):
+    """Starts a run and returns it when it has logged a step."""
+    process = start(command, **env)
+    wait_until(lambda: any(row["step"] >= step for row in rows(folder_of(command), "step")))
+    return process
+
+
+def folder_of(command):
+    return Path(command.arguments[command.arguments.index("--runs_dir") + 1]) / "tiny"
+
+
+def finish(command, **env):
+    done = run(command, **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def parts(folder):
+    return sorted((folder / "wandb").glob("offline-run-*"))
+
+
+def test_a_run_that_was_killed_online_is_complete(shards, tmp_path):
+    with server() as wandb:
+        command = trainer(tmp_path, shards, *ONLINE)
+        kill_after(4, command, **wandb.environment)
+        kill_after(25, command, **wandb.environment | {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "60"})
+        assert len(wandb.run()["history"]) < 25, "the server has everything already"
+        out = finish(command, **wandb.environment)
+        assert "rows of earlier attempts from metrics.jsonl" in out
+        assert f"Weights & Biases: {wandb.url}/someone/regnet/runs/{state(tmp_path / 'tiny')['wandb_id']}" in out
+        assert_complete(wandb.run()["history"], tmp_path / "tiny")
+        assert wandb.run()["exit_code"] == 0
+
+
+def test_a_run_that_was_killed_offline_is_complete_after_the_printed_command(shards, tmp_path):
+    home = tmp_path / "a b"
+    command = trainer(home, shards, *OFFLINE)
+    kill_after(15, command)
+    kill_after(36, command)
+    out = finish(command)
+    assert len(parts(home / "tiny")) == 3
+    (line,) = (line for line in out.splitlines() if "Upload with: " in line)
+    with server() as wandb:
+        upload = [sys.executable, "-m", *shlex.split(line.partition("Upload with: ")[2])]
+        env = environment(**wandb.environment)
+        subprocess.run(upload, cwd=tmp_path, env=env, check=True, capture_output=True, timeout=60)
+        assert_complete(wandb.run()["history"], home / "tiny")
+        assert wandb.run()["summary"]["best/top1"] == max(row["val_top1"] for row in rows(home / "tiny", "epoch"))
+    finish(command)
+
+
+def test_rows_that_were_logged_offline_are_sent_online_and_need_no_sync(shards, tmp_path):
+    command = trainer(tmp_path, shards, *ONLINE)
+    with server() as wandb:
+        kill_after(4, command, **wandb.environment)
+        offline = trainer(tmp_path, shards, *ONLINE, "--tracking.wandb_timeout", "2")
+        preempt_after(25, offline, **wandb.environment | {"WANDB_BASE_URL": "http://127.0.0.1:9"})
+        (part,) = parts(tmp_path / "tiny")
+        finish(command, **wandb.environment)
+        assert_complete(wandb.run()["history"], tmp_path / "tiny")
+        assert list(part.glob("*.wandb.synced")), "wandb sync would send its rows a second time"
+
+
+def test_a_preempted_run_is_shown_as_preempted_and_continues_without_a_gap(shards, tmp_path):
+    command = faulty_trainer(tmp_path, shards, "declining_metrics", *ONLINE)
+    with server() as wandb:
+        preempt_after(15, command, **wandb.environment)
+        assert (wandb.run()["preempting"], wandb.run()["exit_code"]) == (True, 1)
+        assert_complete(wandb.run()["history"], tmp_path / "tiny")
+        assert "earlier attempts" not in finish(command, **wandb.environment), "everything had arrived"
+        assert_complete(wandb.run()["history"], tmp_path / "tiny")
+        assert (wandb.run()["preempting"], wandb.run()["exit_code"]) == (False, 0)
+        tops = [row["val_top1"] for row in rows(tmp_path / "tiny", "epoch")]
+        assert wandb.run()["summary"]["best/top1"] == max(tops) == tops[0], "that of an earlier attempt"
+
+
+def test_a_failed_run_is_shown_as_failed(shards, tmp_path):
+    with server() as wandb:
+        done = run(faulty_trainer(tmp_path, shards, "raises:0:4", *ONLINE), **wandb.environment)
+        assert done.returncode == 1, done.stderr
+        assert (wandb.run()["preempting"], wandb.run()["exit_code"]) == (False, 1)
+        assert_complete(wandb.run()["history"], tmp_path / "tiny")
+
+
+def test_a_finished_run_that_is_extended_keeps_its_history(shards, tmp_path):
+    flags = ("--schedule.name", "baseline", "--tracking.wandb", "online", "--tracking.log_every", "3")
+    with server() as wandb:
+        for epochs in ("1", "2"):
+            finish(trainer(tmp_path, shards, *flags, "--train.epochs", epochs), **wandb.environment)
+        assert_complete(wandb.run()["history"], tmp_path / "tiny")
+        assert len([row for row in wandb.run()["history"] if "val/classes" in row]) == 2

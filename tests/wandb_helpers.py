@@ -1,0 +1,69 @@
+"""Starts the stand-in W&B server, and compares what it holds with metrics.jsonl."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from programs import ROOT, rows, wait_until
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+# What the server stores of a step and of an epoch, by the columns of metrics.jsonl.
+STEP = {"step": "step", "train/loss": "loss", "train/lr": "lr"}
+EPOCH = {"epoch": "epoch", "step": "step", "train/epoch_loss": "train_loss", "train/top1": "train_top1"}
+EPOCH |= {"val/top1": "val_top1", "val/loss": "val_loss", "val/top5": "val_top5"}
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen
+    output: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.output.read_text().splitlines()[0]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Makes wandb use the server, and send rows at once rather than every 15 seconds."""
+        return {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": self.url, "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
+
+    def requests(self) -> list[dict]:
+        """The requests so far; the last one may still be incomplete while the server is alive."""
+        return [json.loads(line) for line in self.output.read_text().splitlines()[1:]]
+
+    def runs(self) -> dict[str, dict]:
+        with urllib.request.urlopen(f"{self.url}/runs", timeout=20) as reply:
+            return json.load(reply)
+
+    def run(self) -> dict:
+        """The only run that the server has."""
+        (run,) = self.runs().values()
+        return run
+
+
+@contextmanager
+def server(behaviour: str = "well", *sweep: str) -> Iterator[Server]:
+    command = [sys.executable, str(ROOT / "tests" / "wandb_server.py"), behaviour, *sweep]
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "output", "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: "\n" in Path(output.name).read_text())
+            yield Server(process, Path(output.name))
+        finally:
+            process.kill()
+            process.wait(timeout=10)
+
+
+def assert_complete(history: list[dict], run_directory: Path) -> None:
+    """Every row of metrics.jsonl is in a history at W&B once, in order, with its values."""
+    for kind, column, names in (("step", "train/loss", STEP), ("epoch", "val/top1", EPOCH)):
+        sent = [{name: row[name] for name in names} for row in history if column in row]
+        assert sent == [{name: row[ours] for name, ours in names.items()} for row in rows(run_directory, kind)]
+    wandb_steps = [row["_step"] for row in history]
+    assert wandb_steps == sorted(set(wandb_steps))
