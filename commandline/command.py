@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from commandline.errors import CommandError, one_line
 from commandline.exit_codes import FAILED, INTERRUPTED
+from commandline.interrupts import restore_defaults
 from commandline.streams import usable_streams
 
 
@@ -20,6 +21,7 @@ def run_command(
         output_is_result: the command only prints, so it ends when nobody reads standard output any more. Other commands
             train, convert or write files, and go on without it.
     """
+    restore_defaults()
     with usable_streams(output_is_result):
         try:
             exit_code = command(list(sys.argv[1:] if argv is None else argv))
@@ -32,7 +34,7 @@ def run_command(
             print(f"failed{_rank()}: {one_line(str(error))}", file=sys.stderr)
             return FAILED
         except KeyboardInterrupt:
-            print(f"interrupted{_rank()}", file=sys.stderr, flush=True)
+            print(f"interrupted by SIGINT{_rank()}", file=sys.stderr)
             return INTERRUPTED
 
 

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from commandline.command import run_command
-from commandline.paths import path_option
-from data import interrupts
+from commandline import interrupts
 
 if __name__ == "__main__":
     interrupts.exit_on_signals()  # during the imports, which take seconds
 
+from commandline.command import run_command
+from commandline.paths import path_option
 from data.errors import DataError
 from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE, Encoding, choose_encoding
 from data.image_reading import describe_changes

@@ -6,6 +6,11 @@ examples:
   torchrun --nproc_per_node=4 -m regnet.evaluate --checkpoint runs/baseline/checkpoints/best.pt
 """
 
+from commandline.interrupts import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # during the imports, which take seconds
+
 import argparse
 import sys
 from dataclasses import replace

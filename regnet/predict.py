@@ -5,6 +5,11 @@ examples:
   python -m regnet.predict --onnx baseline.onnx --top 3 --json photos/
 """
 
+from commandline.interrupts import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # during the imports, which take seconds
+
 import argparse
 import itertools
 import json

@@ -6,6 +6,11 @@ examples:
   python -m regnet.summary --config configs/baseline.yaml --values body.0.layers.0.conv1_1x1.weight
 """
 
+from commandline.interrupts import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # during the imports, which take seconds
+
 import argparse
 import csv
 import difflib

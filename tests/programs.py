@@ -118,6 +118,14 @@ def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
         time.sleep(0.02)
 
 
+def handles(process: Process, number: int) -> bool:
+    """Whether the process has installed a handler for a signal, as commands do before their slow imports."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
 def signal_pending(pid: int, number: int) -> bool:
     """Whether a signal sent to a process has not been delivered yet."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -30,7 +30,7 @@ ERRORS = [
     (OSError(28, "No space left", "x\ny"), 1, "", "failed{}: [Errno 28] No space left: 'x\\ny'\n"),
     (OtherRankFailed(1, 2), 2, "", ""),
     (OtherRankFailed(1, 1), 1, "", ""),
-    (KeyboardInterrupt(), 130, "", "interrupted{}\n"),
+    (KeyboardInterrupt(), 130, "", "interrupted by SIGINT{}\n"),
 ]
 
 

@@ -4,13 +4,13 @@ import os
 import signal
 import socket
 import time
-from pathlib import Path
 
 import pytest
 from programs import (
     PYTHON,
     TORCHRUN,
     faulty_trainer,
+    handles,
     outcome,
     ranks_of,
     rows,
@@ -81,18 +81,10 @@ def test_a_time_limit_preempts_like_a_signal(shards, tmp_path, processes):
     assert run_state["step"] >= 1, "three seconds, counted from the first step"
 
 
-def handles_sigterm(process):
-    """Whether the process has installed a handler for SIGTERM; it does so before it imports torch."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("SigCgt:"):
-            return int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1
-    return False
-
-
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_signal_before_the_first_step_preempts_the_run(shards, uninterrupted, tmp_path, signal_name):
     process = start(trainer(tmp_path, shards, launcher=PYTHON))
-    wait_until(lambda: handles_sigterm(process))
+    wait_until(lambda: handles(process, signal.SIGTERM))
     process.send_signal(getattr(signal, signal_name))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (75, ""), out
@@ -145,7 +137,7 @@ def test_a_rank_that_waits_for_its_peers_can_be_preempted(shards, tmp_path, rank
         with socket.create_server(("127.0.0.1", 0)) as free:
             variables["MASTER_PORT"] = str(free.getsockname()[1])
     process = start(trainer(tmp_path, shards, launcher=PYTHON), **variables)
-    wait_until(lambda: handles_sigterm(process))
+    wait_until(lambda: handles(process, signal.SIGTERM))
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, out + err

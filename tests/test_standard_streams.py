@@ -15,6 +15,7 @@ from programs import (
     ROOT,
     TINY,
     environment,
+    handles,
     kill_group,
     outcome,
     rows,
@@ -169,7 +170,21 @@ def test_an_interrupted_command_prints_one_line(tmp_path):
             out, err = process.communicate(timeout=30)
     finally:
         kill_group(process)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert (process.returncode, out, err) == (130, "", "interrupted by SIGINT\n")
+
+
+@pytest.mark.parametrize(
+    "command", ["data.convert", "regnet.evaluate", "regnet.export", "regnet.report", "regnet.summary"]
+)
+def test_an_interrupt_during_the_imports_prints_one_line(command):
+    process = start([*PYTHON, "-m", command])
+    try:
+        wait_until(lambda: handles(process, signal.SIGTERM))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        kill_group(process)
+    assert (process.returncode, out, err) == (130, "", "interrupted by SIGINT\n")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from data import interrupts
+from commandline import interrupts
 from data.errors import DataError
 from data.manifest import MANIFEST, Manifest, is_intact, read_manifest, write_manifest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from data import interrupts
+from commandline import interrupts
 from data.errors import DataError, WriterError
 from data.image_encoding import Encoding, load_image
 from data.sources.source import Source

@@ -7,6 +7,11 @@ examples:
   python -m regnet.export --checkpoint runs/baseline/checkpoints/best.pt --architecture baseline.svg --graph graph.svg
 """
 
+from commandline.interrupts import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # during the imports, which take seconds
+
 import argparse
 import logging
 import sys

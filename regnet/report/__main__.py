@@ -8,6 +8,11 @@ Writes index.html and its figures as PNG files. Runs that differ only in their s
 deviation. The runs may still be training.
 """
 
+from commandline.interrupts import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # during the imports, which take seconds
+
 import argparse
 import sys
 from pathlib import Path

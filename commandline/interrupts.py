@@ -21,14 +21,22 @@ class Interrupted(BaseException):
 
 def exit_on_signals() -> None:
     """From now on a signal ends the process at once: for the slow imports, when there is nothing to clean up."""
-
-    def exit_now(number: int, _: FrameType | None) -> NoReturn:
-        print(Interrupted(number), file=sys.stderr, flush=True)
-        os._exit(128 + number)
-
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, exit_now)
+            signal.signal(number, _exit_now)
+
+
+def _exit_now(number: int, _: FrameType | None) -> NoReturn:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(Interrupted(number), file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
+def restore_defaults() -> None:
+    """Ends the effect of `exit_on_signals`."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _exit_now:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @contextlib.contextmanager
