@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 import yaml
 from fork_server import ForkedCommand
 from programs import TINY, TORCHRUN, kill_group, ranks_of, rows, run, start, state, trainer, wait_until
@@ -36,6 +37,7 @@ LAUNCHERS = (
     "REGNET_LAUNCH",
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_USE_AGENT_STORE",
     "SLURM_JOB_ID",
     "SLURM_RESTART_COUNT",
 )
@@ -141,6 +143,22 @@ def test_a_new_job_starts_over(tmp_path, attempt, case):
     attempt("--overwrite", **before)
     fill(tmp_path / "tiny", WRITTEN[:1])
     assert attempt("--overwrite", **now).attempt == 1
+    assert WRITTEN[0] not in files_in(tmp_path / "tiny")
+
+
+def torchrun_store(store):
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    return torchrun("fixed", 0) | address | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+
+def test_launches_of_torchrun_with_the_same_rdzv_id_are_different_jobs(tmp_path, attempt):
+    """Each launch hosts a store, which its restarts share."""
+    first, second = (dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(2))
+    attempt("--overwrite", **torchrun_store(first))
+    fill(tmp_path / "tiny", WRITTEN[:1])
+    assert attempt("--overwrite", **torchrun_store(first)).attempt == 2, "after nodes have joined or left"
+    assert WRITTEN[0] in files_in(tmp_path / "tiny")
+    assert attempt("--overwrite", **torchrun_store(second)).attempt == 1
     assert WRITTEN[0] not in files_in(tmp_path / "tiny")
 
 

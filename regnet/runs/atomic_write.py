@@ -1,4 +1,4 @@
-"""Atomic file writes, which survive a power loss; in a run directory only the newest attempt of the run can make them."""
+"""Atomic file writes, which survive a power loss. In a run directory only the newest attempt can make them."""
 
 import contextlib
 import os

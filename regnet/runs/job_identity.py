@@ -3,6 +3,7 @@ again; `--overwrite` in that command must not delete what the job itself has don
 """
 
 import os
+import uuid
 from collections.abc import Iterable
 
 
@@ -20,10 +21,26 @@ def job_ids() -> tuple[str, ...]:
     """Identities of the job that started this process, each `LAUNCHER:ID`; empty if no launcher is known."""
     ids = {
         "launch": job_of(launch_name()),
-        "torchrun": os.environ.get("TORCHELASTIC_RUN_ID", ""),
+        "torchrun": _torchrun_id(),
         "slurm": os.environ.get("SLURM_JOB_ID", ""),
     }
     return tuple(f"{launcher}:{number}" for launcher, number in ids.items() if number)
+
+
+def _torchrun_id() -> str:
+    """Names one launch of torchrun; empty without torchrun.
+
+    TORCHELASTIC_RUN_ID is --rdzv-id, which may be the same in every launch. The store that torchrun hosts lives as long
+    as the launch, restarts of its ranks included, so the first rank to ask for the id puts one there.
+    """
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if not run_id or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # some kinds of rendezvous have no store
+        return run_id
+    import torch.distributed as dist  # slow, and needed under torchrun only
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False)
+    return store.compare_set("regnet/launch", "", uuid.uuid4().hex).decode()
 
 
 def restarts(earlier: Iterable[str]) -> bool:

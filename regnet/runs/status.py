@@ -5,7 +5,6 @@ import sys
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from regnet.errors import UsageError
 from regnet.runs.json_format import format_json
