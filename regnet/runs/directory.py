@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from regnet.runs.json_format import format_json
 from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
 from regnet.runs.launch_command import launch_command
 from regnet.runs.lock import LOCK, take_lock, try_lock
+from regnet.runs.program_version import describe_program
 from regnet.runs.status import (
     RUNNING,
     STATE,
@@ -122,8 +124,13 @@ class RunDirectory:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def begin(self, epoch: int, step: int, processes: str) -> None:
-        """Records this attempt's configuration, and that it starts after `epoch` epochs and `step` steps."""
+    def begin(self, epoch: int, step: int, processes: str, environment: Mapping[str, str] | None = None) -> None:
+        """Records this attempt's configuration, and that it starts after `epoch` epochs and `step` steps.
+
+        Args:
+            processes: number and type.
+            environment: versions and devices; the host and the git commit are added.
+        """
         self.resumed_from_step = step
         if self.starts_over:  # only now: options, data and weights are valid, and weights of the old run are loaded
             self._delete_contents()
@@ -131,7 +138,8 @@ class RunDirectory:
         # Training again with this file must resume the run, not delete it.
         self._write("config.yaml", replace(self.config, overwrite=False).to_yaml())
         self.write_state(epoch, step)
-        log_event(self.writer, Event("started", self.attempt, epoch, step, processes))
+        recorded = {**describe_program(), **(environment or {})}
+        log_event(self.writer, Event("started", self.attempt, epoch, step, processes, recorded))
 
     def write_state(self, epoch: int, step: int, ending: Ending = RUNNING) -> None:
         """Records the status of the run; before `begin` has deleted an overwritten run, that run's status stays."""

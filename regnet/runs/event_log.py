@@ -1,7 +1,8 @@
 """events.jsonl: when the attempts of a run started and how each one ended."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ class Event:
         attempt: number of the attempt, from 1.
         epoch, step: completed epochs and global steps by then.
         detail: for started, number and type of the processes; otherwise the reason.
+        environment: for started, host, git commit, versions and devices, by name; otherwise empty and not written.
     """
 
     kind: str
@@ -28,13 +30,15 @@ class Event:
     epoch: int
     step: int
     detail: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def log_event(writer: AtomicWriter, event: Event) -> None:
     """Adds a line. The file is replaced, so that it is never torn and only the newest attempt can change it."""
     path = writer.directory / EVENTS
     before = path.read_bytes() if path.exists() else b""
-    line = format_json({"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(event)}, indent=None)
+    fields = {name: value for name, value in asdict(event).items() if name != "environment" or value}
+    line = format_json({"time": datetime.now(UTC).isoformat(timespec="seconds"), **fields}, indent=None)
     writer.write(path, before + line.encode() + b"\n")
 
 

@@ -40,6 +40,12 @@ def describe_changes(before: Sequence[Environment] | None, now: Sequence[Environ
     return "; ".join(changes)
 
 
+def summarise(environments: Sequence[Environment]) -> dict[str, str]:
+    """The values of all processes, by name; different ones are joined by `and`."""
+    names = dict.fromkeys(name for environment in environments for name in environment)
+    return {name: _values(environments, name) for name in names}
+
+
 def _values(environments: Sequence[Environment], name: str) -> str:
     """The distinct values in the order of the ranks; empty where none of the processes has one."""
     distinct = dict.fromkeys(str(environment[name]) for environment in environments if name in environment)

@@ -20,7 +20,7 @@ from regnet.tracking.console import print_result
 from regnet.tracking.registry import Trackers, open_trackers
 from regnet.training.checkpointing import Checkpointer, LoadedCheckpoint
 from regnet.training.dataset import Dataset
-from regnet.training.environment import describe_changes, describe_environment
+from regnet.training.environment import describe_changes, describe_environment, summarise
 from regnet.training.result import evaluation_file, result_of
 from regnet.training.state import TrainingState
 
@@ -92,7 +92,8 @@ class Run(AbstractContextManager["Run"]):
         progress, checkpointer = state.progress, self._open_checkpointer()
         epochs, steps = checkpointer.saved = (progress.epoch, progress.global_step)
         processes = f"{self.world.size} x {self.world.device.type}"
-        self.directory.begin(epochs, steps, f"{processes}; {changes}" if changes else processes)
+        environment = summarise(state.metadata["environment"])
+        self.directory.begin(epochs, steps, f"{processes}; {changes}" if changes else processes, environment)
         if found is not None:
             checkpointer.restore_best(found.contents["progress"])
         self.trackers = open_trackers(self.config, self.directory, epochs, steps)
