@@ -23,6 +23,8 @@ class Evaluation:
         calibration_error: expected calibration error (ECE, 15 bins), 0 to 1.
         confusion: int64 (classes, classes); entry [r, c]: number of samples with label r that were predicted as c.
         confident_errors: the most confident errors; None if they were not collected.
+        calibration: float64 (3, 15): number of samples, correct predictions and sum of confidences in each confidence
+            bin, of which calibration_error is computed; None for metrics that were not accumulated from samples.
     """
 
     samples: int
@@ -32,6 +34,7 @@ class Evaluation:
     calibration_error: float
     confusion: Tensor
     confident_errors: ConfidentErrors | None = None
+    calibration: Tensor | None = None
 
     def columns(self) -> dict[str, float]:
         """Columns of an epoch's line in metrics.jsonl."""
@@ -93,7 +96,7 @@ class EvaluationAccumulator:
     def result(self, world: World) -> Evaluation:
         """The metrics over the samples of all ranks. Collective call."""
         counts, sums = world.sum_(self.counts.clone()).cpu(), world.sum_(self.sums.clone()).cpu()
-        confusion, top5, _, bin_correct = counts.split([self.classes**2, 1, BINS, BINS])
+        confusion, top5, bin_samples, bin_correct = counts.split([self.classes**2, 1, BINS, BINS])
         confusion = confusion.view(self.classes, self.classes)
         samples = int(confusion.sum())
         divisor = samples or float("nan")
@@ -104,4 +107,5 @@ class EvaluationAccumulator:
             top5=int(top5) / divisor,
             calibration_error=float((sums[1:] - bin_correct).abs().sum()) / divisor,
             confusion=confusion,
+            calibration=torch.stack([bin_samples.double(), bin_correct.double(), sums[1:]]),
         )

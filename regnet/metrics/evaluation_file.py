@@ -1,4 +1,4 @@
-"""evaluation.npz of a finished run: confusion matrix and most confident errors of the last evaluation."""
+"""evaluation.npz of a finished run: confusion matrix, calibration and most confident errors of the last evaluation."""
 
 import io
 import zipfile
@@ -18,6 +18,8 @@ class EvaluationFile:
         confidence: float32 (n,), confidence of the n most confident errors, in decreasing order, 0 to 1.
         labels, predicted: int64 (n,), their labels and predictions.
         images: uint8 (n, H, W, 3), the input of the network for them.
+        calibration: float64 (3, bins): number of samples, correct predictions and sum of confidences in each of the
+            confidence bins, which divide 0 to 1 equally; None in files of runs that did not record it.
     """
 
     classes: np.ndarray
@@ -26,10 +28,11 @@ class EvaluationFile:
     labels: np.ndarray
     predicted: np.ndarray
     images: np.ndarray
+    calibration: np.ndarray | None = None
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **vars(self))
+        np.savez_compressed(buffer, **{name: array for name, array in vars(self).items() if array is not None})
         return buffer.getvalue()
 
 
@@ -63,4 +66,9 @@ def read_evaluation_file(path: Path) -> EvaluationFile:
     )
     if shapes != ((classes, classes), (errors,), (errors,), (errors,)):
         raise ValueError(f"{path}: not a valid evaluation file (shapes {shapes})")
+    if evaluation.calibration is not None and (evaluation.calibration.ndim, *evaluation.calibration.shape[:1]) != (
+        2,
+        3,
+    ):
+        raise ValueError(f"{path}: not a valid evaluation file (calibration has shape {evaluation.calibration.shape})")
     return evaluation

@@ -31,7 +31,7 @@ def result_of(evaluation: Evaluation, state: TrainingState, dataset: Dataset) ->
 
 
 def evaluation_file(evaluation: Evaluation, dataset: Dataset) -> EvaluationFile:
-    """The contents of evaluation.npz: the confusion matrix, and the most confident errors with their images."""
+    """The contents of evaluation.npz: confusion matrix, calibration, most confident errors with their images."""
     mean, std = (torch.tensor(channels).view(3, 1, 1) for channels in (dataset.mean, dataset.std))
     errors = evaluation.confident_errors
     assert errors is not None
@@ -43,4 +43,5 @@ def evaluation_file(evaluation: Evaluation, dataset: Dataset) -> EvaluationFile:
         labels=errors.labels.numpy(),
         predicted=errors.predicted.numpy(),
         images=images.numpy(),
+        calibration=None if evaluation.calibration is None else evaluation.calibration.numpy(),
     )
