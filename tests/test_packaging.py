@@ -88,11 +88,12 @@ def test_dependencies_are_those_of_requirements_txt(metadata):
     assert metadata.get_all("Requires-Dist") == [line for line in lines if line]
 
 
-def test_the_wheel_has_every_module_and_the_report_template(wheel):
+def test_the_wheel_has_every_module_and_the_files_of_the_report(wheel):
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     packages = ("regnet", "data", "commandline")
     modules = [path for package in packages for path in (ROOT / package).rglob("*.py")] + [ROOT / "train_ddp.py"]
-    assert packed == {path.relative_to(ROOT).as_posix() for path in modules} | {"regnet/report/template.html"}
+    report_files = {f"regnet/report/{name}" for name in ("template.html", "report.css", "report.js")}
+    assert packed == {path.relative_to(ROOT).as_posix() for path in modules} | report_files
 
 
 def test_every_console_script_can_be_called(installed, distribution):

@@ -3,9 +3,10 @@
 examples:
   python -m regnet.report runs/baseline
   python -m regnet.report runs/a-0 runs/a-1 runs/b --out comparison
+  python -m regnet.report runs/*
 
 Writes index.html and its figures as PNG files. Runs that differ only in their seed are combined into mean and standard
-deviation. The runs may still be training.
+deviation. The runs may still be training. Files and directories that are not runs are skipped.
 """
 
 from commandline.interrupts import exit_on_signals
@@ -22,6 +23,7 @@ from commandline.exit_codes import DONE
 from commandline.paths import path_option
 from regnet.report import REPORT
 from regnet.report.html_report import write_report
+from regnet.report.run_data import select_runs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,8 +42,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    parent = args.runs[0] if len(args.runs) == 1 else args.runs[0].absolute().parent
-    print(write_report(args.runs, args.out or parent / REPORT))
+    runs, skipped = select_runs(args.runs)
+    if skipped:
+        entries = "1 entry that is not a run" if len(skipped) == 1 else f"{len(skipped)} entries that are not runs"
+        print(f"skipped {entries}: {', '.join(map(str, skipped))}", file=sys.stderr)
+    parent = runs[0] if len(runs) == 1 else runs[0].absolute().parent
+    print(write_report(runs, args.out or parent / REPORT))
     return DONE
 
 

@@ -1,95 +1,75 @@
-"""Figures about classes: accuracy per class, confusion matrix, most confident errors."""
+"""Figures about classes that are written as PNG files: accuracy per class, most confident errors."""
 
-import io
 from collections.abc import Sequence
 from functools import partial
 
-import matplotlib as mpl
-import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.metrics.evaluation_file import EvaluationFile
-from regnet.report.figure import Figure, Palette
-from regnet.report.seed_groups import SeedGroup, class_accuracy
+from regnet.report.figure import MARKERS, Figure, Palette, save
+from regnet.report.names import shorten
+from regnet.report.seed_groups import ClassAccuracy, SeedGroup, class_accuracy
 
-MAX_NAMED = 30  # classes of a confusion matrix that leave room for their names
+AccuracyOfGroup = tuple[SeedGroup, dict[str, ClassAccuracy]]
+
+
+def finished_groups(groups: Sequence[SeedGroup]) -> list[AccuracyOfGroup]:
+    """The coloured groups with a result, and their accuracies by class."""
+    return [
+        (group, accuracy) for group in groups if group.colour is not None and (accuracy := class_accuracy(group.runs))
+    ]
+
+
+def best_first(accuracy: dict[str, ClassAccuracy]) -> list[str]:
+    """Names of the classes; those without validation samples are last."""
+    return sorted(accuracy, key=lambda name: 1.0 if (mean := accuracy[name].mean) is None else -mean)
 
 
 def class_bars(groups: Sequence[SeedGroup], rows: int = 50) -> list[Figure]:
-    """Final accuracy of each class, best first: bars for the first group with a result, dots for the others.
+    """Final accuracy of each class, best first: bars for the first group with a result, markers for the others.
 
     Args:
         rows: classes per figure.
     """
-    accuracies = [(index, group, class_accuracy(group.runs)) for index, group in enumerate(groups)]
-    finished = [(index, group, accuracy) for index, group, accuracy in accuracies if accuracy]
-    first = finished[0][2] if finished else {}
-    best_first = sorted(first, key=lambda name: -np.nan_to_num(first[name].mean[0], nan=-1.0))
-    chunks = [best_first[start : start + rows] for start in range(0, len(best_first), rows)]
-
-    def draw(axes: Axes, palette: Palette, names: list[str]) -> None:
-        positions = np.arange(len(names))
-        for index, group, accuracy in finished:
-            colour = palette.groups[index]
-            points = [(y, accuracy[name]) for y, name in zip(positions, names, strict=True) if name in accuracy]
-            ys, values = [y for y, _ in points], [100 * series.mean[0] for _, series in points]
-            if group is finished[0][1]:
-                stds = [100 * series.std[0] for _, series in points]
-                axes.barh(ys, values, color=colour, height=0.7, label=group.label)
-                if any(stds):
-                    axes.errorbar(values, ys, xerr=stds, fmt="none", ecolor=palette.ink, linewidth=0.7)
-            else:
-                axes.plot(values, ys, "o", color=colour, markersize=3, label=group.label)
-        axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6))
-        axes.set(yticks=positions, yticklabels=[_shorten(name) for name in names])
-        axes.tick_params(axis="y", length=0, labelsize=8)
-        axes.grid(visible=False, axis="y")
-        if len(finished) > 1:
-            axes.legend()
-
+    finished = finished_groups(groups)
+    names = best_first(finished[0][1]) if finished else []
+    chunks = [names[start : start + rows] for start in range(0, len(names), rows)]
     figures = []
     for number, chunk in enumerate(chunks, 1):
         name = f"classes-{number}" if len(chunks) > 1 else "classes"
         title = "Accuracy per class, %" + (", best first" if number == 1 else " (continued)")
-        figures.append(Figure(name, title, 0.6 + 0.15 * len(chunk), partial(draw, names=chunk)))
+        height = 1.0 + 0.15 * len(chunk) + (0.22 * (len(finished) + 1) if len(finished) > 1 else 0)
+        figures.append(Figure(name, title, height, partial(_draw_bars, finished=finished, names=chunk)))
     return figures
 
 
-def _shorten(name: str, limit: int = 30) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"
-
-
-def confusion_matrix(evaluation: EvaluationFile) -> Figure:
-    """The row-normalised confusion matrix, of superclasses if the classes are those of CIFAR-100."""
-    classes = tuple(evaluation.classes.tolist())
-    superclasses, counts, names, title = superclass_of(classes), evaluation.confusion, list(classes), "Confusion matrix"
-    if superclasses is not None:
-        membership = np.eye(len(SUPERCLASSES), dtype=np.int64)[superclasses]
-        counts, names, title = membership.T @ counts @ membership, list(SUPERCLASSES), "Superclass confusion matrix"
-    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-
-    def draw(axes: Axes, palette: Palette) -> None:
-        cells = np.zeros((*fractions.shape, 4))
-        cells[..., :3] = mpl.colors.to_rgb("#2f7fc1")  # readable on light and dark backgrounds
-        cells[..., 3] = np.sqrt(fractions)  # makes the many small fractions visible
-        axes.imshow(cells, interpolation="nearest", aspect="auto")
-        axes.grid(visible=False)
-        axes.set_xlabel("rows: true, columns: predicted")
-        axes.xaxis.set_label_position("top")
-        axes.xaxis.tick_top()
-        if len(names) <= MAX_NAMED:
-            positions = np.arange(len(names))
-            axes.set(xticks=positions, xticklabels=[str(number) for number in positions + 1])
-            labels = [f"{_shorten(name)}  {number}" for number, name in enumerate(names, 1)]
-            axes.set(yticks=positions, yticklabels=labels)
+def _draw_bars(axes: Axes, palette: Palette, finished: Sequence[AccuracyOfGroup], names: Sequence[str]) -> None:
+    first = finished[0][1]
+    for group, accuracy in finished:
+        colour = palette.group(group.colour)
+        points = [
+            (y, 100 * found.mean, 100 * found.std)
+            for y, name in enumerate(names)
+            if (found := accuracy.get(name)) is not None and found.mean is not None
+        ]
+        ys, values, stds = zip(*points, strict=True) if points else ((), (), ())
+        if accuracy is first:
+            axes.barh(ys, values, color=colour, height=0.7, label=shorten(group.label))
+            if any(stds):
+                label = "± one standard deviation over seeds"
+                axes.errorbar(values, ys, xerr=stds, fmt="none", ecolor=palette.ink, linewidth=0.7, label=label)
         else:
-            axes.set(xticks=[], yticks=[])
-        axes.tick_params(labelsize=7, length=0)
-
-    return Figure("confusion", f"{title} (row-normalised)", 3.6, draw)
+            marker = MARKERS[group.colour or 0]
+            axes.plot(values, ys, marker, color=colour, markersize=4, label=shorten(group.label), clip_on=False)
+    axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6))
+    labels = [f"{shorten(name)} ({first[name].samples})" for name in names]
+    axes.set(yticks=range(len(names)), yticklabels=labels, xlabel="in brackets: validation samples")
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.grid(visible=False, axis="y")
+    if len(finished) > 1 or len(axes.containers) > 1:
+        axes.figure.legend(loc="outside upper left", ncols=1)
 
 
 def contact_sheet(evaluation: EvaluationFile, columns: int = 6) -> bytes:
@@ -104,10 +84,8 @@ def contact_sheet(evaluation: EvaluationFile, columns: int = 6) -> bytes:
         axes.axis("off")
         if index < count:
             axes.imshow(evaluation.images[index])
-            label = _shorten(evaluation.classes[evaluation.labels[index]], 22)
-            predicted = _shorten(evaluation.classes[evaluation.predicted[index]], 22)
+            label = shorten(evaluation.classes[evaluation.labels[index]], 22)
+            predicted = shorten(evaluation.classes[evaluation.predicted[index]], 22)
             title = f"{label}\npredicted as {predicted}\n{evaluation.confidence[index]:.1%}"
             axes.set_title(title, fontsize=7, parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return save(figure, format="png", dpi=130)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -81,8 +81,17 @@ def _is_time(value: Any) -> bool:
     return _is_text(value) and bool(datetime.fromisoformat(value))
 
 
-def _is_class_accuracy(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_number, value.values()))
+def _is_accuracy_by_class(value: Any) -> bool:
+    """None: the class has no validation samples."""
+    return isinstance(value, dict) and all(map(_is_number_or_none, value.values()))
+
+
+def _is_count_by_class(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_int, value.values()))
+
+
+def _is_environment(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
 
 
 _EPOCH: dict[str, Check] = {
@@ -96,12 +105,29 @@ _EVENT: dict[str, Check] = {
     "time": _is_time,
     **dict.fromkeys(("kind", "detail"), _is_text),
     **dict.fromkeys(("attempt", "epoch", "step"), _is_int),
+    "environment": _is_environment,  # optional
 }
 _RESULT: dict[str, Check] = {
-    "class_accuracy": _is_class_accuracy,
+    "class_accuracy": _is_accuracy_by_class,
+    "class_samples": _is_count_by_class,
     **dict.fromkeys(("epochs", "parameters"), _is_int),
-    **dict.fromkeys(("top1", "top5", "calibration_error"), _is_number),
+    **dict.fromkeys(("top1", "top5", "loss", "calibration_error"), _is_number_or_none),
 }
+
+
+def select_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The directories of runs, each once, and what is something else, such as the report in `runs/*`.
+
+    Raises:
+        UsageError: a path does not exist, or none is a run.
+    """
+    missing = [path for path in paths if not os.path.lexists(path)]
+    if missing:
+        raise UsageError(f"{missing[0]} is not a run: it does not exist")
+    runs = {path.resolve(): path for path in paths if (path / STATE).exists()}
+    if not runs:
+        raise UsageError(f"{paths[0]} is not a run: it has no {STATE}")
+    return list(runs.values()), [path for path in paths if path.resolve() not in runs]
 
 
 def read_run_data(directory: Path) -> RunData:
@@ -150,7 +176,7 @@ def _read_events(directory: Path) -> list[Row]:
     with _naming(EVENTS):
         events = read_events(directory)
         for event in events:
-            _validate(event, _EVENT)
+            _validate({"environment": {}, **event}, _EVENT)
     return events
 
 
@@ -161,6 +187,8 @@ def _read_result(path: Path, epoch: int) -> Row:
     with _naming(path.name):
         result = json.loads(path.read_text(encoding="utf-8"))
         _validate(result, _RESULT)
+        if result["class_accuracy"].keys() != result["class_samples"].keys():
+            raise ValueError("class_accuracy and class_samples are of different classes")
     return result if result["epochs"] == epoch else {}
 
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,10 +15,20 @@ from regnet.runs.compatibility import fixed_options
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs of one configuration with different seeds, or a single run."""
+    """Runs of one configuration with different seeds, or a single run.
+
+    Attributes:
+        colour: number of its colour and marker; None if there are more groups than colours and others are better.
+    """
 
     label: str
     runs: tuple[RunData, ...]
+    colour: int | None = None
+
+    @property
+    def best_top1(self) -> float:
+        """Mean over the runs of their best validation accuracy; -1 before the first epoch."""
+        return float(np.mean([run.best["val_top1"] for run in self.runs if run.best] or [-1]))
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,12 @@ class Series:
     std: np.ndarray
 
 
-def group_by_seed(runs: Sequence[RunData]) -> list[SeedGroup]:
-    """The groups in the order of their first runs. A repeated seed of the same task starts another group."""
+def group_by_seed(runs: Sequence[RunData], colours: int) -> list[SeedGroup]:
+    """The groups in the order of their first runs. A repeated seed of the same task starts another group.
+
+    Args:
+        colours: number of groups that get a colour, those with the highest accuracy.
+    """
     groups: dict[tuple[str, int], list[RunData]] = {}
     seen: Counter[tuple[str, int]] = Counter()
     for run in runs:
@@ -46,9 +60,15 @@ def group_by_seed(runs: Sequence[RunData]) -> list[SeedGroup]:
     short = [_common_name([run.name for run in members]) for members in groups.values()]
     full = [", ".join(run.name for run in members) for members in groups.values()]
     ambiguous = {label for label, count in Counter(short).items() if count > 1}
-    return [
+    uncoloured = [
         SeedGroup(full_label if label in ambiguous else label, tuple(members))
         for label, full_label, members in zip(short, full, groups.values(), strict=True)
+    ]
+    best_first = sorted(range(len(uncoloured)), key=lambda index: -uncoloured[index].best_top1)
+    coloured = sorted(best_first[:colours])
+    return [
+        replace(group, colour=coloured.index(index) if index in coloured else None)
+        for index, group in enumerate(uncoloured)
     ]
 
 
@@ -99,8 +119,27 @@ def mean_over_runs(columns: Sequence[dict[int, float]]) -> Series:
     )
 
 
-def class_accuracy(runs: Sequence[RunData]) -> dict[str, Series]:
-    """Final accuracy of each class over the runs that have finished; each Series has one point."""
-    finished = [run.result["class_accuracy"] for run in runs if run.result]
-    names = finished[0] if finished else {}
-    return {name: mean_over_runs([{0: run[name]} for run in finished if name in run]) for name in names}
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Accuracy of a class.
+
+    Attributes:
+        mean, std: 0 to 1, over the runs; None without validation samples; std is 0 for a single run.
+        samples: number of validation samples in the first run.
+    """
+
+    mean: float | None
+    std: float
+    samples: int
+
+
+def class_accuracy(runs: Sequence[RunData]) -> dict[str, ClassAccuracy]:
+    """Final accuracy of each class over the runs that have finished."""
+    finished = [run.result for run in runs if run.result]
+    found = {}
+    for name in finished[0]["class_accuracy"] if finished else ():
+        values = [result["class_accuracy"].get(name) for result in finished]
+        series = mean_over_runs([{0: value} for value in values if value is not None and not math.isnan(value)])
+        mean, std = (series.mean[0], series.std[0]) if len(series.x) else (None, 0.0)
+        found[name] = ClassAccuracy(mean, std, finished[0]["class_samples"][name])
+    return found

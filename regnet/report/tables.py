@@ -1,0 +1,197 @@
+"""The tables of a report: runs with their metrics, classes, confusions, events, and differing options."""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from regnet.metrics.evaluation_file import EvaluationFile, most_confused
+from regnet.report.class_plots import AccuracyOfGroup, best_first
+from regnet.report.run_data import RunData
+from regnet.report.seed_groups import ClassAccuracy, SeedGroup
+
+CONFUSED_PAIRS = 12  # shown
+NO_VALUE = "–"
+
+
+class Measure(NamedTuple):
+    """A column of the table of runs.
+
+    Attributes:
+        value_of: None if the run has no such value yet.
+        write: the value as text.
+        over_seeds: whether it has a mean and a standard deviation over seeds.
+    """
+
+    heading: str
+    value_of: Callable[[RunData], float | None]
+    write: Callable[[float], str]
+    over_seeds: bool = False
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _last(column: str, of_result: str | None = None) -> Callable[[RunData], float | None]:
+    """The value of the last epoch: of result.json if there is one, which describes the same weights."""
+
+    def value_of(run: RunData) -> float | None:
+        if of_result and run.result:
+            return run.result[of_result]
+        return run.epochs[-1][column] if run.epochs else None
+
+    return value_of
+
+
+def _best_top1(run: RunData) -> float | None:
+    return run.best["val_top1"] if run.best else None
+
+
+def _speed(run: RunData) -> float | None:
+    return float(np.median([row["images_per_second"] for row in run.epochs])) if run.epochs else None
+
+
+def _seconds(run: RunData) -> float | None:
+    return sum(row["seconds"] for row in run.epochs) if run.epochs else None
+
+
+MEASURES = (
+    Measure("best validation top-1 (epoch)", _best_top1, _percent, over_seeds=True),
+    Measure("final validation top-1", _last("val_top1", "top1"), _percent, over_seeds=True),
+    Measure("final validation top-5", _last("val_top5", "top5"), _percent, over_seeds=True),
+    Measure("final validation loss", _last("val_loss", "loss"), _loss, over_seeds=True),
+    Measure("final training loss", _last("train_loss"), _loss, over_seeds=True),
+    Measure("calibration error (ECE)", lambda run: run.result.get("calibration_error"), _percent, over_seeds=True),
+    Measure("training images/s", _speed, _count),
+    Measure("parameters", lambda run: run.result.get("parameters"), _count),
+    Measure("training time", _seconds, duration),
+)
+HEADINGS = ("epochs", *(measure.heading for measure in MEASURES))
+
+
+class Cell(NamedTuple):
+    text: str
+    note: str = ""
+
+
+def run_row(run: RunData, group: SeedGroup) -> dict[str, Any]:
+    """A row of the table of runs."""
+    best, *others = (_cell(measure, measure.value_of(run)) for measure in MEASURES)
+    if run.best:
+        best = Cell(best.text, f"({run.best['epoch']})")
+    epochs = Cell(f"{run.state.epoch}/{run.state.epochs}")
+    return {"name": run.name, "status": run.status, "colour": group.colour, "cells": [epochs, best, *others]}
+
+
+def mean_row(group: SeedGroup) -> dict[str, Any]:
+    """The row with mean and standard deviation over the seeds."""
+    cells = [Cell(_mean_and_std(measure, group) if measure.over_seeds else "") for measure in MEASURES]
+    return {"name": group.label, "status": "mean ± std", "colour": group.colour, "cells": [Cell(""), *cells]}
+
+
+def _mean_and_std(measure: Measure, group: SeedGroup) -> str:
+    values = [value for run in group.runs if (value := measure.value_of(run)) is not None]
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return NO_VALUE
+    if measure.write is _percent:
+        return f"{100 * mean(values):.2f} ± {_percent(stdev(values))}"
+    return f"{measure.write(mean(values))} ± {measure.write(stdev(values))}"
+
+
+def _cell(measure: Measure, value: float | None) -> Cell:
+    return Cell(NO_VALUE if value is None or not math.isfinite(value) else measure.write(value))
+
+
+def class_rows(finished: Sequence[AccuracyOfGroup]) -> list[dict[str, Any]]:
+    """A row for each class, best first by the first group: positions in percent for the bar, whisker and markers."""
+    if not finished:
+        return []
+    (first_group, first), *others = finished
+    return [
+        {
+            "name": name,
+            "samples": first[name].samples,
+            "first": _mark(first_group, first[name]),
+            "others": [
+                mark for group, accuracy in others if name in accuracy and (mark := _mark(group, accuracy[name]))
+            ],
+        }
+        for name in best_first(first)
+    ]
+
+
+def _mark(group: SeedGroup, accuracy: ClassAccuracy) -> dict[str, Any] | None:
+    """None without validation samples."""
+    if accuracy.mean is None:
+        return None
+    value, std = 100 * accuracy.mean, 100 * accuracy.std
+    low, high = max(0.0, value - std), min(100.0, value + std)
+    text = f"{value:.1f} ± {std:.1f} %" if std else f"{value:.1f} %"
+    return {
+        "colour": group.colour,
+        "at": f"{value:.2f}",
+        "whisker": (f"{low:.2f}", f"{high - low:.2f}") if std else None,
+        "text": text,
+        "title": f"{group.label}: {text}",
+    }
+
+
+def confused_pairs(evaluation: EvaluationFile) -> list[dict[str, Any]]:
+    names, samples = evaluation.classes.tolist(), evaluation.confusion.sum(1)
+    return [
+        {
+            "count": count,
+            "of": f"{100 * count / samples[label]:.0f} %",
+            "label": names[label],
+            "predicted": names[predicted],
+        }
+        for label, predicted, count in most_confused(evaluation.confusion, CONFUSED_PAIRS)
+    ]
+
+
+def calibration_rows(evaluation: EvaluationFile) -> list[dict[str, Any]]:
+    """The confidence bins that have samples."""
+    if evaluation.calibration is None:
+        return []
+    bins = evaluation.calibration.shape[1]
+    rows = []
+    for index, (samples, correct, confidence) in enumerate(evaluation.calibration.T.tolist()):
+        if samples:
+            difference = (correct - confidence) / samples
+            cells = (_count(samples), _percent(confidence / samples), _percent(correct / samples))
+            text = f"{100 * index / bins:.1f} to {100 * (index + 1) / bins:.1f} %"
+            rows.append({"range": text, "cells": (*cells, f"{100 * difference:+.2f} %".replace("-", "−"))})
+    return rows
+
+
+def event_row(run: RunData, event: dict[str, Any]) -> dict[str, Any]:
+    """A row of the run history."""
+    started = f"on {event['detail']}" + (f", from step {event['step']}" if event["step"] else "")
+    time = datetime.fromisoformat(event["time"]).strftime("%Y-%m-%d %H:%M:%S")
+    detail = started if event["kind"] == "started" else event["detail"]
+    return {**event, "run": run.name, "time": time, "detail": detail}
+
+
+def config_differences(runs: Sequence[RunData]) -> dict[str, list[Any]]:
+    """The options in which the runs differ, with the value of each run."""
+    options_by_run = [run.options for run in runs]
+    names = dict.fromkeys(name for options in options_by_run for name in options)
+    values_of = {name: [options.get(name) for options in options_by_run] for name in names}
+    return {name: values for name, values in values_of.items() if any(value != values[0] for value in values)}

@@ -1,0 +1,199 @@
+"""python -m regnet.report: which paths are runs, how runs are grouped and named, what is written, and damaged files."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from report_files import (
+    CURVES,
+    OPTIONAL,
+    epoch_row,
+    key_figures,
+    one_line_error,
+    report,
+    table,
+    text_of,
+    write_evaluation,
+    write_run,
+    written,
+)
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_all_entries_of_a_directory_can_be_named_repeatedly(tmp_path):
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        write_run(tmp_path / name, config={"optim": {"lr": lr}})
+    (tmp_path / "notes.txt").write_text("not a run")
+    skipped = []
+    for _ in range(2):
+        done = report(*sorted(tmp_path.iterdir()))
+        assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "report" / "index.html")), done.stderr
+        skipped.append(done.stderr)
+        assert [row[0] for row in table(tmp_path / "report" / "index.html", "runs")] == ["a", "b"]
+    assert skipped == [
+        f"skipped 1 entry that is not a run: {tmp_path / 'notes.txt'}\n",
+        f"skipped 2 entries that are not runs: {tmp_path / 'notes.txt'}, {tmp_path / 'report'}\n",
+    ]
+
+
+def test_a_single_run_among_other_entries_has_its_own_report(tmp_path):
+    write_run(tmp_path / "a")
+    (tmp_path / "notes.txt").write_text("not a run")
+    assert report(*tmp_path.iterdir()).stdout.strip() == str(tmp_path / "a" / "report" / "index.html")
+
+
+def test_paths_without_any_run_are_a_one_line_error(tmp_path):
+    write_run(tmp_path / "a")
+    missing = tmp_path / "nowhere"
+    assert f"{missing} is not a run: it does not exist" in one_line_error(tmp_path / "a", missing)
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path / 'empty'} is not a run: it has no state.json" in one_line_error(tmp_path / "empty")
+    assert not list(tmp_path.rglob("*.html"))
+
+
+def test_the_best_of_many_configurations_have_colours_and_the_others_are_grey(tmp_path):
+    for number in range(11):
+        write_run(tmp_path / f"r{number:02d}", config={"optim": {"lr": number}}, top1=(number * 7 % 11) / 20)
+    index = written(*sorted(tmp_path.iterdir()))
+    text = text_of(index)
+    assert "<h1><bdi>11 runs</bdi></h1>" in text
+    assert len(table(index, "runs")) == 11
+    runs = text.split('<table id="runs">')[1].split("</table>")[0]
+    worst = {f"r{number:02d}" for number in range(11) if number * 7 % 11 < 3}
+    grey = {row.split("<bdi>")[1].split("</bdi>")[0] for row in runs.split("<tr>") if 'class="mark grey"' in row}
+    assert grey == worst
+    assert "3 other configurations" in text
+    assert "The 8 configurations with the highest best validation top-1" in text
+    (svg,) = (part for part in text.split("<svg ") if 'aria-label="Top-1 accuracy, %"' in part)
+    assert svg.count('class="other"') == 2 * 3
+    assert svg.count('class="series"') == 2 * 8
+
+
+def test_only_runs_of_the_same_task_are_combined(tmp_path):
+    write_run(tmp_path / "a-0", seed=0)
+    write_run(tmp_path / "a-1", seed=1)
+    write_run(tmp_path / "other-images", seed=2, data="other")
+    write_run(tmp_path / "same-seed", seed=0)
+    index = written(*(tmp_path / name for name in ("a-0", "a-1", "other-images", "same-seed", "same-seed/")))
+    rows = table(index, "runs")
+    assert [row[0] for row in rows] == ["a-0", "a-1", "other-images", "same-seed", "a (2 seeds)"], "no duplicate"
+    assert rows[-1][3] == "50.00 ± 0.00 %"
+
+
+def test_runs_of_the_same_name_are_called_by_their_directories(tmp_path):
+    runs = [write_run(tmp_path / folder / "run", config={"optim": {"lr": lr}}) for folder, lr in (("x", 1), ("y", 2))]
+    index = written(*runs, "--out", tmp_path / "out")
+    assert [row[0] for row in table(index, "runs")] == [str(run) for run in runs]
+
+
+def test_losses_are_listed_and_missing_values_are_dashes_while_runs_train(tmp_path):
+    write_run(tmp_path / "done")
+    write_run(tmp_path / "unfinished", finished=False)
+    shutil.copytree(tmp_path / "unfinished", tmp_path / "new")
+    (tmp_path / "new" / "metrics.jsonl").unlink()
+    index = written(*(tmp_path / name for name in ("done", "unfinished", "new")))
+    headings, *rows = table(index, "runs", heading=True)
+    loss = headings.index("final validation loss")
+    assert headings[loss : loss + 3] == ["final validation loss", "final training loss", "calibration error (ECE)"]
+    cells = {row[0]: row[loss : loss + 3] for row in rows}
+    assert cells["done"][:2] == ["0.500", "1.333"], "of result.json, which describes the last epoch's weights"
+    assert cells["unfinished"] == ["1.667", "1.333", "–"]
+    assert cells["new"] == ["–"] * 3
+    text = text_of(index)
+    assert "Available when" not in text, "one of the runs has finished"
+    assert 'id="confusion"' in text
+    assert "markers: the other configurations" not in text
+
+
+def test_the_result_of_an_earlier_epoch_is_ignored(tmp_path):
+    """A finished run that is continued for more epochs keeps its earlier result.json until it finishes again."""
+    write_run(tmp_path / "longer")
+    edit_json(tmp_path / "longer" / "result.json", epochs=1, top1=1.0)
+    index = written(tmp_path / "longer")
+    assert key_figures(index)["final validation top-1"] == "50.00 %"
+    assert "Available when a run has finished" in text_of(index)
+
+
+def test_a_report_removes_outdated_figures_and_never_writes_into_a_run(tmp_path):
+    run = write_run(tmp_path / "run")
+    written(run)
+    folder = run / "report"
+    assert {path.name for path in folder.iterdir()} == CURVES | OPTIONAL | {"index.html"}
+    (folder / "mine.png").write_bytes(b"")
+    (run / "result.json").unlink()
+    written(run)
+    assert {path.name for path in folder.iterdir()} == CURVES | {"mine.png", "index.html"}
+    assert f"{run} is a run: choose another --out" in one_line_error(run, "--out", run)
+
+
+def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path):
+    run = write_run(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in written(run).parent.iterdir() if path.name != "time.png"}
+    (run / "report" / "time.png").unlink()
+    (run / "report" / "time.png").mkdir()  # the last but some: renaming a file to a directory fails
+    (run / "report" / "time.png" / "file").write_text("in the way")
+    assert report(run).returncode != 0
+    assert (run / "report" / "index.html").read_bytes() == before["index.html"]
+    assert not [path for path in (run / "report").iterdir() if path.name.startswith(".")], "no temporary files"
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+EVENT = {"time": "2026-01-01T00:00:00+00:00", "kind": "started", "attempt": 1, "epoch": 0, "step": 0, "detail": ""}
+ARRAYS = dict.fromkeys(("confusion", "confidence", "labels", "predicted", "images"), 0)
+EMPTY = {"confidence": np.zeros(0), "labels": np.zeros(0), "predicted": np.zeros(0), "images": np.zeros((0, 8, 8, 3))}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b"{"),
+        ("state.json", b"[]"),
+        ("evaluation.npz", b"PK\x03\x04 truncated"),
+        ("evaluation.npz", npz(classes=0, **ARRAYS)),
+        ("evaluation.npz", npz(classes=np.array(["a"]))),
+        ("evaluation.npz", npz(classes=np.array(["a"]), confusion=np.eye(1), **EMPTY, calibration=np.zeros(3))),
+        ("config.yaml", b"a: ["),
+        ("config.yaml", b""),
+        ("result.json", b"{"),
+        ("result.json", b"[]"),
+        ("result.json", b'{"top1": 0.5, "class_accuracy": {}}'),
+        ("events.jsonl", b"{"),
+        ("events.jsonl", b"{}\n"),
+        ("events.jsonl", json.dumps({**EVENT, "time": "yesterday"}).encode()),
+        ("metrics.jsonl", b'{"kind": "epoch", "epoch": 1}\n'),
+        ("metrics.jsonl", b"{\n{}\n"),
+        ("metrics.jsonl", json.dumps({**epoch_row(1, 3), "val_top1": None}).encode() + b"\n"),
+        ("metrics.jsonl", json.dumps({**epoch_row(1, 3), "of another version": "0.5"}).encode() + b"\n"),
+        ("metrics.jsonl", b'{"kind": "step", "step": "3", "loss": 1.0, "lr": 0.1}\n'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_file_is_a_one_line_error(tmp_path, name, content):
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    error = one_line_error(tmp_path / "run")
+    assert str(tmp_path / "run") in error
+    assert name in error
+
+
+def test_accuracies_and_samples_of_different_classes_are_a_one_line_error(tmp_path):
+    run = write_run(tmp_path / "run")
+    edit_json(run / "result.json", class_samples={"ant": 10})
+    assert "class_accuracy and class_samples are of different classes" in one_line_error(run)
+
+
+def test_evaluations_without_calibration_data_have_no_reliability_diagram(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_evaluation(run, ("ant", "bee", "cat"), calibration="not recorded")
+    assert 'id="calibration"' not in written(run).read_text()
+    assert not (run / "report" / "calibration.png").exists()
