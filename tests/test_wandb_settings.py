@@ -105,7 +105,7 @@ def test_a_run_follows_the_variables_of_wandb(shards, tmp_path):
         assert done.returncode == 0, done.stderr
         (run_id,) = wandb.runs()
         stored = wandb.run()
-    assert f"{wandb.url}/someone/theirs/runs/theirid" in done.stdout
+        assert f"Weights & Biases: {wandb.url}/someone/theirs/runs/theirid" in done.stdout
     assert run_id == state(tmp_path / "tiny")["wandb_id"] == "theirid"
     expected = ("theirs", "their name", "their group", ["a", "b"], "a note", "tune")
     names = ("project", "name", "group", "tags", "notes", "job_type")
