@@ -23,7 +23,7 @@ def summarise_files(source: Source, root: Path) -> dict[str, Any] | None:
         return None
     names, states = hashlib.sha256(), hashlib.sha256()
     for path in files:
-        name = bytes(path.relative_to(root)) + b"\0"
+        name = bytes(path.relative_to(root) if path.is_relative_to(root) else path) + b"\0"
         try:
             status = path.stat()
         except OSError as error:
