@@ -18,7 +18,7 @@ from programs import ROOT
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]
 
 PROGRAM_FILES = {"LICENSE", "Makefile", "README.md", "requirements.txt", "requirements-ffcv.txt", "train_ddp.py"}
-PROGRAM_FILES |= {"benchmarks", "configs", "data", "regnet", "slurm", "tools"}
+PROGRAM_FILES |= {"artifacts", "benchmarks", "commandline", "configs", "data", "regnet", "slurm", "tools"}
 RESULT_DIRECTORIES = {"downloads", "runs", "shards"}
 COMPILER = r".*/([^/]*(gcc|[gc][+][+]|clang|ziglang)[^/]*|cc|cc1[a-z]*|ld|as|Python\.h|turbojpeg\.h)"
 
@@ -96,6 +96,22 @@ def test_any_user_can_run_the_image_from_any_directory(inside, tmp_path):
     assert "install.sh" not in dry_run.stdout
     assert "/opt/venv/bin/torchrun" in dry_run.stdout
     assert "/opt/regnet/train_ddp.py" in dry_run.stdout
+
+
+def test_the_published_weights_predict_in_the_image(inside):
+    """The lines of README.md, which name artifacts/ in the repository's directory."""
+    program = """
+from pathlib import Path
+from PIL import Image
+from regnet.checkpoint.load_model import load_trained_model
+print(len(load_trained_model(Path("artifacts/cifar100-best.pt")).classes), "classes")
+Image.new("RGB", (32, 32), "red").save("/tmp/red.png")
+"""
+    loaded = inside("python", "-c", program)
+    assert (loaded.returncode, loaded.stdout.strip()) == (0, "100 classes"), loaded.stderr
+    predicted = inside("python", "-m", "regnet.predict", "--onnx", "artifacts/cifar100-best.onnx", "/tmp/red.png")
+    assert predicted.returncode == 0, predicted.stderr
+    assert "/tmp/red.png" in predicted.stdout
 
 
 def test_the_image_has_labels_and_does_not_run_as_root(builder, image, inside):
