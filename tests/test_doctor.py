@@ -93,10 +93,11 @@ def test_damaged_shards_a_full_disk_another_run_and_no_gpu_fail_in_table_and_jso
     with mounted_tmpfs(tmp_path / "small", "size=100k") as small:
         (small / "tiny").mkdir()
         (small / "tiny" / "config.yaml").write_text(Config(name="tiny").to_yaml())
-        (small / "tiny" / "fill").write_bytes(bytes(85_000))
+        (small / "tiny" / "checkpoints").mkdir()
+        (small / "tiny" / "checkpoints" / "step-000000001.pt").write_bytes(bytes(81_000))
         command = (small, file.parent, "--train.device", "cuda")
         both = [run(doctor(*command, *flags), CUDA_VISIBLE_DEVICES="") for flags in ((), ("--json",))]
-        assert sorted(path.name for path in (small / "tiny").iterdir()) == ["config.yaml", "fill"]
+        assert sorted(path.name for path in (small / "tiny").iterdir()) == ["checkpoints", "config.yaml"]
     table, found = both[0].stdout, findings(both[1])
     assert [done.returncode for done in both] == [1, 1]
     assert failed(found) == {"shards", "disk", "device", "run"}
@@ -105,7 +106,9 @@ def test_damaged_shards_a_full_disk_another_run_and_no_gpu_fail_in_table_and_jso
     assert "--runs_dir" in found["disk"]["fix"]
     assert "was created with a different configuration" in found["run"]["message"]
     assert "--name" in found["run"]["fix"]
-    assert found["device"]["message"].startswith(f"no GPU found on {socket.gethostname()} (local rank 0)")
+    assert found["device"]["message"].startswith(
+        f"no GPU found on {socket.gethostname()} with CUDA_VISIBLE_DEVICES= (local rank 0)"
+    )
     assert "--train.device cpu" in found["device"]["fix"]
     assert "checkpoint" not in found, "no checkpoint is written to a full disk"
     lines = table.splitlines()
