@@ -133,7 +133,7 @@ def test_the_reliability_diagram_pools_the_samples_of_all_seeds():
     assert accuracy["values"] == [None, 25.0, 100.0]
     assert samples["values"] == [0.0, 40.0, 60.0]
     assert reliability_diagram([SeedGroup("old", (runs[2],), 0)]) is None
-    assert "perfect calibration" in figure.svg()
+    assert ">ideal</text>" in figure.svg()
 
 
 def test_confusion_matrices_have_names_scale_and_counts():

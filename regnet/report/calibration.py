@@ -61,7 +61,7 @@ def _fractions(counts: np.ndarray) -> np.ndarray:
 
 def _draw(axes: Axes, palette: Palette, bins: Sequence[tuple[SeedGroup, np.ndarray]]) -> None:
     axes.plot([0, 100], [0, 100], ":", color=palette.ink, linewidth=1)
-    handles: list[Artist] = [Line2D([], [], color=palette.ink, linestyle=":", linewidth=1, label="perfect calibration")]
+    handles: list[Artist] = [Line2D([], [], color=palette.ink, linestyle=":", linewidth=1, label="ideal")]
     for group, counts in bins:
         colour, marker = palette.group(group.colour), MARKERS[group.colour or 0]
         centres = 100 * _centres(counts)

@@ -55,8 +55,14 @@ class _Matrix:
     boundaries: Sequence[int] | np.ndarray = ()
 
     def figure(self, name: str, title: str) -> Figure:
-        side = min(9.0, max(4.5, 2.5 + 0.15 * len(self.names)))
-        return Figure(name, title, 0.92 * side, self._draw, width=side, values=self._values())
+        side = min(9.0, max(4.5, 2.2 + 0.15 * len(self.names)))
+        return Figure(
+            name, title, 0.92 * side, self._draw, side, smallest_text=self._font_size(), values=self._values()
+        )
+
+    def _font_size(self) -> float:
+        """Of the names, in points; without them, that of the scale."""
+        return min(8.0, 470 / len(self.names)) if len(self.names) <= MAX_NAMED else 7.0
 
     def _values(self) -> dict[str, Any]:
         rows, columns = np.nonzero(self.counts)
@@ -77,10 +83,10 @@ class _Matrix:
         axes.xaxis.label.set_fontsize(8)
         axes.yaxis.label.set_fontsize(8)
         if count <= MAX_NAMED:
-            labels, positions = [shorten(name, 26) for name in self.names], range(count)
+            labels, positions = [shorten(name, 30) for name in self.names], range(count)
             axes.set_xticks(positions, labels, rotation=90)
             axes.set_yticks(positions, labels)
-            axes.tick_params(labelsize=min(8.0, 470 / count), length=0, pad=2)
+            axes.tick_params(labelsize=self._font_size(), length=0, pad=2)
         else:
             axes.set(xlabel="predicted class, by number", ylabel="true class, by number")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,7 +20,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from regnet.report.names import printable
 
 WIDTH = 4.5  # inches; text of 10 points then has about its own size on a phone
-_MIN_SCALE, _MAX_SCALE = 1.5, 1.8  # pixels of the HTML report for a point of the figure
+MIN_TEXT = 7.0  # pixels in the HTML report
+_MAX_SCALE = 1.8  # pixels of the HTML report for a point of the figure
 MARKERS = "os^Dv<Pp"  # of the groups: lines can also be told apart without colours
 
 
@@ -72,6 +74,7 @@ class Figure:
         name: name of its PNG file without the suffix.
         title: caption.
         height, width: in inches.
+        smallest_text: font size in points.
         draw: draws onto the axes in the colours of the palette.
         values: what report.js shows for the position of the pointer.
         log_scale: whether there is also a variant with a logarithmic y axis.
@@ -83,6 +86,7 @@ class Figure:
     height: float
     draw: Callable[[Axes, Palette], None]
     width: float = WIDTH
+    smallest_text: float = 9
     values: Mapping[str, Any] | None = None
     log_scale: bool = False
     smoothing: bool = False
@@ -119,7 +123,7 @@ class Figure:
 
     def _min_width(self) -> int:
         """In pixels. On a phone, larger figures scroll instead of becoming illegible."""
-        return 0 if self.width <= WIDTH else round(_MIN_SCALE * 72 * self.width)
+        return 0 if self.width <= WIDTH else math.ceil(72 * self.width * MIN_TEXT / self.smallest_text)
 
     def values_json(self) -> str:
         """JSON that is safe within a <script> element."""
