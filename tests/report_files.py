@@ -153,4 +153,6 @@ def classes_of(index):
 def provenance_of(index):
     """The names and values of the (last run's) provenance."""
     content = re.findall(r'<dl class="origin">(.*?)</dl>', index.read_text(), re.DOTALL)[-1]
-    return {name: plain(value) for name, value in re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", content, re.DOTALL)}
+    return {
+        plain(name): plain(value) for name, value in re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", content, re.DOTALL)
+    }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from report_files import (
     epoch_row,
     key_figures,
     one_line_error,
+    provenance_of,
     report,
     table,
     text_of,
@@ -108,6 +110,35 @@ def test_losses_are_listed_and_missing_values_are_dashes_while_runs_train(tmp_pa
     assert "Available when" not in text, "one of the runs has finished"
     assert 'id="confusion"' in text
     assert "markers: the other configurations" not in text
+
+
+def test_the_provenance_lists_and_links_what_is_recorded(tmp_path):
+    run = write_run(tmp_path / "a #1 & run")
+    url = "https://wandb.example/me/project/runs/abc"
+    edit_json(run / "state.json", wandb_url=url, command=["python", "train_ddp.py", "--name", "a b"], jobs=["slurm:7"])
+    environment = {"host": "node1", "commit": "0123abcd-dirty", "device": "NVIDIA H100"}
+    edit_json(run / "events.jsonl", environment=environment)
+    index = written(run, "--out", tmp_path / "out")
+    found = provenance_of(index)
+    best = found.pop("best checkpoint")
+    assert best == str(run / "checkpoints" / "best.pt")
+    assert found == {
+        "command": "python train_ddp.py --name 'a b'",
+        "job": "slurm:7",
+        "processes": "1 x cpu",
+        "host": "node1",
+        "device": "NVIDIA H100",
+        "git commit": "0123abcd-dirty",
+        "images": "shards/x (identity id)",
+        "Weights & Biases": url,
+        "configuration": str(run / "config.yaml"),
+        "metrics": str(run / "metrics.jsonl"),
+    }
+    links = re.findall('<a href="([^"#][^"]*)"', index.read_text())
+    assert url in links
+    assert "../a%20%231%20%26%20run/config.yaml" in links
+    edit_json(run / "state.json", wandb_url="javascript:alert(1)")
+    assert 'href="javascript' not in written(run).read_text()
 
 
 def test_the_result_of_an_earlier_epoch_is_ignored(tmp_path):

@@ -56,7 +56,9 @@ def test_a_run_that_was_killed_online_is_complete(shards, tmp_path):
         assert len(wandb.run()["history"]) < 25, "the server has everything already"
         out = finish(command, **wandb.environment)
         assert "rows of earlier attempts from metrics.jsonl" in out
-        assert f"Weights & Biases: {wandb.url}/someone/regnet/runs/{state(tmp_path / 'tiny')['wandb_id']}" in out
+        url = f"{wandb.url}/someone/regnet/runs/{state(tmp_path / 'tiny')['wandb_id']}"
+        assert f"Weights & Biases: {url}" in out
+        assert state(tmp_path / "tiny")["wandb_url"] == url
         assert_complete(wandb.run()["history"], tmp_path / "tiny")
         assert wandb.run()["exit_code"] == 0
 

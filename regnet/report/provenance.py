@@ -20,7 +20,7 @@ _ENVIRONMENT = (
 
 
 class Entry(NamedTuple):
-    """A line of the provenance; `link` is relative to the report, or empty."""
+    """A line of the provenance; `link` is a URL, or relative to the report, or empty."""
 
     name: str
     text: str
@@ -44,6 +44,7 @@ def provenance(run: RunData, out: Path) -> list[Entry]:
         Entry("processes", started[-1]["detail"] if started else ""),
         *(Entry(name, environment.get(key, "")) for name, key in _ENVIRONMENT),
         Entry("images", f"{run.options.get('data.shards', '')} (identity {state.data})"),
+        Entry("Weights & Biases", state.wandb_url, state.wandb_url if state.wandb_url.startswith("http") else ""),
         Entry("best checkpoint", *_file(checkpoint, out)),
         Entry("configuration", *_file(run.directory / "config.yaml", out)),
         Entry("metrics", *_file(run.directory / "metrics.jsonl", out)),

@@ -47,6 +47,7 @@ class RunDirectory:
         completed: epochs and steps that earlier attempts have completed.
         finished: a sentence about the run, if an earlier attempt has completed it; otherwise empty.
         starts_over: `begin` will delete the run that is there.
+        wandb_url: of the run at Weights & Biases, which `write_state` records.
     """
 
     def __init__(self, config: Config, data: str) -> None:
@@ -73,6 +74,7 @@ class RunDirectory:
         self.earlier_attempts_without_progress = before.attempts_without_progress if before and same_job else 0
         stored = new_wandb_id() if before is None else before.wandb_id
         self.wandb_id = os.environ.get("WANDB_RUN_ID") or stored
+        self.wandb_url = "" if before is None or self.wandb_id != before.wandb_id else before.wandb_url
         self.writer = AtomicWriter(self.path)
         if before is not None and self.finished:  # the launcher asks for the outcome of this attempt
             self._write(STATE, replace(before, launch=self.launch).to_json())
@@ -163,6 +165,7 @@ class RunDirectory:
             ending.stale_epochs,
             self._command,
             self._started_in,
+            self.wandb_url,
         )
         try:
             self._write(STATE, state.to_json())

@@ -37,11 +37,11 @@ def earlier_attempt(directory: Path, config: Config, data: str) -> RunState | No
         check_same_task(directory, config, (before.data, data), before.epochs)
     elif changes := _changes(directory, before, config, data):
         print(f"{directory} has no checkpoint: it starts again with other options: {'; '.join(changes)}", flush=True)
-        return replace(before, wandb_id=new_wandb_id())
+        return replace(before, wandb_id=new_wandb_id(), wandb_url="")
     original = _original(directory, before)
     if original is not None:
         print(f"{directory} is a copy of {original}: a new run for Weights & Biases", flush=True)
-        return replace(before, wandb_id=new_wandb_id())
+        return replace(before, wandb_id=new_wandb_id(), wandb_url="")
     return before
 
 

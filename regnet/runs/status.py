@@ -70,6 +70,7 @@ class RunState:
         diverged, stale_epochs: see `Ending`.
         command: that started the latest attempt; empty if it was started from Python.
         directory: in which it was started.
+        wandb_url: of the run at Weights & Biases; empty if no attempt was online.
     """
 
     state: Status
@@ -88,6 +89,7 @@ class RunState:
     stale_epochs: int = 0
     command: tuple[str, ...] = ()
     directory: str = ""
+    wandb_url: str = ""
 
     @property
     def attempts_without_progress(self) -> int:

@@ -181,6 +181,7 @@ def _open_online(
         say(f"Weights & Biases cannot be used online ({_one_line(error)})")
         wandb.teardown()  # its service still holds the run id and would reject the offline run
         return None
+    directory.wandb_url = tracker.run.url or ""
     say(f"Weights & Biases: {tracker.run.url}")
     return tracker
 
