@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from commandline.errors import CommandError, one_line
 from commandline.exit_codes import FAILED, INTERRUPTED
 from commandline.interrupts import restore_defaults
+from commandline.paths import check_current_directory
 from commandline.streams import usable_streams
 
 
@@ -24,6 +25,7 @@ def run_command(
     restore_defaults()
     with usable_streams(output_is_result):
         try:
+            check_current_directory()
             exit_code = command(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()
             return exit_code

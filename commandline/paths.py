@@ -31,12 +31,39 @@ def expand_path(text: str) -> str:
     return _VARIABLE.sub(value, expanded)
 
 
+def not_empty(text: str) -> str:
+    """Rejects an empty path, which would name the current directory: usually a shell variable was not set.
+
+    Raises:
+        ValueError: the path is empty.
+    """
+    if not text:
+        raise ValueError("the path is empty (the current directory is .)")
+    return text
+
+
+def path_argument(text: str) -> Path:
+    """The type of an argparse argument that is a path without an option, which a shell has expanded already."""
+    try:
+        return Path(not_empty(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def path_option(text: str) -> Path:
     """The type of an argparse option that is a path."""
     try:
-        return Path(expand_path(text))
+        return Path(expand_path(not_empty(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def check_current_directory() -> None:
+    """Raises InputError if the current directory was deleted, as when a clone is replaced by a new one."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the current directory was deleted: change to another one (cd)") from error
 
 
 def check_output_file(option: str, path: Path) -> None:

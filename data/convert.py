@@ -5,13 +5,15 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from commandline import interrupts
+from commandline.startup import before_imports
 
 if __name__ == "__main__":
-    interrupts.exit_on_signals()  # during the imports, which take seconds
+    before_imports()
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.paths import path_option
 from data.errors import DataError
@@ -42,13 +44,8 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise DataError(f"{message}; see python -m data.convert --help")
-
-
 def parser() -> argparse.ArgumentParser:
-    command = _Parser(
+    command = ArgumentParser(
         prog="python -m data.convert",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,

@@ -6,10 +6,10 @@ examples:
   torchrun --nproc_per_node=4 -m regnet.evaluate --checkpoint runs/baseline/checkpoints/best.pt
 """
 
-from commandline.interrupts import exit_on_signals
+from commandline.startup import before_imports
 
 if __name__ == "__main__":
-    exit_on_signals()  # during the imports, which take seconds
+    before_imports()
 
 import argparse
 import sys
@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.exit_codes import DONE, exit_process
 from commandline.paths import check_output_file, path_option
@@ -149,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of python -m regnet.evaluate."""
-    options = argparse.ArgumentParser(
+    options = ArgumentParser(
         prog="python -m regnet.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--checkpoint", type=path_option, required=True, metavar="FILE", help="checkpoint to evaluate")

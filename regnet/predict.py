@@ -5,10 +5,10 @@ examples:
   python -m regnet.predict --onnx baseline.onnx --top 3 --json photos/
 """
 
-from commandline.interrupts import exit_on_signals
+from commandline.startup import before_imports
 
 if __name__ == "__main__":
-    exit_on_signals()  # during the imports, which take seconds
+    before_imports()
 
 import argparse
 import itertools
@@ -27,9 +27,10 @@ from rich.padding import Padding
 from rich.text import Text
 from torch import Tensor
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.exit_codes import DONE, FAILED
-from commandline.paths import path_option
+from commandline.paths import path_argument, path_option
 from data.augment.resize_normalize import ResizeNormalize
 from data.errors import DataError
 from data.image_files import describe_ignored, image_files_in
@@ -167,7 +168,7 @@ def classify(classifier: Classifier, paths: Iterable[str | Path], top: int = 5) 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of python -m regnet.predict."""
-    options = argparse.ArgumentParser(
+    options = ArgumentParser(
         prog="python -m regnet.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     model = options.add_mutually_exclusive_group(required=True)
@@ -189,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--json", action="store_true", help="print JSON (default: text)")
     options.add_argument(
         "images",
-        type=Path,
+        type=path_argument,
         nargs="+",
         metavar="IMAGE",
         help="image file, or folder to search for image files, hidden ones excepted",

@@ -16,6 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.exit_codes import DONE, FAILED, PREEMPTED, USAGE
 from regnet.config.parser import parse_config
@@ -60,7 +61,7 @@ def options_to_resume(config: Config, state: RunState | None, launch: str) -> st
 
 
 def run(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m regnet.relaunch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)

@@ -6,10 +6,10 @@ examples:
   python -m regnet.summary --config configs/baseline.yaml --values body.0.layers.0.conv1_1x1.weight
 """
 
-from commandline.interrupts import exit_on_signals
+from commandline.startup import before_imports
 
 if __name__ == "__main__":
-    exit_on_signals()  # during the imports, which take seconds
+    before_imports()
 
 import argparse
 import csv
@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.exit_codes import DONE
 from commandline.paths import path_option
@@ -133,7 +134,7 @@ def open_model(checkpoint: Path | None, arguments: Sequence[str], classes: int) 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of python -m regnet.summary; options of the trainer are parsed by parse_config."""
-    options = argparse.ArgumentParser(
+    options = ArgumentParser(
         prog="python -m regnet.summary",
         usage="%(prog)s [--config FILE ...] [--section.option VALUE ...] [options]\n"
         "       %(prog)s --checkpoint FILE [options]",

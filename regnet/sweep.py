@@ -18,16 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.exit_codes import DONE
+from commandline.paths import path_argument
 from regnet.config.parser import check_known, parse_config
 from regnet.config.yaml_file import as_written, read_yaml
 from regnet.errors import UsageError
 from regnet.runs.directory import run_path
 from regnet.runs.files import RESULT
+from regnet.runs.listing import table_console
 
 Overrides = dict[str, Any]
 
@@ -122,12 +124,12 @@ def show(rows: Sequence[Row]) -> None:
     table = Table()
     table.add_column("options")
     for heading in ("runs", "mean", "std", "min..max"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         count = f"{len(row.accuracies)}" + (f" of {len(row.accuracies) + row.missing}" if row.missing else "")
         spread = f"{min(row.accuracies):.2%}..{max(row.accuracies):.2%}" if row.accuracies else ""
         table.add_row(row.changes or "(only seeds)", count, _percent(row.mean), _percent(row.deviation), spread)
-    Console().print(table)
+    table_console().print(table)
 
 
 def _percent(value: float) -> str:
@@ -135,11 +137,11 @@ def _percent(value: float) -> str:
 
 
 def run(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m regnet.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=("flags", "count", "table"), help="see above")
-    parser.add_argument("file", type=Path, help="the sweep, a YAML list")
+    parser.add_argument("file", type=path_argument, help="the sweep, a YAML list")
     args, rest = parser.parse_known_args(argv)
     if args.command == "flags":
         if not rest or not rest[0].isdecimal():

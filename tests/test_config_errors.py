@@ -205,7 +205,7 @@ def test_incomplete_or_stray_arguments_are_rejected(flags):
 
 
 @pytest.mark.timeout(10)
-@pytest.mark.parametrize("text", ['"a\\0b"', '"\\ud800x"', '"a\\nb"'])
+@pytest.mark.parametrize("text", ['"a\\0b"', '"a\\nb"'])
 def test_a_character_that_no_file_name_may_contain_is_rejected(text):
     assert "runs_dir must not contain control characters" in rejection(f"runs_dir: {text}")
     assert "data.shards must not contain control characters" in rejection(f"data: {{shards: {text}}}")
@@ -308,7 +308,16 @@ NAME = "a letter or digit and contain only letters, digits, '.', '_' and '-'"
         ("--batch-size=2", "unknown option --batch-size (did you mean train.batch_size?)"),
         ("--optim.wd=2", "unknown option --optim.wd (did you mean optim.weight_decay?)"),
         ("--seed", "--seed needs a value: --seed VALUE"),
+        ("--train.epochs= 5", "train.epochs must be a positive integer, got ' 5'"),
+        ("--train.epochs=１２", "train.epochs must be a positive integer, got '１２'"),
+        ("--optim.lr=0.1 ", "optim.lr must be a positive number, got '0.1 '"),
+        ("--optim.lr=０.１", "optim.lr must be a positive number, got '０.１'"),
         ("--name=a/b", f"name must start with {NAME}, got 'a/b'"),
+        (f"--name={'a' * 300}", "name must have at most 255 characters, got 300: it names a directory"),
+        ("--runs_dir=", "runs_dir must not be empty (the current directory is .)"),
+        ("--data.shards=", "data.shards must not be empty (the current directory is .)"),
+        ("--config=", "--config: the path is empty (the current directory is .)"),
+        ("--runs_dir=\udce9", "runs_dir must be text that the locale can encode, such as UTF-8, got '\\udce9'"),
         ("--optim.lr=0.000001", "schedule.start_lr (1e-05) must not exceed optim.lr (1e-06), the peak learning rate"),
         ("--train.grad_accum_steps=501", "train.grad_accum_steps (501) must not exceed train.batch_size (500)"),
         ("train", "unexpected argument 'train': options are given as --section.option VALUE"),

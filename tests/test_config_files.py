@@ -29,7 +29,7 @@ def rejection(action, *arguments):
 @pytest.mark.parametrize("text", ["010", "0x10", "0o17", "1:30", "128.0", "1e2", "٣", "1__0", "_1", "1_", ".inf"])
 def test_a_number_that_yaml_would_reinterpret_is_rejected_as_it_is_written(tmp_path, text):
     hint = ": write it without leading zeros" if text == "010" else ""
-    shown = text if text in ("010", "128.0", "1e2", "٣") else repr(text)
+    shown = text if text in ("010", "128.0", "1e2") else repr(text)
     message = f"train.batch_size must be a positive integer, got {shown}{hint}"
     assert rejection(from_file, tmp_path, f"train: {{batch_size: {text}}}") == f"{tmp_path}/run.yaml: {message}"
     assert rejection(parse_config, [f"--train.batch_size={text}"]) == message

@@ -132,9 +132,10 @@ def test_console_scripts_print_help_and_return_the_exit_code(installed):
     assert rejected.returncode == 2, rejected.stderr
 
 
-def test_regnet_train_handles_signals_before_it_imports_torch(installed, tmp_path):
+@pytest.mark.parametrize("command", ["regnet-train", "regnet-evaluate", "regnet-summary"])
+def test_console_scripts_handle_signals_before_they_import_torch(installed, tmp_path, command):
     (tmp_path / "torch.py").write_text(TORCH)
-    done = run_installed(installed, str(installed / "bin" / "regnet-train"), path=str(tmp_path))
+    done = run_installed(installed, str(installed / "bin" / command), path=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "handled: True\n"
 

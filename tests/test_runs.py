@@ -47,8 +47,13 @@ def test_finished_preempted_dead_and_running_runs_are_distinguished(shards, tmp_
         assert found[name]["next"].startswith("resume with: python train_ddp.py --config ")
         assert found[name]["next"] in shown
     assert state(tmp_path / "preempted")["reason"] in shown
-    table = shown.splitlines()[:5]
-    assert max(map(len, table)) <= 80
+
+
+def test_a_run_is_a_line_of_a_pipe_however_long_its_name_and_however_narrow_the_terminal(shards, tmp_path):
+    name = "a" * 200
+    assert run(trainer(tmp_path, shards, "--name", name, "--train.epochs", "1")).returncode == 0
+    done = run(ForkedCommand(["-m", "regnet.runs", str(tmp_path)]), COLUMNS="40")
+    assert [line.split()[:2] for line in done.stdout.splitlines()][1:] == [[name, "finished"]]
 
 
 def test_an_empty_and_a_missing_directory(tmp_path):

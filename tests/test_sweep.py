@@ -69,7 +69,8 @@ def test_runs_that_differ_only_in_their_seeds_share_a_row(tmp_path):
 
 
 def test_shipped_sweeps_can_be_read():
-    for path in (Path(__file__).parents[1] / "configs" / "sweeps").glob("*.yaml"):
+    paths = (Path(__file__).parents[1] / "configs" / "sweeps").glob("*.yaml")
+    for path in (path for path in paths if path.name != "wandb.yaml"):  # which wandb reads
         assert read_sweep(path)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from commandline.exit_codes import DONE
-from commandline.paths import expand_path
+from commandline.paths import expand_path, not_empty
 from regnet.config.adaptation import resolve_conflicts
 from regnet.config.aliases import ALIASES
 from regnet.config.help import help_text
@@ -153,7 +153,7 @@ def _read_flags(flags: Iterable[tuple[str, str | None]]) -> dict[str, Any]:
             raise UsageError(f"unexpected argument {quoted(flag)}: options are given as --section.option VALUE")
         try:
             if flag == "--config":
-                values |= _read_file(Path(expand_path(_required(flag, text))))
+                values |= _read_file(_config_path(_required(flag, text)))
             else:
                 check_known(name, flag)
                 kind = option_types()[name]
@@ -169,6 +169,13 @@ def _required(flag: str, text: str | None) -> str:
     if text is None:
         raise UsageError(f"{flag} needs a value: {flag} VALUE")
     return text
+
+
+def _config_path(text: str) -> Path:
+    try:
+        return Path(expand_path(not_empty(text)))
+    except ValueError as error:
+        raise UsageError(f"--config: {error}") from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:

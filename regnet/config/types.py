@@ -105,7 +105,7 @@ def parse_value(name: str, kind: Any, text: str) -> Any:
 
 def quoted(text: str) -> str:
     """A value as messages show it: numbers as they are, other text in quotes, long text shortened."""
-    shown = text if _as_float(text) is not None else repr(text)
+    shown = text if _is_number(text) else repr(text)
     return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
@@ -125,11 +125,11 @@ def _parse_number(name: str, kind: Any, text: str) -> int | float:
     must = f"{name} must be {with_article(describe_type(kind))}, got {quoted(text)}"
     if base is int and re.fullmatch(r"[+-]?0[0-9]+", text):
         raise ValueError(f"{must}: write it without leading zeros")
-    if base is int and not _INTEGER.fullmatch(text):
+    if not _is_number(text) or (base is int and not _INTEGER.fullmatch(text)):
         raise ValueError(must)
     try:
         value = base(text)
-    except ValueError as error:
+    except ValueError as error:  # more digits than Python reads
         raise ValueError(must) from error
     valid = range_of(kind)
     if valid is None:
@@ -141,11 +141,13 @@ def _parse_number(name: str, kind: Any, text: str) -> int | float:
     return value
 
 
-def _as_float(text: str) -> float | None:
+def _is_number(text: str) -> bool:
+    """Whether the text is a number in ASCII digits, without spaces around it; Python itself reads others, too."""
     try:
-        return float(text)
+        float(text)
     except ValueError:
-        return None
+        return False
+    return text.isascii() and text == text.strip()
 
 
 def _hint(text: str, valid: list[str]) -> str:

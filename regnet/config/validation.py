@@ -9,6 +9,8 @@ from regnet.config.schema import Config
 from regnet.errors import UsageError
 from regnet.models.design_space import check_resolution
 
+_LONGEST_NAME = 255  # of a file, on Linux
+
 
 def validate_config(config: Config) -> None:
     """Raises UsageError: one line that names the options, their values and the remedy."""
@@ -18,6 +20,13 @@ def validate_config(config: Config) -> None:
             f"name must start with a letter or digit and contain only letters, digits, '.', '_' and '-', "
             f"got {config.name!r}"
         )
+    if len(config.name) > _LONGEST_NAME:
+        raise UsageError(
+            f"name must have at most {_LONGEST_NAME} characters, got {len(config.name)}: it names a directory"
+        )
+    for name, path in (("runs_dir", config.runs_dir), ("data.shards", config.data.shards)):
+        if not path:
+            raise UsageError(f"{name} must not be empty (the current directory is .)")
     _check_data(config)
     _check_training(config)
     _check_schedule(config)
@@ -29,8 +38,12 @@ def _check_texts(options: dict[str, Any], prefix: str = "") -> None:
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             _check_texts(value, f"{name}.")
-        elif isinstance(value, str) and any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-            raise UsageError(f"{name} must not contain control characters, got {value!r}")
+        elif isinstance(value, str):
+            categories = {unicodedata.category(character) for character in value}
+            if "Cc" in categories:
+                raise UsageError(f"{name} must not contain control characters, got {value!r}")
+            if "Cs" in categories:  # how Python reads bytes that are not in the encoding of the locale
+                raise UsageError(f"{name} must be text that the locale can encode, such as UTF-8, got {value!r}")
 
 
 def _check_data(config: Config) -> None:

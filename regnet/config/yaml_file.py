@@ -47,7 +47,14 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(shorten(f"{path}: not readable as YAML ({error})")) from error
+        raise UsageError(shorten(f"{path}: not readable as YAML ({_cause(error)})")) from error
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong and in which line. PyYAML adds what it was reading, and draws a pointer below the line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error)
 
 
 class _AsWritten(reprlib.Repr):

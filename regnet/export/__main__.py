@@ -7,15 +7,16 @@ examples:
   python -m regnet.export --checkpoint runs/baseline/checkpoints/best.pt --architecture baseline.svg --graph graph.svg
 """
 
-from commandline.interrupts import exit_on_signals
+from commandline.startup import before_imports
 
 if __name__ == "__main__":
-    exit_on_signals()  # during the imports, which take seconds
+    before_imports()
 
 import argparse
 import logging
 import sys
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.exit_codes import DONE, FAILED
 from commandline.paths import check_output_file, path_option
@@ -29,7 +30,7 @@ from regnet.export.weights_export import OWN_NAMES, check_names, export_weights
 
 def parser() -> argparse.ArgumentParser:
     """The command line of python -m regnet.export."""
-    options = argparse.ArgumentParser(
+    options = ArgumentParser(
         prog="python -m regnet.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--checkpoint", type=path_option, required=True, metavar="FILE", help="checkpoint to export")

@@ -9,18 +9,18 @@ Writes index.html and its figures as PNG files. Runs that differ only in their s
 deviation. The runs may still be training. Files and directories that are not runs are skipped.
 """
 
-from commandline.interrupts import exit_on_signals
+from commandline.startup import before_imports
 
 if __name__ == "__main__":
-    exit_on_signals()  # during the imports, which take seconds
+    before_imports()
 
 import argparse
 import sys
-from pathlib import Path
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.exit_codes import DONE
-from commandline.paths import path_option
+from commandline.paths import path_argument, path_option
 from regnet.report import REPORT
 from regnet.report.html_report import write_report
 from regnet.report.run_data import select_runs
@@ -28,10 +28,10 @@ from regnet.report.run_data import select_runs
 
 def parser() -> argparse.ArgumentParser:
     """The command line of python -m regnet.report."""
-    options = argparse.ArgumentParser(
+    options = ArgumentParser(
         prog="python -m regnet.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run")
+    options.add_argument("runs", type=path_argument, nargs="+", metavar="RUN", help="directory of a run")
     options.add_argument(
         "--out",
         type=path_option,

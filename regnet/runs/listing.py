@@ -3,7 +3,6 @@
 python -m regnet.runs [runs] [--json]
 """
 
-import argparse
 import contextlib
 import json
 import sys
@@ -11,11 +10,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from commandline.arguments import ArgumentParser
 from commandline.command import run_command
 from commandline.exit_codes import DONE
+from commandline.paths import path_argument
 from regnet.errors import UsageError
 from regnet.runs.compatibility import read_config
 from regnet.runs.files import has_checkpoint, run_path
@@ -24,6 +25,7 @@ from regnet.runs.launch_command import resume_command
 from regnet.runs.lock import is_locked
 from regnet.runs.status import STATE, RunFormatError, RunState, Status, read_state
 
+_UNLIMITED = 100_000  # columns
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -124,10 +126,17 @@ def as_age(seconds: float) -> str:
     return "0 s"
 
 
+def table_console() -> Console:
+    """A console whose tables fit the terminal. Elsewhere a row is one line, however long, for grep and awk."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_UNLIMITED)
+
+
 def show(runs: list[RunSummary], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "state", "epochs", "best top-1", "age"):
-        table.add_column(heading, justify="left" if heading in ("run", "state") else "right", overflow="fold")
+        justify: JustifyMethod = "left" if heading in ("run", "state") else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading != "run", overflow="fold")
     for run in runs:
         best = "" if run.best_top1 is None else f"{run.best_top1:.2%}"
         table.add_row(run.name, run.state, f"{run.epoch}/{run.epochs}", best, as_age(run.age))
@@ -139,9 +148,13 @@ def show(runs: list[RunSummary], console: Console) -> None:
 
 
 def run(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m regnet.runs", description=__doc__.partition("\n")[0])
+    parser = ArgumentParser(prog="python -m regnet.runs", description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "directory", type=Path, nargs="?", default=Path("runs"), help="directory that holds the runs (%(default)s)"
+        "directory",
+        type=path_argument,
+        nargs="?",
+        default=Path("runs"),
+        help="directory that holds the runs (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
@@ -160,7 +173,7 @@ def run(argv: list[str]) -> int:
     if args.json:
         print(format_json([asdict(run) for run in runs]))
     elif runs:
-        show(runs, Console())
+        show(runs, table_console())
     else:
         print(f"{args.directory}: no runs yet")
     return DONE
