@@ -9,6 +9,19 @@ from data.image_reading import ENDINGS
 
 HIDDEN = "hidden"
 REPEATED = "folders found again through links"
+SYSTEM = "system folders"
+# Of operating systems, network drives and archives: thumbnails, deleted files, resource forks. In lower case.
+_SYSTEM_FOLDERS = {
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    "@recycle",
+    "@recently-snapshot",
+}
 _MOST_KINDS = 5  # of ignored files, in a message
 
 
@@ -43,7 +56,7 @@ def list_folder(folder: Path, ignored: Counter[str]) -> tuple[list[str], list[Pa
     """The image files and the subfolders that are in a folder itself, by name; links to folders come last.
 
     Args:
-        ignored: counts other files by their endings, and hidden files and folders as "hidden".
+        ignored: counts other files by their endings, hidden files and folders as "hidden", and `_SYSTEM_FOLDERS`.
 
     Raises:
         DataError: the folder cannot be read.
@@ -59,7 +72,10 @@ def list_folder(folder: Path, ignored: Counter[str]) -> tuple[list[str], list[Pa
         if entry.name.startswith("."):
             ignored[HIDDEN] += 1
         elif _is_folder(entry):
-            folders.append(entry)
+            if entry.name.lower() in _SYSTEM_FOLDERS:
+                ignored[SYSTEM] += 1
+            else:
+                folders.append(entry)
         elif ending in ENDINGS:
             files.append(entry.path)
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from data.errors import DataError
 
@@ -38,6 +38,7 @@ _MODE_NAMES = {
     "P": "palette",
     "PA": "palette",
 }
+_WHITE_IS_ZERO = 0  # photometric interpretation of a TIFF image
 _RGB_MODES = ("RGB", "RGBA", "RGBa", "RGBX")
 
 
@@ -188,7 +189,7 @@ def _converted(image: Image.Image, changes: list[str]) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """The more significant byte of each value, which is what Pillow reads of 16-bit colour images.
+    """The eight most significant bits of each value, which is what Pillow reads of 16-bit colour images.
 
     The range of 32-bit integers and floats is unknown, except that Pillow scales 16-bit PGM files to 0..65535.
     """
@@ -196,7 +197,12 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         raise _UnsupportedError(
             f"mode {image.mode} has 32 bits per channel, of unknown range, and has to be converted to 8 bits"
         )
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    values, bits = np.asarray(image), 16
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow returns the stored values
+        (bits,) = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]
+        if image.tag_v2[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] == _WHITE_IS_ZERO:
+            values = ~values
+    return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
 
 
 def describe_changes(changes: Counter[str]) -> list[str]:

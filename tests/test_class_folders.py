@@ -135,7 +135,7 @@ def test_class_names_are_the_same_in_both_unicode_normalisations(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9", b"new\nline"])
+@pytest.mark.parametrize("name", [b"caf\xe9", b"new\nline", "line\u2028separator".encode()])
 def test_class_names_that_are_no_text_are_refused(tmp_path, name):
     root = class_folders(tmp_path / "images")
     (root / "train" / "ant").rename(root / "train" / os.fsdecode(name))
@@ -149,8 +149,66 @@ def test_a_class_without_images_is_refused(tmp_path):
     for path in (root / "test" / "bee").iterdir():
         path.rename(path.with_suffix(".heic"))
     assert_rejected(
-        convert("--root", root, "--out", tmp_path / "out"), f"{root}/test: no images in bee: remove", "--hold-out 0.1"
+        convert("--root", root, "--out", tmp_path / "out"),
+        f"{root}/test: no images in bee, 2 files ignored (.heic: 2): remove",
+        "--hold-out 0.1",
     )
+    for path in (root / "test").iterdir():
+        shutil.rmtree(path)
+    done = convert("--root", root, "--out", tmp_path / "out")
+    assert_rejected(done, f"{root}/test has no class folders: add one folder per class, or use --hold-out 0.1")
+
+
+def test_folders_of_operating_systems_are_ignored(tmp_path):
+    """Synology's thumbnails are images; the other folders are there whatever the user does."""
+    root = class_folders(tmp_path / "images")
+    for name in ("train/@eaDir", "train/bee/@eaDir", "train/bee/__MACOSX", "test/#recycle"):
+        shutil.copytree(root / "test" / "cat", root / name / "0.png")
+    for name in ("$RECYCLE.BIN", "System Volume Information", "lost+found"):
+        (root / "train" / name).mkdir()
+    done = convert("--root", root, "--out", tmp_path / "out")
+    assert_converted(done, f"note: {root}: 7 files ignored (system folders: 7)\n")
+    assert counts(tmp_path / "out") == [12, 6]
+
+
+def test_shards_may_be_next_to_the_class_folders(tmp_path):
+    class_folders(tmp_path)
+    root = tmp_path / "train"
+    assert_converted(convert("--root", root, "--out", root / "shards"))
+    assert_converted(convert("--root", root, "--out", root / "shards"), "already converted", "have not changed")
+    assert_converted(convert("--root", root, "--out", root / "small", "--resolution", "8", "--resize"))
+    ignored = "2 files ignored (converted datasets: 2)"
+    assert_converted(convert("--root", root, "--out", root / "shards", "--overwrite"), ignored)
+    assert read_manifest(root / "shards").classes == ("ant", "bee", "cat")
+
+
+def test_the_folder_that_contains_the_class_folders_is_suggested(tmp_path):
+    """An archive that is unpacked becomes a folder in a folder."""
+    root = class_folders(tmp_path / "data" / "images")
+    assert_rejected(
+        convert("--root", tmp_path / "data", "--out", tmp_path / "out"),
+        f"data has only one class folder, images: it must contain one folder per class, and at least two "
+        f"(did you mean --root {root}?)",
+    )
+    shutil.rmtree(root / "train" / "ant")
+    shutil.rmtree(root / "train" / "bee")
+    done = convert("--root", root, "--out", tmp_path / "out")
+    assert_rejected(done, "train has only one class folder, cat: it must contain one folder per class, and at least")
+    assert "did you mean" not in done.stderr
+
+
+def test_archives_have_to_be_unpacked(tmp_path):
+    class_folders(tmp_path / "images")
+    archives = [shutil.make_archive(str(tmp_path / "a"), kind, tmp_path / "images") for kind in ("zip", "gztar")]
+    for archive in archives:
+        assert_rejected(convert("--root", archive, "--out", tmp_path / "out"), f"{archive}: ", "to be unpacked first")
+    done = convert("--root", archives[0], "--source", "folder", "--out", tmp_path / "out")
+    assert_rejected(done, "not a directory; an archive of images has to be unpacked first")
+
+
+def test_a_root_that_cannot_be_searched_is_named(tmp_path):
+    name = "n" * 300
+    assert_rejected(convert("--root", name, "--out", tmp_path / "out"), f"error: {name}: File name too long")
 
 
 def test_files_keep_their_order_by_name_within_their_folder(tmp_path):

@@ -105,7 +105,7 @@ def test_ones_own_images_need_two_commands_and_no_further_options(tmp_path):
     Image.open(root / "bee" / "3.jpg").convert("L").save(root / "bee" / "3.jpg")
     done = convert("--source", "folder", "--root", root, "--out", out)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"note: {root} has no val/ or test/: 6 of 60 images, 10% of every class, are the validation" in done.stdout
+    assert f"note: {root} has no val/ or test/: 6 of 60 images, 10% (at least one) of every class" in done.stdout
     assert "note: images changed when read: 1 greyscale converted to RGB\n" in done.stdout
     assert f"{out}: 54 train + 6 val images, 3 classes" in done.stdout
     flags = ["--data.shards", str(out), "--runs_dir", str(tmp_path), "--tracking.wandb", "disabled"]

@@ -58,8 +58,10 @@ def test_a_class_with_one_image_is_only_trained_on(tmp_path):
     class_folders(tmp_path, classes=("ant", "bee"), train=5, val=1)
     class_folders(tmp_path, classes=("cat",), train=1, val=1)
     for amount in (1, 2, 8, 0.2, 0.9):
-        train, val = numbers_per_class(open_source(Kind.folder, tmp_path, validation=amount)[0])
+        source, notes = open_source(Kind.folder, tmp_path, validation=amount)
+        train, val = numbers_per_class(source)
         assert (train[2], val[2]) == (1, 0)
+        assert notes[1:] == [f"{val.count(0)} of 3 classes have no validation images"]
     with pytest.raises(DataError, match=r"--hold-out 9 is too large: of 11 training images .* 8 at most"):
         open_source(Kind.folder, tmp_path, validation=9)
     class_folders(tmp_path / "ones", train=1, val=1)

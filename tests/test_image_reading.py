@@ -111,6 +111,29 @@ def test_16_bits_are_scaled_alike_in_grey_and_in_colour(tmp_path):
     assert np.array_equal(*(np.asarray(read_image(tmp_path / name).image) for name in ("colour.png", "grey.png")))
 
 
+def tiff(bits, photometric, width, height, pixels):
+    """A greyscale TIFF file, also of kinds that Pillow does not write."""
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: height}
+    entries = [struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items()]
+    entries.append(struct.pack("<HHII", 279, 4, 1, len(pixels)))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4) + pixels
+
+
+def test_tiff_values_of_12_bits_are_scaled_by_their_own_range(tmp_path):
+    """Pillow returns values up to 4095."""
+    (tmp_path / "image.tif").write_bytes(tiff(12, 1, 4, 1, bytes.fromhex("000 3e8 7d0 fff".replace(" ", ""))))
+    assert np.asarray(read_image(tmp_path / "image.tif").image)[0, :, 0].tolist() == [0, 62, 125, 255]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tiff_values_of_which_zero_is_white_are_inverted(tmp_path, bits):
+    """Pillow inverts those of 8 bits only."""
+    stored = np.array([0, 255, 1, 100], np.uint8)
+    pixels = stored.tobytes() if bits == 8 else (stored.astype("<u2") << 8).tobytes()
+    (tmp_path / "image.tif").write_bytes(tiff(bits, 0, 4, 1, pixels))
+    assert np.asarray(read_image(tmp_path / "image.tif").image)[0, :, 0].tolist() == [255, 0, 254, 155]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff", "avif", "mpo"])
 def test_images_are_turned_upright(tmp_path, ending, orientation):

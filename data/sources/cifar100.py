@@ -60,7 +60,8 @@ def _load(folder: Path, root: Path, download: bool) -> Source:
         reason = (
             f"the files in {ARCHIVE_FOLDER} are incomplete, or not the official ones (their MD5 sums differ)"
             if (folder / ARCHIVE_FOLDER).is_dir()
-            else f"contains neither the official CIFAR-100 files ({ARCHIVE_FOLDER}) nor train/"
+            else f"contains neither the official CIFAR-100 files ({ARCHIVE_FOLDER}) nor train/; an archive of other "
+            "images has to be unpacked first"
         )
         raise DataError(f"{root}: {reason}. {_ALTERNATIVES}") from error
     return Source(train, val, "cifar100 {}[{}]".format)

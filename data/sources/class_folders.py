@@ -1,6 +1,7 @@
 """Folders of images, one folder per class."""
 
 import os
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ LAYOUTS = "one folder of images per class, or train/ and val/ (or test/) with on
 _TRAIN_NAMES = ("train", "training")
 _VALIDATION_NAMES = ("val", "valid", "validation", "test", "testing")  # the first of them that exists is used
 _MOST_NAMES = 5  # in a message
+_DATASETS = "converted datasets"
+_NOT_IN_NAMES = ("Cc", "Zl", "Zp", "Cs")  # Unicode categories: control, line breaks, bytes that are not UTF-8
 _NO_VALIDATION = "use --hold-out 0.1 to validate on training images instead"
 
 
@@ -52,8 +55,7 @@ def open_class_folders(root: Path, with_validation: bool = True) -> tuple[Source
     Raises:
         DataError: the folder is not laid out as `LAYOUTS` says.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: {'not a directory' if root.exists() else 'no such directory'}")
+    _check_directory(root)
     train_folder, val_folder = _split_folders(root)
     if not with_validation:
         val_folder = None
@@ -64,7 +66,7 @@ def open_class_folders(root: Path, with_validation: bool = True) -> tuple[Source
     if len(train.classes) < 2:
         raise DataError(
             f"{train_folder} has only one class folder, {train.classes[0]}: it must contain one folder per class, and "
-            "at least two"
+            f"at least two{_nested_root(train_folder)}"
         )
     val = train
     if val_folder is not None:
@@ -76,6 +78,23 @@ def open_class_folders(root: Path, with_validation: bool = True) -> tuple[Source
         train, val, lambda split, index: files[split][index], lambda split, index: Path(files[split][index])
     )
     return source, val_folder is not None, notes
+
+
+def _check_directory(root: Path) -> None:
+    try:
+        is_directory = stat.S_ISDIR(root.stat().st_mode)
+    except FileNotFoundError as error:
+        raise DataError(f"{root}: no such directory") from error
+    except OSError as error:
+        raise DataError(f"{root}: {error.strerror}") from error
+    if not is_directory:
+        raise DataError(f"{root}: not a directory; an archive of images has to be unpacked first")
+
+
+def _nested_root(folder: Path) -> str:
+    """A hint at the only folder in `folder` if the classes are in there, as in archives that were unpacked."""
+    _, (only,) = _images_and_classes(folder, Counter())
+    return f" (did you mean --root {only}?)" if list_folder(only, Counter())[1] else ""
 
 
 def _split_folders(root: Path) -> tuple[Path, Path | None]:
@@ -109,34 +128,53 @@ def _unused(root: Path, used: Sequence[Path | None], ignored: Counter[str]) -> l
 
 
 def _read_split(folder: Path, ignored: Counter[str], cure: str) -> ClassFolders:
-    images, folders = list_folder(folder, ignored)
+    images, folders = _images_and_classes(folder, ignored)
     if images:
         raise DataError(
             f"{folder} has {len(images)} image{'s' if len(images) > 1 else ''} outside class folders, such as "
             f"{Path(images[0]).name}: move each into the folder of its class{cure}"
         )
     if not folders:
-        raise DataError(f"{folder} has no class folders{cure}")
+        raise DataError(f"{folder} has no class folders: add one folder per class{cure}")
     classes: dict[str, Path] = {}
     for path in folders:
         name = _class_name(path)
         if name in classes:
             raise DataError(f"{folder} has two folders {name}, which differ in Unicode normalisation only: merge them")
         classes[name] = path
-    files = {name: image_files_in(classes[name], ignored) for name in sorted(classes)}
-    empty = [name for name, paths in files.items() if not paths]
+    files, empty, ignored_there = dict[str, list[str]](), list[str](), Counter[str]()
+    for name in sorted(classes):
+        ignored_here = Counter[str]()
+        files[name] = image_files_in(classes[name], ignored_here)
+        ignored += ignored_here
+        if not files[name]:
+            empty.append(name)
+            ignored_there += ignored_here
     if empty:
-        raise DataError(f"{folder}: no images in {_some(empty)}: remove these folders, or add images{cure}")
+        found = ", ".join([f"no images in {_some(empty)}", *describe_ignored(ignored_there)])
+        raise DataError(f"{folder}: {found}: remove these folders, or add images{cure}")
     return ClassFolders(files)
+
+
+def _images_and_classes(folder: Path, ignored: Counter[str]) -> tuple[list[str], list[Path]]:
+    """The image files and the class folders in a folder.
+
+    A folder of shards is no class: the --out of a conversion may be in the folder of the images.
+    """
+    images, folders = list_folder(folder, ignored)
+    datasets = [path for path in folders if any(path.glob("*.beton")) and not image_files_in(path, Counter())]
+    if datasets:
+        ignored[_DATASETS] += len(datasets)
+    return images, [path for path in folders if path not in datasets]
 
 
 def _class_name(folder: Path) -> str:
     """The folder's name in Unicode normalisation form C: macOS and other systems write "é" differently."""
     name = folder.name
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):  # Cs: bytes that are not UTF-8
+    if any(unicodedata.category(character) in _NOT_IN_NAMES for character in name):
         raise DataError(
             f"{folder.parent}: the name of the class folder {os.fsencode(name)!r} is not UTF-8 text or has control "
-            "characters: rename it"
+            "characters or line breaks: rename it"
         )
     return unicodedata.normalize("NFC", name)
 

@@ -27,10 +27,15 @@ def kind_of(root: Path | None) -> Kind:
     """
     if root is None:
         raise DataError("--root is missing: the directory of the images (or use --source synthetic)")
-    if is_cifar100(root):
-        return Kind.cifar100
-    if root.is_file():
-        raise DataError(f"{root}: neither a folder of images nor CIFAR-100's archive")
+    try:
+        if is_cifar100(root):
+            return Kind.cifar100
+        if root.is_file():
+            raise DataError(
+                f"{root}: neither a folder of images nor CIFAR-100's archive; other archives have to be unpacked first"
+            )
+    except OSError as error:  # permission denied, name too long
+        raise DataError(f"{root}: {error.strerror}") from error
     return Kind.folder
 
 
@@ -71,7 +76,18 @@ def open_source(
             images = len(source.train)
             source = hold_out(source, DEFAULT_FRACTION)
             notes.append(
-                f"{root} has no val/ or test/: {len(source.val)} of {images} images, {DEFAULT_FRACTION:.0%} of every "
-                "class, are the validation split (--hold-out changes this)"
+                f"{root} has no val/ or test/: {len(source.val)} of {images} images, {DEFAULT_FRACTION:.0%} (at least "
+                "one) of every class, are the validation split (--hold-out changes this)"
             )
-    return (source if validation is None else hold_out(source, validation)), notes
+            notes += _without_validation(source)
+    if validation is not None:
+        source = hold_out(source, validation)
+        notes += _without_validation(source)
+    return source, notes
+
+
+def _without_validation(source: Source) -> list[str]:
+    """A note about classes of which no image is in the validation split."""
+    classes = len(source.classes)
+    missing = classes - len(set(source.val.targets))
+    return [f"{missing} of {classes} classes have no validation images"] if missing else []
