@@ -2,7 +2,8 @@
 
 import mmap
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -51,6 +52,7 @@ class MappedShards:
         )
         metadata, pointers, sizes = [], [], []
         self._files: list[_File] = []  # kept open, because the tables hold addresses into them
+        weakref.finalize(self, _close, self._files)
         for shard in manifest.splits[split]:
             path = directory / shard.name
             reader = Reader(str(path))
@@ -168,6 +170,11 @@ class EpochShards:
     def __enter__(self) -> None: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+def _close(files: Iterable[_File]) -> None:
+    for file in files:
+        file.file.close()
 
 
 def _check_samples(path: Path, rows: np.ndarray, first_id: int, samples: int, manifest: Manifest) -> None:

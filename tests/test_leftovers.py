@@ -1,0 +1,57 @@
+"""What commands leave behind: no temporary files, no open files."""
+
+import gc
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+from programs import PYTHON, run
+
+from data.manifest import read_manifest
+from data.reading.mmap_shards import MappedShards
+
+# As the trainer does: matplotlib is imported at the end, and the process exits without Python's clean-up.
+IMPORT_MATPLOTLIB = """
+import os
+from regnet.report.matplotlib_cache import matplotlib_cache
+with matplotlib_cache():
+    import matplotlib.font_manager
+    print(matplotlib.get_cachedir(), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "inside"),
+    [
+        ({"HOME": "file/home"}, "temporary"),
+        ({"HOME": "home"}, "home/.cache/matplotlib"),
+        ({"HOME": "file/home", "XDG_CACHE_HOME": "cache", "XDG_CONFIG_HOME": "config"}, "cache/matplotlib"),
+        ({"HOME": "home", "MPLCONFIGDIR": "chosen"}, "chosen"),
+        ({"HOME": "home", "MPLCONFIGDIR": "file/chosen"}, "temporary"),
+    ],
+)
+def test_a_run_leaves_no_temporary_files_of_matplotlib_and_no_warnings(tmp_path, variables, inside):
+    (tmp_path / "file").touch()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    found = {"MPLCONFIGDIR": "", "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}
+    found |= {name: str(tmp_path / path) for name, path in variables.items()}
+    done = run([*PYTHON, "-c", IMPORT_MATPLOTLIB], TMPDIR=str(temporary), **found)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / inside)
+    assert list(temporary.iterdir()) == []
+
+
+def test_files_of_shards_are_closed_before_python_warns(shards):
+    manifest = read_manifest(shards)
+    open_before = os.listdir("/proc/self/fd")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        mapped = MappedShards(shards, manifest, "val")
+        assert len(os.listdir("/proc/self/fd")) > len(open_before)
+        del mapped
+        gc.collect()
+    assert os.listdir("/proc/self/fd") == open_before
+    assert [str(warning.message) for warning in found] == []
