@@ -114,5 +114,15 @@ def test_options_of_one_attempt_are_omitted(command, expected):
     assert resume_command(shlex.split(command), "") == expected
 
 
+@pytest.mark.parametrize("option", ["--config=/dev/fd/63", "--config /dev/stdin", "--config /proc/self/fd/0"])
+def test_a_configuration_that_was_read_from_a_pipe_is_that_of_the_run(tmp_path, monkeypatch, option):
+    """As in `--config <(sed ... config.yaml)`."""
+    arguments = ["train_ddp.py", *option.split(), "--runs_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    open_run(tmp_path, Ending(Status.failed, "a reason"))
+    expected = shlex.join(arguments).replace(option[9:], f"{tmp_path}/tiny/config.yaml")
+    assert next_steps(tmp_path)["tiny"] == f"start again with: python {expected}"
+
+
 def test_another_working_directory_is_named():
     assert resume_command(["train"], "/some where") == "cd '/some where' && train"

@@ -1,6 +1,7 @@
 """The command that started an attempt, and the one that resumes its run."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 # Options of one attempt: a resume must not delete the run, be refused, or end at the same moment again.
 _OF_ONE_ATTEMPT = ("--overwrite", "--resume", "--train.max_minutes")
 _NAME_SWEEP_RUNS = ("WANDB_SWEEP_ID", "WANDB_RUN_ID")  # see regnet.tracking.wandb_sweep
+_PIPE = re.compile(r"^(--config=|)/(?:dev|proc/self)/(?:fd/\d+|stdin)$")  # bash's <(...), or standard input
 _INSTALLED = ("torchrun", "regnet-train")
 
 
@@ -50,6 +52,11 @@ def _as_typed(command: list[str]) -> list[str]:
     found = shutil.which(name)
     same = found is not None and os.path.realpath(found) == os.path.realpath(command[1])
     return [name if same else command[1], *command[2:]]
+
+
+def replace_pipes(command: Sequence[str], configuration: Path) -> list[str]:
+    """The command with the configuration of its run in place of one that was read from a pipe, which is gone."""
+    return [_PIPE.sub(lambda found: f"{found[1]}{configuration.absolute()}", argument) for argument in command]
 
 
 def resume_command(command: Sequence[str], directory: str, *further: str) -> str:

@@ -21,7 +21,7 @@ from regnet.errors import UsageError
 from regnet.runs.compatibility import read_config
 from regnet.runs.files import has_checkpoint, run_path
 from regnet.runs.json_format import format_json
-from regnet.runs.launch_command import resume_command
+from regnet.runs.launch_command import replace_pipes, resume_command
 from regnet.runs.lock import is_locked
 from regnet.runs.status import STATE, RunFormatError, RunState, Status, read_state
 
@@ -102,10 +102,12 @@ def _next_step(directory: Path, state: RunState) -> str:
 
 
 def _resume_command(directory: Path, state: RunState) -> str:
+    configuration = directory / "config.yaml"
     if not state.command:  # started from Python
-        command, started_in = ("train_ddp.py", "--config", str(directory / "config.yaml")), ""
-        return resume_command(command, started_in, "--train.max_minutes", "0", *_place(directory, started_in))
-    return resume_command(state.command, state.directory, *_place(directory, state.directory))
+        from_python = ("train_ddp.py", "--config", str(configuration))
+        return resume_command(from_python, "", "--train.max_minutes", "0", *_place(directory, ""))
+    command = replace_pipes(state.command, configuration)
+    return resume_command(command, state.directory, *_place(directory, state.directory))
 
 
 def _place(directory: Path, started_in: str) -> tuple[str, ...]:
