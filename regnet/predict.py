@@ -13,7 +13,9 @@ if __name__ == "__main__":
 import argparse
 import itertools
 import json
+import os
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +24,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 from torch import Tensor
 
 from commandline.arguments import ArgumentParser
@@ -111,15 +110,15 @@ def find_images(paths: Sequence[Path], ignored: Counter[str]) -> list[Path]:
 
     Raises:
         UsageError: a path does not exist, or there are no images.
+        DataError: a folder cannot be read.
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found += map(Path, image_files_in(path, ignored))
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UsageError(f"{path}: no such file or directory")
+        try:
+            path.lstat()  # a link to a file that is gone is an image that cannot be read, as in a folder
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from error
+        found += map(Path, image_files_in(path, ignored)) if os.path.isdir(path) else [path]
     if not found:
         raise UsageError(": ".join([f"no images in {', '.join(map(str, paths))}", *describe_ignored(ignored)]))
     return found
@@ -204,10 +203,13 @@ def run(args: argparse.Namespace) -> int:
     ignored, changes, errors = Counter[str](), Counter[str](), list[DataError]()
     paths = find_images(args.images, ignored)
     classifier = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)
-    predictions = list(predict(classifier, read_images(paths, classifier.transform, changes, errors), args.top))
+    predictions = predict(classifier, read_images(paths, classifier.transform, changes, errors), args.top)
+    as_json = format_json([asdict(prediction) for prediction in predictions]) + "\n" if args.json else ""
+    for prediction in predictions:  # as they are made
+        print(as_text(prediction), flush=True)
     if len(paths) == len(errors) == 1:
         raise errors[0]
-    print_predictions(predictions, args.json)
+    print(as_json, end="")
     for note in [*describe_ignored(ignored), *describe_changes(changes)]:
         print(f"note: {note}", file=sys.stderr)
     for error in errors:
@@ -217,16 +219,14 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if errors else DONE
 
 
-def print_predictions(predictions: Sequence[Prediction], as_json: bool) -> None:
-    if as_json:
-        print(format_json([asdict(prediction) for prediction in predictions]))
-        return
-    console = Console(highlight=False, markup=False, emoji=False)
-    for prediction in predictions:
-        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-        classes = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
-        console.print(prediction.image, soft_wrap=True)
-        console.print(Padding(Text(classes), (0, 0, 0, 4)))
+def as_text(prediction: Prediction) -> str:
+    """Two lines, however wide the terminal and whatever the file's name: control characters in it are escaped."""
+    name = "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) == "Cc" else character
+        for character in prediction.image
+    )
+    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+    return f"{name}\n    " + "  ".join(f"{label} {probability:.1%}" for label, probability in pairs)
 
 
 def main(argv: list[str] | None = None) -> int:

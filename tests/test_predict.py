@@ -71,6 +71,17 @@ def test_greyscale_images_of_other_sizes_are_classified_and_printed_as_text(trai
     assert cells.count("%") == 2
 
 
+def test_an_image_is_two_lines_of_text_whatever_its_name_and_the_number_of_classes(trained, tmp_path):
+    checkpoint, _, images = trained
+    shutil.copy(images / "003.png", tmp_path / "new\nline, \x1b[31mred, [b]markup é.png")
+    done = predict("--checkpoint", checkpoint, "--top", "1000", tmp_path)
+    assert done.returncode == 0, done.stderr
+    name, cells = done.stdout.splitlines()
+    assert name == f"{tmp_path}/new\\nline, \\x1b[31mred, [b]markup é.png"
+    assert cells.count("%") == 100
+    assert cells == cells.rstrip()
+
+
 def test_unusable_images_and_models_are_one_line_errors(trained, tmp_path):
     checkpoint, _, images = trained
     (tmp_path / "truncated.png").write_bytes((images / "000.png").read_bytes()[:90])
@@ -78,7 +89,7 @@ def test_unusable_images_and_models_are_one_line_errors(trained, tmp_path):
     for arguments, words in (
         (("--checkpoint", checkpoint, "--top", "0", images), "--top must be at least 1, got 0"),
         (("--checkpoint", checkpoint, tmp_path / "truncated.png"), "truncated.png: cannot be decoded"),
-        (("--checkpoint", checkpoint, tmp_path / "none.png"), "none.png: no such file"),
+        (("--checkpoint", checkpoint, tmp_path / "none.png"), "none.png: No such file"),
         (("--checkpoint", checkpoint, tmp_path / "empty"), "no images"),
         (("--onnx", checkpoint, images), "not a readable ONNX model"),
     ):
@@ -140,5 +151,9 @@ def test_a_damaged_file_in_a_folder_is_reported_and_the_others_are_predicted(tra
         f"error: {folder}/c.png: cannot be decoded (image file is truncated)",
         "failed: 2 of 4 images cannot be read",
     ]
+    (folder / "dead.png").symlink_to("nowhere")
+    done = predict("--checkpoint", checkpoint, folder / "dead.png", folder / "a.png")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (1, str(folder / "a.png"))
+    assert f"error: {folder}/dead.png: cannot be read (No such file or directory)\n" in done.stderr
     done = predict("--checkpoint", checkpoint, folder / "b.png", folder / "c.png")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 3)
