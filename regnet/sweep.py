@@ -112,12 +112,22 @@ def collect_results(path: Path, arguments: Sequence[str]) -> list[Row]:
     for index, overrides in enumerate(read_sweep(path)):
         changes = " ".join(f"{name}={_as_text(value)}" for name, value in overrides.items() if name != "seed")
         result = run_path(parse_config(run_flags(path, index, arguments))) / RESULT
-        top1 = json.loads(result.read_text(encoding="utf-8"))["top1"] if result.exists() else None
-        found.setdefault(changes, []).append(top1)
+        found.setdefault(changes, []).append(_top1(result))
     return [
         Row(changes, tuple(top1 for top1 in results if top1 is not None), results.count(None))
         for changes, results in found.items()
     ]
+
+
+def _top1(result: Path) -> float | None:
+    """The accuracy in a result.json; None if there is none, or a damaged one, which is printed."""
+    try:
+        return float(json.loads(result.read_text(encoding="utf-8"))["top1"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        print(f"skipped: {result} is damaged ({error})", file=sys.stderr)
+        return None
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -144,10 +154,12 @@ def run(argv: list[str]) -> int:
     parser.add_argument("file", type=path_argument, help="the sweep, a YAML list")
     args, rest = parser.parse_known_args(argv)
     if args.command == "flags":
-        if not rest or not rest[0].isdecimal():
+        if not rest or not (rest[0].isascii() and rest[0].isdecimal()):
             raise UsageError("flags requires the number of a run, counted from 0")
         print("\n".join(run_flags(args.file, int(rest[0]), rest[1:])))
     elif args.command == "count":
+        if rest:
+            raise UsageError(f"count takes no further arguments, got {rest[0]}")
         print(len(read_sweep(args.file)))
     else:
         show(collect_results(args.file, rest))

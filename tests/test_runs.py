@@ -62,5 +62,19 @@ def test_an_empty_and_a_missing_directory(tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
+def test_a_directory_that_cannot_be_read_does_not_hide_the_others(shards, tmp_path):
+    assert run(trainer(tmp_path, shards, "--train.epochs", "1")).returncode == 0
+    (tmp_path / "tiny").rename(tmp_path / "[red]tiny")
+    (tmp_path / "other" / "state.json").mkdir(parents=True)
+    done = run(ForkedCommand(["-m", "regnet.runs", str(tmp_path)]))
+    assert (done.returncode, done.stderr) == (0, f"skipped: {tmp_path}/other/state.json: Is a directory\n")
+    assert [line.split()[:2] for line in done.stdout.splitlines()][1:] == [["[red]tiny", "finished"]]
+
+
+def test_a_run_is_listed_alone(shards, tmp_path):
+    assert run(trainer(tmp_path, shards, "--train.epochs", "1")).returncode == 0
+    assert [entry["name"] for entry in json.loads(listed(tmp_path / "tiny", "--json"))] == ["tiny"]
+
+
 def test_ages_are_readable():
     assert [as_age(seconds) for seconds in (0, 59, 61, 7200, 200_000)] == ["0 s", "59 s", "1 min", "2 h", "2 d"]

@@ -11,6 +11,7 @@ from regnet.errors import UsageError
 from regnet.relaunch import decide
 from regnet.runs.status import RunState, Status
 from regnet.sweep import collect_results, read_sweep, run_flags
+from regnet.sweep import run as sweep_command
 
 ARGUMENTS = ["--config", str(TINY)]
 
@@ -66,6 +67,22 @@ def test_runs_that_differ_only_in_their_seeds_share_a_row(tmp_path):
     shown = run([sys.executable, "-m", "regnet.sweep", "table", str(path), *arguments]).stdout
     assert "60.00%" in shown
     assert "2 of 3" in shown
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"top1": null}', '{"top1": "a"}'])
+def test_a_damaged_result_is_a_missing_one(tmp_path, capsys, content):
+    path = sweep(tmp_path, "- 1\n- 2\n")
+    for index, text in enumerate(('{"top1": 0.5}', content)):
+        (tmp_path / f"tiny-rates-{index}").mkdir()
+        (tmp_path / f"tiny-rates-{index}" / "result.json").write_text(text)
+    (row,) = collect_results(path, [*ARGUMENTS, "--runs_dir", str(tmp_path)])
+    assert (row.accuracies, row.missing) == ((0.5,), 1)
+    assert f"skipped: {tmp_path}/tiny-rates-1/result.json is damaged" in capsys.readouterr().err
+
+
+def test_counting_the_runs_of_a_sweep_takes_no_options(tmp_path):
+    with pytest.raises(UsageError, match="count takes no further arguments, got --optim"):
+        sweep_command(["count", str(sweep(tmp_path, "- 1\n")), "--optim.lr", "1"])
 
 
 def test_shipped_sweeps_can_be_read():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
 from commandline.arguments import ArgumentParser
 from commandline.command import run_command
@@ -70,6 +71,21 @@ def read_run(directory: Path) -> RunSummary | None:
         state.reason,
         "" if status in (Status.finished, Status.running) else _next_step(directory, state),
     )
+
+
+def read_runs(directory: Path) -> list[RunSummary]:
+    """The runs in a directory, or the one that it is itself. A line on standard error names what cannot be read."""
+    runs = []
+    for path in [directory] if (directory / STATE).exists() else directory.iterdir():
+        try:
+            run = read_run(path) if path.is_dir() else None
+        except RunFormatError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+        except OSError as error:
+            print(f"skipped: {error.filename}: {error.strerror}", file=sys.stderr)
+        else:
+            runs += [run] if run is not None else []
+    return runs
 
 
 def run_status(directory: Path, state: RunState) -> str:
@@ -141,7 +157,7 @@ def show(runs: list[RunSummary], console: Console) -> None:
         table.add_column(heading, justify=justify, no_wrap=heading != "run", overflow="fold")
     for run in runs:
         best = "" if run.best_top1 is None else f"{run.best_top1:.2%}"
-        table.add_row(run.name, run.state, f"{run.epoch}/{run.epochs}", best, as_age(run.age))
+        table.add_row(Text(run.name), run.state, f"{run.epoch}/{run.epochs}", best, as_age(run.age))
     console.print(table)
     for run in runs:
         if run.next:
@@ -156,21 +172,13 @@ def run(argv: list[str]) -> int:
         type=path_argument,
         nargs="?",
         default=Path("runs"),
-        help="directory that holds the runs (%(default)s)",
+        help="directory that holds the runs, or a run (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     if not args.directory.is_dir():
         raise UsageError(f"{args.directory}: no such directory")
-    runs = []
-    for path in args.directory.iterdir():
-        try:
-            run = read_run(path) if path.is_dir() else None
-        except RunFormatError as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
-        if run is not None:
-            runs.append(run)
+    runs = read_runs(args.directory)
     runs.sort(key=lambda run: (run.age, run.name))
     if args.json:
         print(format_json([asdict(run) for run in runs]))
