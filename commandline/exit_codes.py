@@ -1,7 +1,10 @@
 """Exit codes, and how a process exits."""
 
+import contextlib
+import gc
 import os
 import sys
+import tempfile
 from typing import NoReturn
 
 DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: launchers queue the run again
@@ -19,7 +22,16 @@ def exit_process(code: int) -> NoReturn:
     By then everything is written and the process group is closed. During clean-up, a library thread that is still
     running may abort the process, and Weights & Biases waits for its server if one of its calls has not returned.
     """
+    _remove_temporary_directories()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed by whoever started the process
             stream.flush()
     os._exit(code)
+
+
+def _remove_temporary_directories() -> None:
+    """Those that libraries leave to Python's clean-up: Weights & Biases makes five in every run."""
+    for found in gc.get_objects():
+        if issubclass(type(found), tempfile.TemporaryDirectory):
+            with contextlib.suppress(OSError):
+                found.cleanup()

@@ -44,6 +44,16 @@ def test_a_run_leaves_no_temporary_files_of_matplotlib_and_no_warnings(tmp_path,
     assert list(temporary.iterdir()) == []
 
 
+def test_the_immediate_exit_removes_temporary_directories(tmp_path):
+    code = (
+        "import tempfile; from commandline.exit_codes import exit_process\n"
+        "kept = tempfile.TemporaryDirectory(); open(kept.name + '/file', 'w').close(); exit_process(3)"
+    )
+    done = run([*PYTHON, "-c", code], TMPDIR=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_of_shards_are_closed_before_python_warns(shards):
     manifest = read_manifest(shards)
     open_before = os.listdir("/proc/self/fd")

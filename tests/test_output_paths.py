@@ -1,6 +1,7 @@
 """Where commands write: paths are checked before the work starts, and JSON on standard output is nothing but JSON."""
 
 import json
+import re
 
 import pytest
 from fork_server import ForkedCommand
@@ -27,4 +28,4 @@ def test_a_damaged_run_is_reported_apart_from_the_json_of_the_others(tmp_path):
     (tmp_path / "damaged" / "state.json").write_text('{"format": 2')
     done = run(ForkedCommand(["-m", "regnet.runs", "--json", str(tmp_path)]))
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
-    assert "damaged" in done.stderr
+    assert re.fullmatch(rf"skipped: {tmp_path}/damaged/state.json is damaged \(.*\)\n", done.stderr)

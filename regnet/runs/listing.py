@@ -24,7 +24,7 @@ from regnet.runs.files import has_checkpoint, run_path
 from regnet.runs.json_format import format_json
 from regnet.runs.launch_command import replace_pipes, resume_command
 from regnet.runs.lock import is_locked
-from regnet.runs.status import STATE, RunFormatError, RunState, Status, read_state
+from regnet.runs.status import STATE, RunFormatError, RunState, Status, parse_state
 
 _UNLIMITED = 100_000  # columns
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -55,10 +55,12 @@ def read_run(directory: Path) -> RunSummary | None:
     """The status of a run; None if the directory holds no run.
 
     Raises:
+        OSError, ValueError: it cannot be read.
         RunFormatError: another version of this program wrote it.
     """
-    state = read_state(directory)
-    if state is None:
+    try:
+        state = parse_state(directory / STATE)
+    except FileNotFoundError:
         return None
     status = run_status(directory, state)
     return RunSummary(
@@ -79,7 +81,7 @@ def read_runs(directory: Path) -> list[RunSummary]:
     for path in [directory] if (directory / STATE).exists() else directory.iterdir():
         try:
             run = read_run(path) if path.is_dir() else None
-        except RunFormatError as error:
+        except (RunFormatError, ValueError) as error:
             print(f"skipped: {error}", file=sys.stderr)
         except OSError as error:
             print(f"skipped: {error.filename}: {error.strerror}", file=sys.stderr)
