@@ -177,7 +177,9 @@ def test_shards_may_be_next_to_the_class_folders(tmp_path):
     assert_converted(convert("--root", root, "--out", root / "shards"))
     assert_converted(convert("--root", root, "--out", root / "shards"), "already converted", "have not changed")
     assert_converted(convert("--root", root, "--out", root / "small", "--resolution", "8", "--resize"))
-    ignored = "2 files ignored (converted datasets: 2)"
+    (root / "running").mkdir()
+    (root / "running" / ".conversion.lock").touch()
+    ignored = "3 files ignored (converted datasets: 3)"
     assert_converted(convert("--root", root, "--out", root / "shards", "--overwrite"), ignored)
     assert read_manifest(root / "shards").classes == ("ant", "bee", "cat")
 

@@ -159,13 +159,17 @@ def _read_split(folder: Path, ignored: Counter[str], cure: str) -> ClassFolders:
 def _images_and_classes(folder: Path, ignored: Counter[str]) -> tuple[list[str], list[Path]]:
     """The image files and the class folders in a folder.
 
-    A folder of shards is no class: the --out of a conversion may be in the folder of the images.
+    The --out of a conversion, also of one that is running or was killed, may be among them, and is no class.
     """
     images, folders = list_folder(folder, ignored)
-    datasets = [path for path in folders if any(path.glob("*.beton")) and not image_files_in(path, Counter())]
+    datasets = [path for path in folders if _is_output(path) and not image_files_in(path, Counter())]
     if datasets:
         ignored[_DATASETS] += len(datasets)
     return images, [path for path in folders if path not in datasets]
+
+
+def _is_output(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in ("*.beton", ".conversion*"))
 
 
 def _class_name(folder: Path) -> str:
