@@ -24,7 +24,7 @@ from regnet.config.schema import Config
 from regnet.data_adapter import adapt_to_manifest, adapt_to_process, loader_options, open_shards
 from regnet.distributed.world import World, join_world
 from regnet.models.regnet import count_parameters
-from regnet.report import write_run_report
+from regnet.report import lacks_report, write_run_report
 from regnet.runs.directory import run_path
 from regnet.tracking.wandb_sweep import name_sweep_run
 from regnet.training.builder import build_train_step
@@ -58,6 +58,8 @@ def train(config: Config, notes: Sequence[str], world: World) -> int:
     in_this_process, process_notes = adapt_to_process(config)
     with Run(config, world, manifest) as run:
         if run.already_finished():
+            if config.tracking.report and world.is_main and lacks_report(run_path(config)):
+                write_run_report(run_path(config))
             return DONE
         rank = RankInfo(world.rank, world.size, world.device)
         train_batches, val_batches = open_loaders(shards, manifest, loader_options(in_this_process), rank)

@@ -16,7 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from commandline.arguments import ArgumentParser
+from commandline.arguments import ArgumentParser, positive_integer
 from commandline.command import run_command
 from commandline.exit_codes import DONE, FAILED, PREEMPTED, USAGE
 from regnet.config.parser import parse_config
@@ -67,7 +67,9 @@ def run(argv: list[str]) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--check", action="store_true", help="only check the options of the trainer")
     what.add_argument("--launch", help="REGNET_LAUNCH of the attempt that has ended")
-    parser.add_argument("--limit", type=int, default=3, help="consecutive attempts without progress (%(default)s)")
+    parser.add_argument(
+        "--limit", type=positive_integer, default=3, help="consecutive attempts without progress (%(default)s)"
+    )
     parser.add_argument("arguments", nargs="*", help="options of the trainer, after --")
     args = parser.parse_args(argv)
     try:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from commandline.arguments import ArgumentParser
+from commandline.arguments import ArgumentParser, positive_integer
 from commandline.command import run_command
 from commandline.exit_codes import DONE
 from commandline.paths import path_option
@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--classes",
-        type=int,
+        type=positive_integer,
         default=100,
         metavar="N",
         help="number of classes of an untrained network (default: %(default)s)",

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from regnet.checkpoint.file import load, pack
+from regnet.checkpoint.file import CheckpointError, load, pack
 from regnet.checkpoint.pretrained import load_pretrained, read_weights
 from regnet.checkpoint.state_dicts import check_same_shapes, evaluated_weights, incomplete
 from regnet.config.parser import as_flags, parse_config
 from regnet.config.schema import Config
+from regnet.errors import UsageError
 from regnet.models.regnet import Model, initialize_weights
 
 _METADATA_KEYS = ("config", "data", "classes", "progress")
@@ -52,15 +53,17 @@ def load_trained_model(path: str | Path) -> TrainedModel:
     """
     path = Path(path)
     saved = load(path)
+    weights = evaluated_weights(saved, path)
     try:
         config = parse_config([*as_flags(saved["config"])])
         model = Model(config.model.design(), len(saved["classes"]))
-        weights = evaluated_weights(saved, path)
         check_same_shapes(model.state_dict(), weights)
         model.load_state_dict(weights)
         return TrainedModel(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])
     except (KeyError, TypeError, AttributeError) as error:
         raise incomplete(path, error) from error
+    except UsageError as error:  # its options are those of another version, or do not describe its weights
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def weights_only_checkpoint(path: str | Path) -> bytes:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from regnet.checkpoint.file import CheckpointError, CheckpointFormatError, CorruptCheckpoint, load, pack
-from regnet.runs.atomic_write import AtomicWriter, make_directory
+from regnet.checkpoint.state_dicts import incomplete
+from regnet.runs.atomic_write import AtomicWriter
 from regnet.runs.status import START_OVER
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
@@ -38,7 +39,6 @@ class CheckpointManager:
 
     def save(self, writer: AtomicWriter, step: int, state: dict[str, Any], is_best: bool) -> None:
         """Writes the checkpoint of a global step, also as best.pt if it is the best, and deletes outdated ones."""
-        make_directory(self.directory)
         path, packed = self.path(step), pack(state)
         writer.write(path, packed)
         if is_best:
@@ -64,17 +64,24 @@ class CheckpointManager:
             raise CheckpointError(f"{self.directory}: none of the checkpoints is valid. {START_OVER}")
         return max(found, key=lambda checkpoint: checkpoint[1]["progress"]["global_step"], default=None)
 
-    def find_best(self, step: int) -> Path | None:
-        """The valid checkpoint of the best epoch, which ended at this global step: best.pt or a numbered one."""
-        for path in (self.best, self.path(step)):
-            if path.exists() and _is_of_best_epoch(path, step):
+    def find_best(self, progress: dict[str, Any]) -> Path | None:
+        """The valid checkpoint of the best epoch: best.pt or a numbered one.
+
+        Args:
+            progress: of a checkpoint of the run, which knows that epoch's last global step and accuracy.
+        """
+        for path in (self.best, self.path(progress["best_step"])):
+            if path.exists() and _is_of_best_epoch(path, progress):
                 return path
         return None
 
     @staticmethod
     def _load_valid(path: Path, on_corrupt: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         try:
-            return path, load(path)
+            contents = load(path)
+            if "progress" not in contents:
+                raise incomplete(path, KeyError("progress"))
+            return path, contents
         except CorruptCheckpoint as error:
             on_corrupt(str(error))
             path.rename(path.with_suffix(".damaged"))
@@ -83,10 +90,14 @@ class CheckpointManager:
             raise CheckpointError(f"{error}. {START_OVER}") from error
 
 
-def _is_of_best_epoch(path: Path, step: int) -> bool:
-    """Whether a valid checkpoint was written after the evaluation of the epoch that ended at `step`, then the best."""
+def _is_of_best_epoch(path: Path, progress: dict[str, Any]) -> bool:
+    """Whether a valid checkpoint was written after the evaluation of the best epoch.
+
+    The accuracy is compared as well: another run's best.pt may be of the same step.
+    """
     try:
-        progress = load(path)["progress"]
+        found = load(path)["progress"]
     except CheckpointError:
         return False
-    return step == progress["global_step"] == progress["best_step"]
+    expected = progress["best_step"], progress["best_step"], progress["best_top1"]
+    return (found["global_step"], found["best_step"], found["best_top1"]) == expected

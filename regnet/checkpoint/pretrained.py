@@ -1,6 +1,7 @@
 """Pretrained weights of torchvision, timm or this program, converted to this program's names."""
 
 import io
+import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,10 @@ from regnet.checkpoint.file import CheckpointError, has_trailer, unpack
 from regnet.checkpoint.state_dicts import check_same_shapes, evaluated_weights
 from regnet.config.schema import ModelConfig
 
+SAFETENSORS = ".safetensors"
 _IN_BLOCK = re.compile(r"body\.(\d+)\.layers\.(\d+)\.(.+)")
+_SAVE_ALONE = "save the weights alone: torch.save(model.state_dict(), FILE), without a wrapper such as DDP's"
+_WRAPPERS = ("module.", "_orig_mod.", "model.")  # prefixes of DDP, torch.compile and Lightning
 _HEAD, _COUNTER = "head.", ".num_batches_tracked"
 
 
@@ -136,6 +140,11 @@ def read_weights(
     return PretrainedWeights(tensors, description)
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is read and written as .safetensors."""
+    return path.suffix.lower() == SAFETENSORS
+
+
 def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Loads weights into a network; tensors that are not among them keep their values."""
     network.load_state_dict({**network.state_dict(), **weights})
@@ -155,13 +164,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
         saved = unpack(path, content)
         return _check_state_dict(path, evaluated_weights(saved, path)), saved.get("classes")
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             return safetensors.torch.load(content), None
         with warnings.catch_warnings(action="ignore"):  # about pickles, which are rejected anyway
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can make an unpickler fail in any way
         kinds = "a state dict (torch.save or .safetensors) or a checkpoint of this program"
-        raise CheckpointError(f"{path}: not readable as {kinds} ({type(error).__name__})") from error
+        cure = f"; {_SAVE_ALONE}" if isinstance(error, pickle.UnpicklingError) else ""
+        raise CheckpointError(f"{path}: not readable as {kinds} ({type(error).__name__}){cure}") from error
     return _check_state_dict(path, found), None
 
 
@@ -171,7 +181,9 @@ def _check_state_dict(path: Path, found: Any) -> dict[str, Tensor]:
     for name, value in found.items():
         dense = isinstance(value, Tensor) and not (value.is_quantized or value.is_nested or value.is_complex())
         if not isinstance(name, str) or not dense:
-            raise CheckpointError(f"{path}: not a state dict: {str(name)[:100]} is not a tensor of real numbers")
+            problem = f"{path}: not a state dict: {str(name)[:100]} is not a tensor of real numbers"
+            is_training_checkpoint = any(isinstance(entry, dict) for entry in found.values())
+            raise CheckpointError(f"{problem}; {_SAVE_ALONE}" if is_training_checkpoint else problem)
     return found
 
 
@@ -180,8 +192,10 @@ def _library_of(path: Path, found: dict[str, Tensor]) -> tuple[str, Callable[[st
     for library, name_in in LIBRARIES.items():
         if name_in("stem.conv_3x3.weight") in found:
             return library, name_in
+    wrapper = next((prefix for prefix in _WRAPPERS if found and all(name.startswith(prefix) for name in found)), "")
+    cure = f"; its names begin with {wrapper}: {_SAVE_ALONE}" if wrapper else ""
     raise CheckpointError(
-        f"{path}: not the weights of a RegNet of this program, torchvision, timm (no stem with a known name)"
+        f"{path}: not the weights of a RegNet of this program, torchvision, timm (no stem with a known name){cure}"
     )
 
 

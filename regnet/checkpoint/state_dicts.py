@@ -47,12 +47,15 @@ def copy_to_cpu(value: Any) -> Any:
     return value
 
 
-def check_same_shapes(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+def check_same_shapes(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], same_types: bool = False
+) -> None:
     """Raises CheckpointError, which names the first difference, if the checkpoint holds a different network.
 
     Args:
         expected: the state dict of the network.
         found: the state dict in the checkpoint.
+        same_types: the data types must be equal, too.
     """
     for name in [*expected, *found]:
         if name not in found:
@@ -61,6 +64,8 @@ def check_same_shapes(expected: dict[str, torch.Tensor], found: dict[str, torch.
             difference = f"unexpected {name}"
         elif expected[name].shape != found[name].shape:
             difference = f"{name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        elif same_types and expected[name].dtype != found[name].dtype:
+            difference = f"{name} is {found[name].dtype}, expected {expected[name].dtype}"
         else:
             continue
         raise CheckpointError(f"the checkpoint holds a different network: {difference}")

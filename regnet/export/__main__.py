@@ -14,9 +14,10 @@ if __name__ == "__main__":
 
 import argparse
 import logging
+import math
 import sys
 
-from commandline.arguments import ArgumentParser
+from commandline.arguments import ArgumentParser, positive_number
 from commandline.command import run_command
 from commandline.exit_codes import DONE, FAILED
 from commandline.paths import check_output_file, path_option
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--tolerance",
-        type=float,
+        type=positive_number,
         default=TOLERANCE,
         metavar="X",
         help="fail if ONNX and PyTorch logits differ by more than this (default: %(default)g)",
@@ -121,6 +122,9 @@ def check_outputs(args: argparse.Namespace) -> None:
 def write_onnx(trained: TrainedModel, args: argparse.Namespace) -> int:
     """Writes the ONNX model and reports how far it is from PyTorch; returns the exit code."""
     difference = export_onnx(trained, args.onnx, args.normalize, args.shards)
+    if math.isnan(difference):
+        print(f"failed: logits of {args.checkpoint} are not finite, so they cannot be compared", file=sys.stderr)
+        return FAILED
     sizes = ", ".join(map(str, BATCH_SIZES))
     print(
         f"{args.onnx}: {args.onnx.stat().st_size / 1e6:.1f} MB; largest difference from PyTorch {difference:.1e} "

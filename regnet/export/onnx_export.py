@@ -97,13 +97,16 @@ def metadata(trained: TrainedModel, transform: InferenceTransform | None) -> dic
 
 
 def largest_difference(network: nn.Module, resolution: int, path: Path) -> float:
-    """The largest absolute difference between PyTorch's and onnxruntime's logits, over several batch sizes."""
+    """The largest absolute difference between PyTorch's and onnxruntime's logits, over several batch sizes.
+
+    NaN if any logit is not finite.
+    """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    largest = 0.0
+    largest = torch.zeros(())
     for size in BATCH_SIZES:
         images = torch.rand(size, 3, resolution, resolution, generator=torch.Generator().manual_seed(size))
         with torch.inference_mode():
             expected = network(images)
         (logits,) = session.run(["logits"], {"images": images.numpy()})
-        largest = max(largest, (torch.from_numpy(logits) - expected).abs().max().item())
-    return largest
+        largest = largest.maximum((torch.from_numpy(logits) - expected).abs().max())
+    return largest.item()

@@ -7,13 +7,12 @@ from pathlib import Path
 import safetensors.torch
 
 from regnet.checkpoint.load_model import load_trained_model, weights_only_checkpoint
-from regnet.checkpoint.pretrained import LIBRARIES
+from regnet.checkpoint.pretrained import LIBRARIES, SAFETENSORS, is_safetensors
 from regnet.config.schema import ModelConfig
 from regnet.errors import UsageError
 from regnet.models.design_space import Variant
 from regnet.runs.atomic_write import replace_file
 
-SUFFIX = ".safetensors"
 OWN_NAMES = "regnet"
 
 
@@ -32,14 +31,13 @@ def export_weights(checkpoint: str | Path, path: str | Path, names: str = OWN_NA
     """
     path = Path(path)
     check_names(path, names)
-    is_state_dict = path.suffix == SUFFIX
-    replace_file(path, _safetensors(checkpoint, names) if is_state_dict else weights_only_checkpoint(checkpoint))
+    replace_file(path, _safetensors(checkpoint, names) if is_safetensors(path) else weights_only_checkpoint(checkpoint))
 
 
 def check_names(path: Path | None, names: str) -> None:
     """Raises UsageError unless the names can be chosen in this kind of file."""
-    if names != OWN_NAMES and (path is None or path.suffix != SUFFIX):
-        raise UsageError(f"--names needs --weights with the ending {SUFFIX}")
+    if names != OWN_NAMES and (path is None or not is_safetensors(path)):
+        raise UsageError(f"--names needs --weights with the ending {SAFETENSORS}")
 
 
 def _safetensors(checkpoint: str | Path, names: str) -> bytes:

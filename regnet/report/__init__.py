@@ -3,8 +3,15 @@
 from pathlib import Path
 
 from regnet.report.matplotlib_cache import matplotlib_cache
+from regnet.runs.files import RESULT
 
-REPORT = "report"  # subdirectory of a run
+REPORT, INDEX = "report", "index.html"  # subdirectory of a run, and its page
+
+
+def lacks_report(run: Path) -> bool:
+    """Whether there is no report of a finished run's result, as its process was killed before it had written one."""
+    index, result = run / REPORT / INDEX, run / RESULT
+    return not index.exists() or index.stat().st_mtime < result.stat().st_mtime
 
 
 def write_run_report(run: str | Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from regnet.errors import UsageError
 from regnet.metrics.evaluation_file import EvaluationFile
+from regnet.report import INDEX
 from regnet.report.calibration import reliability_diagram
 from regnet.report.class_plots import class_bars, contact_sheet, finished_groups
 from regnet.report.confusion import confusion_matrices
@@ -41,7 +42,6 @@ from regnet.report.tables import (
 )
 from regnet.runs.status import STATE, Status
 
-INDEX = "index.html"
 CONFIDENT_ERRORS = "confident_errors.png"
 MAX_TITLE = 4  # configurations that the title names
 _OPTIONAL = re.compile(rf"(classes(-\d+)?|confusion|superclasses|calibration)\.png|{CONFIDENT_ERRORS}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class DirectoryTakenOver(OSError):
-    """A newer attempt of the run has taken over its directory."""
+    """This attempt must not write to the run directory any more: a newer one has taken it over, or it was moved."""
 
 
 class AtomicWriter:
@@ -33,10 +33,10 @@ class AtomicWriter:
         sync_directory(directory)
 
     def write(self, path: Path, content: bytes) -> None:
-        """Replaces the file `path`.
+        """Replaces the file `path`; creates its parent, a directory of the run.
 
         Raises:
-            DirectoryTakenOver: this attempt is no longer the newest.
+            DirectoryTakenOver: this attempt is no longer the newest, or the run directory was moved or deleted.
             OSError: the disk failed; `path` is unchanged.
         """
         temporary = self.path / path.name
@@ -44,12 +44,15 @@ class AtomicWriter:
             try:
                 with name_file(path):
                     _write_durably(temporary, content)
+                make_directory(path.parent)
                 temporary.rename(path)
             finally:
                 temporary.unlink(missing_ok=True)
         except FileNotFoundError as error:
             if self.path.exists():
                 raise
+            if not self.directory.exists():
+                raise DirectoryTakenOver(f"{self.directory} was moved or deleted while the run was training") from error
             raise DirectoryTakenOver(f"{path}: a newer attempt has taken over this run") from error
         sync_directory(path.parent)
 

@@ -9,6 +9,7 @@ from regnet.checkpoint.manager import CheckpointManager
 from regnet.runs.directory import RunDirectory
 from regnet.runs.status import START_OVER
 from regnet.tracking.registry import Trackers
+from regnet.training.state import check_resumable
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -49,6 +50,7 @@ class Checkpointer:
                 )
             return None
         checkpoint = LoadedCheckpoint(*found)
+        check_resumable(checkpoint.path, checkpoint.contents)
         self.directory.check_checkpoint(checkpoint.contents)
         progress = checkpoint.contents["progress"]
         if self._best_is_lost(progress):
@@ -57,14 +59,14 @@ class Checkpointer:
         return checkpoint
 
     def _best_is_lost(self, progress: dict[str, Any]) -> bool:
-        return progress["best_step"] >= 0 and self.checkpoints.find_best(progress["best_step"]) is None
+        return progress["best_step"] >= 0 and self.checkpoints.find_best(progress) is None
 
     def _describe_best(self, progress: dict[str, Any]) -> str:
         return f"{self.checkpoints.best} (step {progress['best_step']}, top-1 {progress['best_top1']:.2%})"
 
     def restore_best(self, progress: dict[str, Any]) -> None:
         """Writes best.pt again if it was lost, or never written, and another checkpoint holds the best epoch."""
-        best = self.checkpoints.find_best(progress["best_step"])
+        best = self.checkpoints.find_best(progress)
         if best is not None and best != self.checkpoints.best:
             self.directory.writer.write(self.checkpoints.best, best.read_bytes())
             print(f"{self.checkpoints.best}: restored from {best.name}", flush=True)

@@ -1,6 +1,7 @@
 """Everything that changes during training, as a checkpoint holds it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,12 +9,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from regnet.checkpoint.file import CheckpointError
-from regnet.checkpoint.state_dicts import check_same_shapes, copy_to_cpu
+from regnet.checkpoint.state_dicts import check_same_shapes, copy_to_cpu, incomplete
 from regnet.distributed.world import World
 from regnet.metrics.training import TrainingAccumulator
 from regnet.models.regnet import Model
 from regnet.training.early_stopping import EarlyStopping
 from regnet.training.ema import ModelEma
+
+_KEYS = ("model", "scaler", "ema", "metrics", "stopping", "progress", "random", "config", "data")
 
 
 @dataclass
@@ -100,11 +103,9 @@ class TrainingState:
         """Restores a checkpoint, which another number of ranks may have written.
 
         Raises:
-            CheckpointError: it holds another network (the message names the first difference), or weights only.
+            CheckpointError: it holds another network; the message names the first difference.
         """
-        if "optimizer" not in state:
-            raise CheckpointError("the checkpoint holds weights only, which cannot be resumed: use --model.weights")
-        check_same_shapes(self.model.state_dict(), state["model"])
+        check_same_shapes(self.model.state_dict(), state["model"], same_types=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -115,6 +116,16 @@ class TrainingState:
         self.progress = Progress(**state["progress"])
         if world.rank < len(state["random"]):
             _set_random_states(state["random"][world.rank], world.device)
+
+
+def check_resumable(path: Path, saved: dict[str, Any]) -> None:
+    """Raises CheckpointError unless a checkpoint has everything that `TrainingState.load_state_dict` reads."""
+    if "optimizer" not in saved:
+        raise CheckpointError(f"{path} holds weights only, which cannot be resumed: use --model.weights")
+    missing = [name for name in _KEYS if name not in saved]
+    missing = missing or [field.name for field in fields(Progress) if field.name not in saved["progress"]]
+    if missing:
+        raise incomplete(path, KeyError(missing[0]))
 
 
 def _metrics_of_rank(of_ranks: list[dict[str, torch.Tensor]], world: World) -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ def configure_torch(seed: int, train: TrainConfig, device: torch.device) -> None
                 f"train.deterministic needs CUBLAS_WORKSPACE_CONFIG={' or '.join(_DETERMINISTIC_CUBLAS)}, "
                 f"got {workspace!r}: unset it, or use --train.deterministic false"
             )
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(train.deterministic)
 
 
 def rank_seed(seed: int, rank: int) -> int:

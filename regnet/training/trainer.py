@@ -69,12 +69,14 @@ class Trainer:
         return None if result is None else replace(result, confident_errors=self.confident_errors.result(self.world))
 
     def _fit(self) -> Evaluation | None:
+        self.notice.set_time_limit(0)  # an earlier run in this process may have reached its own
         if any(self.world.gather(self.notice.reason is not None)):
             return None
         self.notice.set_time_limit(self.config.train.max_minutes)
         val_result = None
         progress = self.state.progress
-        while progress.epoch < self.config.train.epochs and not self.state.stopping.should_stop:
+        # An epoch that an earlier attempt has started is completed, even with fewer epochs or less patience now.
+        while progress.step or (progress.epoch < self.config.train.epochs and not self.state.stopping.should_stop):
             started = time.perf_counter() - progress.seconds
             if not self.train_epoch(started):
                 return None

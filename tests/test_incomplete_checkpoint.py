@@ -1,0 +1,93 @@
+"""Checkpoints that are valid files, but not what the run wrote."""
+
+import shutil
+
+import pytest
+from programs import comparable, faulty_trainer, run, trainer
+
+from regnet.checkpoint.file import CheckpointError, load, pack
+from regnet.checkpoint.load_model import load_trained_model
+from regnet.checkpoint.manager import CheckpointManager
+
+LONGER = ("--train.max_steps_per_epoch", "2", "--schedule.name", "baseline", "--train.epochs")
+KEYS = ("model", "scaler", "ema", "metrics", "stopping", "progress", "random", "config", "data")
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert run(faulty_trainer(folder, shards, "declining_metrics", *LONGER, "2")).returncode == 0
+    return folder / "tiny"
+
+
+@pytest.fixture
+def checkpoints(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "tiny")
+    return CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
+
+
+def rejected(tmp_path, shards):
+    done = run(trainer(tmp_path, shards, *LONGER, "3"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_checkpoint_without_one_of_its_keys_is_rejected(shards, tmp_path, checkpoints, key):
+    newest = checkpoints.path(4)
+    newest.write_bytes(pack({name: value for name, value in load(newest).items() if name != key}))
+    message = f"error: {newest}: incomplete checkpoint ('{key}' is missing); use one written by train_ddp.py"
+    assert rejected(tmp_path, shards).startswith(message)
+
+
+def test_a_checkpoint_without_a_field_of_its_progress_is_rejected(shards, tmp_path, checkpoints):
+    saved = load(checkpoints.path(4))
+    del saved["progress"]["best_step"]
+    checkpoints.path(4).write_bytes(pack(saved))
+    assert "('best_step' is missing)" in rejected(tmp_path, shards)
+
+
+def test_weights_only_are_rejected(shards, tmp_path, checkpoints):
+    newest = checkpoints.path(4)
+    newest.write_bytes(pack({name: value for name, value in load(newest).items() if name != "optimizer"}))
+    assert f"{newest} holds weights only, which cannot be resumed: use --model.weights" in rejected(tmp_path, shards)
+
+
+def test_weights_of_another_type_are_rejected(shards, tmp_path, checkpoints):
+    """They would be converted, and the run would not be the same."""
+    saved = load(checkpoints.path(4))
+    name = next(iter(saved["model"]))
+    saved["model"][name] = saved["model"][name].half()
+    checkpoints.path(4).write_bytes(pack(saved))
+    assert f"{name} is torch.float16, expected torch.float32" in rejected(tmp_path, shards)
+
+
+def test_the_best_checkpoint_of_another_run_does_not_become_this_ones(shards, tmp_path, checkpoints):
+    """Although its best epoch is of the same step."""
+    best = comparable(load(checkpoints.best))
+    other = load(checkpoints.best)
+    other["progress"]["best_top1"] /= 2
+    other["config"]["optim"]["lr"] = 0.5
+    checkpoints.best.write_bytes(pack(other))
+    done = run(trainer(tmp_path, shards, *LONGER, "2"))
+    assert f"{checkpoints.best}: restored from step-000000002.pt" in done.stdout, done.stderr
+    assert comparable(load(checkpoints.best)) == best
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value", "words"),
+    [
+        ("train", "of_a_newer_version", 3, "unknown option train.of_a_newer_version"),
+        ("model", "w_m", 0.5, "model.w_m must be between 1 and 65536, got 0.5"),
+        ("model", "stem_width", 16, "the checkpoint holds a different network: stem.conv_3x3.weight has shape"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_rejected_with_the_name_of_the_file(
+    checkpoints, section, option, value, words
+):
+    saved = load(checkpoints.best)
+    saved["config"][section][option] = value
+    checkpoints.best.write_bytes(pack(saved))
+    with pytest.raises(CheckpointError) as caught:
+        load_trained_model(checkpoints.best)
+    assert str(caught.value).startswith(f"{checkpoints.best}: {words}")
