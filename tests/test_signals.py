@@ -27,7 +27,7 @@ from regnet.checkpoint.file import load
 SLOW = ("--train.epochs", "400")
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_a_preempted_single_process_saves_a_checkpoint_and_exits_with_75(shards, tmp_path, signal_name):
     process = start(trainer(tmp_path, shards, *SLOW, launcher=PYTHON))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))

@@ -14,7 +14,8 @@ from types import FrameType
 from commandline.errors import CommandError
 from commandline.exit_codes import preempted_exit_code
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
+# SIGHUP: the terminal was closed. SIGUSR1, SIGUSR2 and SIGXCPU: batch systems announce the end of a job by them.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class Preempted(CommandError):
@@ -31,8 +32,8 @@ class Preempted(CommandError):
 class PreemptionNotice:
     """Why the run should save a checkpoint and exit, if it should.
 
-    Once the handlers are installed, SIGTERM, SIGUSR1, SIGHUP and Ctrl-C only set the reason; a second Ctrl-C ends the
-    process.
+    Once the handlers are installed, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU and Ctrl-C only set the reason; a second
+    Ctrl-C ends the process.
     """
 
     def __init__(self) -> None:
