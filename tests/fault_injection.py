@@ -118,6 +118,12 @@ class Fault:
 
         wandb.Run.finish = lambda *_, **__: time.sleep(1000)
 
+    def impatient_wandb(self) -> None:
+        """wandb asks every 0.1 s whether the run was stopped at the server."""
+        from wandb.sdk.lib.run_stopping import RunStopChecker
+
+        RunStopChecker.__init__.__kwdefaults__["poll_interval"] = 0.1
+
     def slow_disk(self) -> None:
         """Every fsync takes 0.4 s."""
         original = os.fsync

@@ -146,6 +146,7 @@ def _run_command(arguments: list[str], environment: dict[str, str], out: str, er
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # that of the environment
     sys.argv = arguments
     sys.path[:0] = [str(ROOT)]
     if arguments[0] == "-m":

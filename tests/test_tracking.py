@@ -229,6 +229,8 @@ def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_
     if behaviour not in ("falling silent", "dying", *KILLED):
         assert "cannot be used online" in out
         assert len(read_run(offline_file(folder))["rows"]) >= 8
+    elif behaviour != "killed at the end":
+        assert any(f"Weights & Biases {what}" in out for what in ("failed", "did not finish", "does not respond"))
 
 
 def test_a_call_that_never_returns_is_abandoned(shards, tmp_path):

@@ -49,25 +49,26 @@ def test_a_log_that_ends_anywhere_is_read_up_to_its_last_record(tmp_path_factory
     assert read == records[: len(read)]
 
 
-def write_part(folder, name, *records):
+def write_part(folder, name, *records, project="p"):
     part = folder / f"{name}-a"
     part.mkdir()
     run = Record()
-    run.run.run_id = "a"
+    run.run.run_id, run.run.project = "a", project
     (part / "run-a.wandb").write_bytes(log_of([run, *records]))
     return part
 
 
 def test_a_new_part_begins_after_the_rows_of_those_that_will_be_uploaded(tmp_path):
-    assert first_missing_step(tmp_path, "a") == 0
+    def first_missing(project="p"):
+        return first_missing_step(tmp_path, "a", project, "")
+
+    assert first_missing() == 0
     first = write_part(tmp_path, "offline-run-20260101_000000", history(3), history(6))
-    assert first_missing_step(tmp_path, "a") == 7
-    write_part(tmp_path, "run-20260102_000000", history(30))
-    assert first_missing_step(tmp_path, "a") == 7, "killed online: the server may lack its rows"
+    assert first_missing() == 7
     ended = Record()
     ended.exit.exit_code = 1
-    write_part(tmp_path, "run-20260103_000000", history(9), ended)
-    assert first_missing_step(tmp_path, "a") == 10
+    write_part(tmp_path, "run-20260102_000000", history(30), ended)
+    assert first_missing() == 7, "its upload may have failed"
     empty = tmp_path / "offline-run-20260104_000000-a"
     empty.mkdir()
     (empty / "run-a.wandb").write_bytes(b":W&B\0\0\0")
@@ -75,7 +76,10 @@ def test_a_new_part_begins_after_the_rows_of_those_that_will_be_uploaded(tmp_pat
     assert offline_parts(tmp_path, "b") == []
     mark_uploaded(tmp_path, "a")
     assert offline_parts(tmp_path, "a") == []
-    assert first_missing_step(tmp_path, "a") == 10
+    assert first_missing() == 31
+    assert first_missing("other") == first_missing_step(tmp_path, "a", "p", "team") == 0, "none is uploaded there"
+    write_part(tmp_path, "offline-run-20260105_000000", history(4), project="other")
+    assert first_missing("other") == 5
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(Kind)), unique=True))

@@ -1,47 +1,11 @@
 """W&B has every row of a run once, however the run was interrupted."""
 
-import shlex
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
-from programs import environment, faulty_trainer, kill_group, rows, run, start, state, trainer, wait_until
-from wandb_helpers import assert_complete, server
+from programs import faulty_trainer, rows, run, state, trainer
+from wandb_helpers import assert_complete, finish, kill_after, preempt_after, server, upload
 
 FLAGS = ("--train.epochs", "5", "--tracking.log_every", "1", "--tracking.wandb_timeout", "20")
 ONLINE = (*FLAGS, "--tracking.wandb", "online")
 OFFLINE = (*FLAGS, "--tracking.wandb", "offline")
-
-
-def kill_after(step, command, **env):
-    """Kills a run, its wandb process excepted, after it has logged a step."""
-    kill_group(start_and_wait(step, command, **env))
-    assert not (folder_of(command) / "result.json").exists(), "killed too late"
-
-
-def preempt_after(step, command, **env):
-    process = start_and_wait(step, command, **env)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert state(folder_of(command))["state"] == "preempted", err
-
-
-def start_and_wait(step, command, **env):
-    """Starts a run and returns it when it has logged a step."""
-    process = start(command, **env)
-    wait_until(lambda: any(row["step"] >= step for row in rows(folder_of(command), "step")))
-    return process
-
-
-def folder_of(command):
-    return Path(command.arguments[command.arguments.index("--runs_dir") + 1]) / "tiny"
-
-
-def finish(command, **env):
-    done = run(command, **env)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def parts(folder):
@@ -72,9 +36,7 @@ def test_a_run_that_was_killed_offline_is_complete_after_the_printed_command(sha
     assert len(parts(home / "tiny")) == 3
     (line,) = (line for line in out.splitlines() if "Upload with: " in line)
     with server() as wandb:
-        upload = [sys.executable, "-m", *shlex.split(line.partition("Upload with: ")[2])]
-        env = environment(**wandb.environment)
-        subprocess.run(upload, cwd=tmp_path, env=env, check=True, capture_output=True, timeout=60)
+        upload(line, **wandb.environment)
         assert_complete(wandb.run()["history"], home / "tiny")
         assert wandb.run()["summary"]["best/top1"] == max(row["val_top1"] for row in rows(home / "tiny", "epoch"))
     finish(command)

@@ -2,26 +2,19 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import yaml
-from programs import ROOT, TINY, environment, state
+from fork_server import ForkedCommand
+from forked_program import listening
+from programs import ROOT, TINY, run, state
 from wandb_helpers import assert_complete, server
 
 from regnet.config.parser import check_known, parse_config
 from regnet.sweep import main as sweep_command
 from regnet.tracking.wandb_sweep import name_sweep_run
 
-# The `wandb` command, whose agent otherwise looks for work every five seconds.
-AGENT = """
-import sys
-from wandb import wandb_agent
-from wandb.cli.cli import cli
-wandb_agent.Agent.POLL_INTERVAL = 0.2
-cli(sys.argv[1:])
-"""
 SWEEP = ROOT / "configs" / "sweeps" / "wandb.yaml"
 
 
@@ -32,36 +25,35 @@ def values_of(parameter):
 def test_the_agent_trains_every_run_of_the_sweep_file_under_its_own_name(shards, tmp_path):
     sweep = yaml.safe_load(SWEEP.read_text())
     small = [f"--config={TINY}", f"--runs_dir={tmp_path / 'runs'}", f"--data.shards={shards}", "--train.epochs=1"]
-    small += ["--optim.name=muon", "--tracking.wandb=auto", "--tracking.wandb_timeout=20"]
-    sweep["command"] = [part for part in sweep["command"] if "--config" not in part]
-    sweep["command"][-2:-2] = small
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    small += [
+        "--train.max_steps_per_epoch=4",
+        "--optim.name=muon",
+        "--tracking.wandb=auto",
+        "--tracking.wandb_timeout=20",
+    ]
+    command = [part for part in sweep["command"] if "--config" not in part]
+    command[-2:-2] = small
+    command.insert(command.index("${program}"), str(ROOT / "tests" / "forked_program.py"))
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "command": command}))
     runs = [{name: values_of(parameter)[index] for name, parameter in sweep["parameters"].items()} for index in (0, 1)]
-    with server("well", str(tmp_path / "sweep.yaml"), json.dumps(runs)) as wandb:
+    with server("well", json.dumps(runs)) as wandb, listening() as forks:
+        agent = ForkedCommand(["tests/wandb_sweep_commands.py", str(tmp_path / "sweep.yaml")])
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        # Processes that the agent leaves behind would keep a pipe open: its output goes to a file.
-        with open(tmp_path / "output", "w") as output:
-            agent = subprocess.run(
-                [sys.executable, "-c", AGENT, "agent", "someone/regnet/s1", "--count", "2"],
-                cwd=tmp_path,
-                env=environment(**wandb.environment, PATH=path),
-                stdout=output,
-                stderr=output,
-                timeout=200,
-            )
-        assert agent.returncode == 0, (tmp_path / "output").read_text()
+        done = run(agent, **wandb.environment, **forks, PATH=path, HOME=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        assert "Run sweep agent with: wandb agent someone/regnet/s1" in done.stderr
         stored = wandb.runs()
     assert set(stored) == {"sweep-run-0", "sweep-run-1"}
-    for (run_id, run), parameters in zip(stored.items(), runs, strict=True):
+    for (run_id, sent), parameters in zip(stored.items(), runs, strict=True):
         folder = tmp_path / "runs" / f"sweep-{run_id}"
         assert (state(folder)["state"], state(folder)["wandb_id"]) == ("finished", run_id)
         assert state(folder)["command"][:3] == ["env", "WANDB_SWEEP_ID=s1", f"WANDB_RUN_ID={run_id}"]
-        assert (run["name"], run["sweep"], run["exit_code"]) == (f"sweep-{run_id}", "s1", 0)
-        assert_complete(run["history"], folder)
-        assert run["summary"]["best/top1"] >= 0
+        assert (sent["name"], sent["sweep"], sent["exit_code"]) == (f"sweep-{run_id}", "s1", 0)
+        assert_complete(sent["history"], folder)
+        assert sent["summary"]["best/top1"] >= 0
         for name, value in parameters.items():
             section, option = name.split(".")
-            assert run["config"][section]["value"][option] == value
+            assert sent["config"][section]["value"][option] == value
 
 
 def test_the_sweep_file_names_options_of_the_trainer_and_a_metric_of_the_summary():

@@ -1,6 +1,8 @@
-"""Starts the stand-in W&B server, and compares what it holds with metrics.jsonl."""
+"""Starts the stand-in W&B server, interrupts runs, and compares what the server holds with metrics.jsonl."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from programs import ROOT, rows, wait_until
+from programs import ROOT, environment, kill_group, rows, run, start, state, wait_until
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 # What the server stores of a step and of an epoch, by the columns of metrics.jsonl.
@@ -67,3 +69,42 @@ def assert_complete(history: list[dict], run_directory: Path) -> None:
         assert sent == [{name: row[ours] for name, ours in names.items()} for row in rows(run_directory, kind)]
     wandb_steps = [row["_step"] for row in history]
     assert wandb_steps == sorted(set(wandb_steps))
+
+
+def kill_after(step, command, **env):
+    """Kills a run, its wandb process excepted, after it has logged a step."""
+    kill_group(start_and_wait(step, command, **env))
+    assert not (folder_of(command) / "result.json").exists(), "killed too late"
+
+
+def preempt_after(step, command, **env):
+    """Preempts a run after it has logged a step; returns its output."""
+    process = start_and_wait(step, command, **env)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert state(folder_of(command))["state"] == "preempted", err
+    return out
+
+
+def start_and_wait(step, command, **env):
+    """Starts a run and returns it when it has logged a step."""
+    process = start(command, **env)
+    wait_until(lambda: any(row["step"] >= step for row in rows(folder_of(command), "step")))
+    return process
+
+
+def folder_of(command):
+    return Path(command.arguments[command.arguments.index("--runs_dir") + 1]) / "tiny"
+
+
+def finish(command, **env):
+    done = run(command, **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def upload(printed, **env):
+    """Runs the command that a line of an offline run names."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = printed.partition("Upload with: ")[2]
+    subprocess.run(command, shell=True, env=environment(**env, PATH=path), check=True, capture_output=True, timeout=60)

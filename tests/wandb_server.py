@@ -1,11 +1,11 @@
 """A fake W&B server on loopback, with as much of the protocol as wandb needs to log, resume, sync and sweep.
 
-    python tests/wandb_server.py BEHAVIOUR [FILE RUNS]     prints its port, then one JSON line per request
+    python tests/wandb_server.py BEHAVIOUR [RUNS]     prints its port, then one JSON line per request
 
 BEHAVIOUR: well; refusing (401 to every request); failing (500 to every request); silent (accepts connections, never
-answers); falling silent and dying (well until the first rows of the run have arrived, then silent, or closing every
-connection).
-FILE: the sweep that `wandb agent` runs. RUNS: the parameters of its runs, a JSON list of mappings.
+answers); falling silent and dying (well until the run has reported something, then silent, or closing every
+connection); stopping (asks a run to stop after its first report).
+RUNS: the parameters that `wandb agent` gets for the sweep that `wandb sweep` has created, a JSON list of mappings.
 
 GET /runs answers with what the server holds, as {id: run}.
 """
@@ -67,8 +67,8 @@ class StoredRun:
 class Store:
     """The runs and the sweep of the server."""
 
-    def __init__(self, sweep_file: str, sweep: list[dict[str, Any]]) -> None:
-        self.sweep_file = sweep_file
+    def __init__(self, sweep: list[dict[str, Any]]) -> None:
+        self.sweep_file = ""
         self.lock = threading.Lock()
         self.runs: dict[str, StoredRun] = {}
         self.to_start = [(f"sweep-run-{number}", parameters) for number, parameters in enumerate(sweep)]
@@ -130,6 +130,9 @@ def answer(query: str, variables: dict[str, Any], url: str, store: Store) -> dic
     if "query RunResumeStatus" in query:
         bucket = store.bucket(variables["name"]) if variables["name"] in store.runs else None
         return {"model": {"id": "project", "name": "project", "entity": ENTITY, "bucket": bucket}}
+    if "mutation UpsertSweep" in query:
+        store.sweep_file = variables["config"]
+        return {"upsertSweep": {"sweep": {"name": "s1", "project": {"name": "regnet", "entity": ENTITY}}}}
     if "query SweepWithRuns" in query:
         sweep = {"id": "sweep", "name": "sweep", "config": store.sweep_file, "runs": {"edges": []}}
         return {"project": {"sweep": sweep}}
@@ -164,16 +167,16 @@ def print_line(entry: dict) -> None:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     behaviour = "well"
-    rows_seen = threading.Event()
-    store = Store("", [])
+    reported = threading.Event()
+    store = Store([])
 
     def handle_one(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
-        if self.behaviour == "silent" or (self.behaviour == "falling silent" and self.rows_seen.is_set()):
+        if self.behaviour == "silent" or (self.behaviour == "falling silent" and self.reported.is_set()):
             threading.Event().wait()
-        if self.behaviour == "dying" and self.rows_seen.is_set():
+        if self.behaviour == "dying" and self.reported.is_set():
             self.close_connection = True
             self.connection.close()
             return
@@ -187,8 +190,8 @@ class Handler(BaseHTTPRequestHandler):
                 print_line({"stream": record, "authorization": "Authorization" in self.headers})
                 if status == 200:
                     self.store.runs[self.path.split("/")[-2]].receive(record)
-                if re.search(r'\\"loss\\"|"loss"', body.decode()):
-                    self.rows_seen.set()
+                self.reported.set()
+                reply = {"stopped": self.behaviour == "stopping"}
             elif self.path.startswith("/graphql"):
                 request = json.loads(body)
                 query, variables = request["query"], request.get("variables") or {}
@@ -210,7 +213,7 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     Handler.behaviour = sys.argv[1]
     if len(sys.argv) > 2:
-        Handler.store = Store(Path(sys.argv[2]).read_text(), json.loads(sys.argv[3]))
+        Handler.store = Store(json.loads(sys.argv[2]))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -23,7 +23,7 @@ from regnet.errors import UsageError
 from regnet.models.regnet import Model, count_parameters, freeze_backbone
 from regnet.optim.optimizers import state_tensors_per_parameter
 from regnet.runs.directory import run_path
-from regnet.tracking.wandb_settings import choose_mode, has_credentials, overruled
+from regnet.tracking.wandb_settings import choose_mode, describe_error, has_credentials, overruled
 from regnet.training.compiler import FIX as COMPILER_FIX
 from regnet.training.compiler import compiler_problem
 
@@ -231,7 +231,7 @@ def _wandb_mode(tracking: TrackingConfig) -> Finding:
         mode, reason = choose_mode(tracking)
         without_key = mode == "online" and not has_credentials()
     except Exception as error:  # noqa: BLE001  # of the library, for invalid settings; a run continues without W&B
-        return warn("W&B", f"not used: {' '.join(str(error).split())} ({option})", "correct wandb's settings")
+        return warn("W&B", f"not used: {describe_error(error)} ({option})", "correct wandb's settings")
     if without_key:
         fix = "run wandb login, set WANDB_API_KEY, or use --tracking.wandb offline"
         return warn("W&B", f"no API key, logs offline ({option})", fix)

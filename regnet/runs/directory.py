@@ -11,11 +11,11 @@ from regnet.config.schema import Config
 from regnet.errors import UsageError
 from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory
 from regnet.runs.compatibility import check_same_options, check_same_task
-from regnet.runs.earlier_attempt import earlier_attempt, new_wandb_id
+from regnet.runs.earlier_attempt import choose_wandb_id, earlier_attempt
 from regnet.runs.event_log import Event, log_event
 from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, run_path, summary
-from regnet.runs.json_format import format_json
 from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
+from regnet.runs.json_format import format_json
 from regnet.runs.launch_command import launch_command
 from regnet.runs.lock import LOCK, take_lock, try_lock
 from regnet.runs.program_version import describe_program
@@ -41,12 +41,14 @@ class RunDirectory:
 
     Raises:
         UsageError: another process is training this run; or it was created with a different configuration, on different
-            images or by another version of this program; or it exists and `resume` is never.
+            images or by another version of this program; or it exists and `resume` is never; or WANDB_RUN_ID is
+            invalid.
 
     Attributes:
         completed: epochs and steps that earlier attempts have completed.
         finished: a sentence about the run, if an earlier attempt has completed it; otherwise empty.
         starts_over: `begin` will delete the run that is there.
+        wandb_id_is_new: no earlier attempt had this id at Weights & Biases.
         wandb_url: of the run at Weights & Biases, which `write_state` records.
     """
 
@@ -72,9 +74,9 @@ class RunDirectory:
         # A new job starts a new count: its user has dealt with what stopped the last one.
         same_job = before is not None and job_of(before.launch) == job_of(self.launch)
         self.earlier_attempts_without_progress = before.attempts_without_progress if before and same_job else 0
-        stored = new_wandb_id() if before is None else before.wandb_id
-        self.wandb_id = os.environ.get("WANDB_RUN_ID") or stored
-        self.wandb_url = "" if before is None or self.wandb_id != before.wandb_id else before.wandb_url
+        self.wandb_id = choose_wandb_id(before)
+        self.wandb_id_is_new = before is None or self.wandb_id != before.wandb_id
+        self.wandb_url = "" if before is None or self.wandb_id_is_new else before.wandb_url
         self.writer = AtomicWriter(self.path)
         if before is not None and self.finished:  # the launcher asks for the outcome of this attempt
             self._write(STATE, replace(before, launch=self.launch).to_json())

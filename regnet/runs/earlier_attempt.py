@@ -1,5 +1,6 @@
 """What an attempt continues: the run in its directory, a run that has not got far enough to be protected, or a copy."""
 
+import os
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from regnet.runs.compatibility import (
 )
 from regnet.runs.files import run_path
 from regnet.runs.status import STATE, RunState, parse_state, read_state
+
+_NOT_IN_WANDB_IDS = ":;,#?/'"
 
 
 def earlier_attempt(directory: Path, config: Config, data: str) -> RunState | None:
@@ -43,6 +46,21 @@ def earlier_attempt(directory: Path, config: Config, data: str) -> RunState | No
         print(f"{directory} is a copy of {original}: a new run for Weights & Biases", flush=True)
         return replace(before, wandb_id=new_wandb_id(), wandb_url="")
     return before
+
+
+def choose_wandb_id(before: RunState | None) -> str:
+    """The run's id at Weights & Biases: WANDB_RUN_ID, that of the earlier attempt, or a new one.
+
+    Raises:
+        UsageError: Weights & Biases does not accept WANDB_RUN_ID, which all further attempts would use.
+    """
+    chosen = os.environ.get("WANDB_RUN_ID", "")
+    if chosen != chosen.strip() or set(chosen) & set(_NOT_IN_WANDB_IDS):
+        raise UsageError(
+            f"WANDB_RUN_ID={chosen!r} is invalid: it must neither begin nor end with whitespace, nor contain any of "
+            f"{_NOT_IN_WANDB_IDS}"
+        )
+    return chosen or (new_wandb_id() if before is None else before.wandb_id)
 
 
 def new_wandb_id() -> str:

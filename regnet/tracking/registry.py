@@ -10,7 +10,7 @@ from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
 from regnet.tracking.console import ConsoleTracker
 from regnet.tracking.metrics_log import MetricsLog
-from regnet.tracking.wandb_tracker import open_wandb
+from regnet.tracking.wandb_start import open_wandb
 
 
 class Trackers(Tracker):

@@ -3,7 +3,7 @@
 A part is a directory `run-TIME-ID` (online) or `offline-run-TIME-ID` with a transaction log, `run-ID.wandb`: a 7-byte
 header and a LevelDB log of protocol buffers (wandb.proto). wandb writes it in blocks, so a killed attempt loses its
 last rows; and `wandb sync` appends the rows of a part to those that the server has. Together the parts must therefore
-have every row once.
+have every row once. A part whose rows the server has is marked by an empty file, `run-ID.wandb.synced`.
 """
 
 import struct
@@ -28,29 +28,34 @@ def offline_parts(wandb_dir: Path, run_id: str) -> list[Path]:
 
 
 def mark_uploaded(wandb_dir: Path, run_id: str) -> None:
-    """Marks the offline parts of a run as `wandb sync` does, which skips them from then on."""
+    """Marks all parts of a run as `wandb sync` does, which skips them from then on."""
     for log in _logs(wandb_dir, run_id):
-        if _is_offline(log):
-            _marker(log).touch()
+        _marker(log).touch()
 
 
-def first_missing_step(wandb_dir: Path, run_id: str) -> int:
-    """The first W&B step that no part has.
+def is_complete(log: Path) -> bool:
+    """Whether wandb could write all of a transaction log that it has closed."""
+    return any(record.HasField("exit") for record in read_records(log))
 
-    The rows of an online attempt that was killed do not count: the server may have none of them.
+
+def first_missing_step(wandb_dir: Path, run_id: str, project: str, entity: str) -> int:
+    """The first W&B step that no part brings to a project.
+
+    The rows of an online part without a mark do not count: the server may have none of them.
     """
-    return max((_following_step(log) for log in _logs(wandb_dir, run_id)), default=0)
+    logs = [log for log in _logs(wandb_dir, run_id) if _is_offline(log) or _marker(log).exists()]
+    return max((_following_step(log, project, entity) for log in logs), default=0)
 
 
-def _following_step(log: Path) -> int:
-    """The step after the last one that a part brings to the server."""
-    following, complete = 0, _is_offline(log)
+def _following_step(log: Path, project: str, entity: str) -> int:
+    """The step after the last one that a part brings to a project."""
+    following = 0
     for record in read_records(log):
-        kind = record.WhichOneof("record_type")
-        if kind == "history":
+        if record.HasField("run") and (record.run.project, record.run.entity) != (project, entity):
+            return 0
+        if record.HasField("history"):
             following = record.history.step.num + 1
-        complete = complete or kind == "exit"
-    return following if complete else 0
+    return following
 
 
 def _logs(wandb_dir: Path, run_id: str) -> list[Path]:

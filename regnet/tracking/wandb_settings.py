@@ -50,13 +50,15 @@ def choose_mode(tracking: TrackingConfig) -> Mode:
     """The mode that the option or, if it is auto, wandb's own settings choose.
 
     Raises:
-        Exception: of wandb, for an invalid setting.
+        Exception: of wandb, for an invalid setting or if it cannot be imported.
     """
-    if tracking.wandb != "auto":
-        return Mode(tracking.wandb, "")
-    if wandb_disabled():
+    if tracking.wandb == "disabled":
+        return Mode("disabled", "")
+    if tracking.wandb == "auto" and wandb_disabled():
         return Mode("disabled", f"WANDB_DISABLED={os.environ['WANDB_DISABLED']}")
     settings = own_settings()
+    if tracking.wandb != "auto":
+        return Mode(tracking.wandb, "")
     if is_set(settings, "mode"):
         source = f"WANDB_MODE={os.environ['WANDB_MODE']}" if "WANDB_MODE" in os.environ else "wandb's settings file"
         return Mode(_MODES.get(settings.mode, settings.mode), source)  # type: ignore[arg-type]
@@ -94,19 +96,31 @@ def has_credentials() -> bool:
 
 def init_settings(tracking: TrackingConfig, name: str, run_id: str, directory: Path) -> dict[str, Any]:
     """The settings of wandb.init that this run overrides."""
-    defaults = {
-        "project": "regnet",
-        "run_name": name,
-        "root_dir": str(directory),
-        "resume": "allow",
-        "console": "off",
-    }
+    defaults = {"project": "regnet", "run_name": name, "resume": "allow", "console": "off"}
     settings = own_settings()
     chosen = {key: value for key, value in defaults.items() if not is_set(settings, key)}
     given = {"project": tracking.wandb_project, "run_group": tracking.wandb_group}
     chosen |= {key: value for key, value in given.items() if value}
+    root = settings.root_dir if is_set(settings, "root_dir") else str(directory)
     timeout = tracking.wandb_timeout
-    return {**chosen, "run_id": run_id, "init_timeout": timeout, "finish_timeout": timeout}
+    return {
+        **chosen,
+        "run_id": run_id,
+        "root_dir": os.path.expanduser(root),  # wandb would create a directory called ~
+        "init_timeout": timeout,
+        "finish_timeout": timeout,
+        "finish_timeout_raises": True,
+    }
+
+
+def describe_error(error: Exception) -> str:
+    """An error of wandb in one line. For invalid settings, pydantic's text has more than their names and values."""
+    if not hasattr(error, "errors"):
+        return " ".join(str(error).split())
+    return "; ".join(
+        f"setting {invalid['loc'][0]}: {invalid['msg']}, got {invalid['input']!r}" if invalid["loc"] else invalid["msg"]
+        for invalid in error.errors()
+    )
 
 
 def overruled(tracking: TrackingConfig) -> Iterator[str]:

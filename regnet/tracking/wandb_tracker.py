@@ -1,8 +1,10 @@
 """Reports to Weights & Biases. Its failures never stop a run and delay it only by seconds."""
 
+import logging
+import os
 import queue
 import resource
-import shlex
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,9 +18,9 @@ from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.runs.directory import RunDirectory
 from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
-from regnet.tracking.wandb_parts import first_missing_step, mark_uploaded, offline_parts
+from regnet.tracking.wandb_parts import first_missing_step, is_complete, mark_uploaded
 from regnet.tracking.wandb_rows import NOT_IN_METRICS, BestValues, Kind, Row, logged_rows, metrics_row, wandb_step
-from regnet.tracking.wandb_settings import choose_mode, has_credentials, init_settings, overruled, prepare_environment
+from regnet.tracking.wandb_settings import describe_error, init_settings
 from regnet.tracking.wandb_tables import tables
 
 _AXES = {"train/*": "step", "val/*": "epoch", "time/*": "epoch", "system/peak_memory_gb": "epoch"}  # x axes of charts
@@ -47,36 +49,59 @@ class WandbTracker(Tracker):
         import wandb
 
         tracking, self.name = config.tracking, config.name
-        settings = init_settings(tracking, config.name, directory.wandb_id, directory.path)
-        self.run = wandb.init(mode=mode, config=to_plain_types(asdict(config)), settings=wandb.Settings(**settings))
-        self.folder = Path(self.run.settings.wandb_dir)
+        chosen = init_settings(tracking, config.name, directory.wandb_id, directory.path)
+        settings = wandb.Settings(**chosen, stop_fn=lambda: self._stop())  # wandb copies it, as only functions can be
         self.online, self.say, self.timeout = mode == "online", say, tracking.wandb_timeout
+        self._complete, self._stopped = True, False
+        logging.raiseExceptions = False  # a full disk: no traceback for each line that wandb's log lacks
+        self.run = wandb.init(mode=mode, config=to_plain_types(asdict(config)), settings=settings)
+        self.folder = Path(self.run.settings.wandb_dir)
+        if self.run.settings.root_dir != chosen["root_dir"]:  # wandb falls back to the temporary directory
+            say(f"Weights & Biases: {chosen['root_dir']} cannot be written; wandb's files are in {self.folder}")
         self.best_checkpoint = directory.checkpoints / "best.pt" if tracking.wandb_artifact else None
         self._last_step, self._next, self._best = steps, 0, BestValues()
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
         self._calls.put(self._define)
-        size = directory.metrics.stat().st_size
-        self._calls.put(lambda: self._catch_up(directory.metrics, size))
+        size, is_new = directory.metrics.stat().st_size, directory.wandb_id_is_new
+        self._calls.put(lambda: self._catch_up(directory.metrics, size, is_new))
 
     def _work(self) -> None:
-        failures = 0
         while (call := self._calls.get()) is not None:
             try:
                 call()
             except Exception as error:  # noqa: BLE001  # of the library or a server; the run continues without them
-                failures += 1
-                if failures == 1:
-                    self.say(f"Weights & Biases failed: {type(error).__name__}: {' '.join(str(error).split())}")
+                if self._complete:
+                    self.say(f"Weights & Biases failed: {type(error).__name__}: {describe_error(error)}")
+                self._complete = False
+
+    def _stop(self) -> None:
+        """Called by wandb if a user or a sweep stops the run there."""
+        self.say("Weights & Biases: the run was stopped there")
+        self._stopped = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _define(self) -> None:
         for name, axis in _AXES.items():
             self.run.define_metric(name, step_metric=axis)
 
-    def _catch_up(self, metrics: Path, size: int) -> None:
-        """Sends the rows of earlier attempts that have not arrived, from the first `size` bytes of metrics.jsonl."""
-        self._next = self.run.starting_step if self.online else first_missing_step(self.folder, self.run.id)
+    def _catch_up(self, metrics: Path, size: int, is_new: bool) -> None:
+        """Sends the rows of earlier attempts that have not arrived, from the first `size` bytes of metrics.jsonl.
+
+        Args:
+            is_new: no earlier attempt had this id at Weights & Biases, so rows that are there are not of this run.
+        """
+        if self.online:
+            self._next = self.run.starting_step
+        else:
+            settings = self.run.settings
+            self._next = first_missing_step(self.folder, self.run.id, settings.project or "", settings.entity or "")
+        if is_new and self._next:
+            self.say(
+                f"Weights & Biases: {self.run.id} already has rows that are not of this run, up to its step "
+                f"{self._next - 1}; only later ones are sent. A new run needs another WANDB_RUN_ID"
+            )
         sent = [self._send(row) for row in logged_rows(metrics, size)].count(True)
         if sent:
             lacking = " and ".join(NOT_IN_METRICS)
@@ -120,7 +145,8 @@ class WandbTracker(Tracker):
         self.run.log_artifact(artifact, aliases=["best"])
 
     def close(self, status: Status) -> None:
-        if status is Status.preempted:  # with an exit code other than 0, W&B shows the run as preempted
+        # With an exit code other than 0, W&B shows the run as preempted, and a sweep starts it again.
+        if status is Status.preempted and not self._stopped:
             self._calls.put(self.run.mark_preempting)
         self._calls.put(lambda: self._finish(exit_code=int(status is not Status.finished)))
         self._calls.put(None)
@@ -129,9 +155,17 @@ class WandbTracker(Tracker):
             self.say("Weights & Biases does not respond: the run ends without it")
 
     def _finish(self, exit_code: int) -> None:
-        self.run.finish(exit_code=exit_code)
-        if self.online:  # the server has the rows of earlier offline parts, too
+        log = Path(self.run.settings.sync_file)
+        try:
+            self.run.finish(exit_code=exit_code)
+        except TimeoutError:
+            limit = f"{self.timeout:g} s (tracking.wandb_timeout)"
+            self.say(f"Weights & Biases did not finish within {limit}: the last rows may be missing there")
+            return
+        if self.online and self._complete:  # the server has the rows of all earlier parts, too
             mark_uploaded(self.folder, self.run.id)
+        if not self.online and not is_complete(log):
+            self.say(f"Weights & Biases: {log} lacks the last rows; its disk may be full")
 
 
 def peak_memory() -> int:
@@ -139,68 +173,3 @@ def peak_memory() -> int:
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def open_wandb(config: Config, directory: RunDirectory, steps: int, say: Callable[[str], None]) -> WandbTracker | None:
-    """The tracker as configured; offline, with a message, if there is no API key or no server.
-
-    Args:
-        steps: completed by the run.
-    """
-    for line in overruled(config.tracking):
-        say(f"Weights & Biases: {line}")
-    if config.tracking.wandb == "disabled":
-        return None
-    prepare_environment(directory.path)
-    try:
-        mode, reason = choose_mode(config.tracking)
-    except Exception as error:  # noqa: BLE001  # of the library; nothing may be uploaded against an unknown setting
-        say(f"Weights & Biases cannot be used ({_one_line(error)})")
-        return None
-    if mode == "disabled":
-        say(f"Weights & Biases: disabled ({reason})")
-        return None
-    if mode == "online":
-        tracker = _open_online(config, directory, steps, say)
-        if tracker is not None:
-            return tracker
-    return _open_offline(config, directory, steps, say)
-
-
-def _open_online(
-    config: Config, directory: RunDirectory, steps: int, say: Callable[[str], None]
-) -> WandbTracker | None:
-    import wandb
-
-    if not has_credentials():  # wandb.init would ask for a key at a terminal, and wait
-        say("Weights & Biases cannot be used online (no API key: run wandb login, or set WANDB_API_KEY)")
-        return None
-    try:
-        tracker = WandbTracker(config, directory, "online", steps, say)
-    except Exception as error:  # noqa: BLE001  # of the library or a server; the run continues offline
-        say(f"Weights & Biases cannot be used online ({_one_line(error)})")
-        wandb.teardown()  # its service still holds the run id and would reject the offline run
-        return None
-    directory.wandb_url = tracker.run.url or ""
-    say(f"Weights & Biases: {tracker.run.url}")
-    return tracker
-
-
-def _open_offline(
-    config: Config, directory: RunDirectory, steps: int, say: Callable[[str], None]
-) -> WandbTracker | None:
-    try:
-        tracker = WandbTracker(config, directory, "offline", steps, say)
-    except Exception as error:  # noqa: BLE001  # as above; the run continues without Weights & Biases
-        say(
-            f"Weights & Biases cannot be used offline either ({_one_line(error)}); "
-            "--tracking.wandb disabled turns it off"
-        )
-        return None
-    parts = [*offline_parts(tracker.folder, tracker.run.id), Path(tracker.run.settings.sync_dir)]
-    say(f"Weights & Biases: logging offline. Upload with: wandb sync {shlex.join(map(str, parts))}")
-    return tracker
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
