@@ -104,8 +104,8 @@ class WandbTracker(Tracker):
             )
         sent = [self._send(row) for row in logged_rows(metrics, size)].count(True)
         if sent:
-            lacking = " and ".join(NOT_IN_METRICS)
-            self.say(f"Weights & Biases: sent {sent} rows of earlier attempts from metrics.jsonl (without {lacking})")
+            rows, lacking = f"{sent} row{'s' if sent > 1 else ''}", " and ".join(NOT_IN_METRICS)
+            self.say(f"Weights & Biases: sent {rows} of earlier attempts from metrics.jsonl (without {lacking})")
 
     def _send(self, row: Row) -> bool:
         """Sends a row unless Weights & Biases has it: a resumed run repeats the steps after its checkpoint."""
