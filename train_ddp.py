@@ -7,12 +7,12 @@ torchrun --nproc_per_node=N train_ddp.py --config configs/baseline.yaml [--secti
 import sys
 from collections.abc import Sequence
 
-from commandline.startup import require_current_directory
+from commandline.startup import require_importable_libraries
 from regnet.distributed.preemption import PreemptionNotice
 
 NOTICE = PreemptionNotice()
 if __name__ == "__main__":
-    require_current_directory()
+    require_importable_libraries()
     NOTICE.install()  # before torch is imported, which takes seconds: a signal may arrive meanwhile
 
 from commandline.command import run_command

@@ -2,21 +2,23 @@
 
 import sys
 
+from commandline.environment import check_libraries
 from commandline.errors import InputError
 from commandline.interrupts import exit_on_signals
 from commandline.paths import check_current_directory
 
 
 def before_imports() -> None:
-    """Checks the current directory. From now on a signal ends the process with one line."""
-    require_current_directory()
+    """Checks the directory and the environment. From now on a signal ends the process with one line."""
+    require_importable_libraries()
     exit_on_signals()
 
 
-def require_current_directory() -> None:
-    """Ends the process if its current directory was deleted: importing torch would end it without a reason."""
+def require_importable_libraries() -> None:
+    """Ends the process with one line where importing torch or Numba would end it with none, or with a traceback."""
     try:
         check_current_directory()
+        check_libraries()
     except InputError as error:
         error.report("")
         sys.exit(error.exit_code)

@@ -127,7 +127,7 @@ def evaluate_checkpoint(
     config = trained.config
     data = replace(config.data, shards=str(shards or config.data.shards), local_cache_dir="", cache="none")
     config, _ = adapt_to_process(replace(config, data=data))
-    with join_world(device, config.distributed, PreemptionNotice()) as world:
+    with join_world(device, config.distributed, PreemptionNotice(), "--device") as world:
         directory, manifest = open_shards(config, world)
         check_classes(trained, directory, manifest)
         rank = RankInfo(world.rank, world.size, world.device)

@@ -1,6 +1,7 @@
 """Variables of a launcher or of the user that are malformed, missing or impossible end a run with one line."""
 
 import os
+import sys
 
 import pytest
 from fork_server import ForkedCommand
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import TINY, run
 
-from regnet.distributed.launcher import Launch, LaunchError, check_threads, read_launch
+from commandline.environment import VariableError, check_libraries
+from regnet.distributed.launcher import Launch, read_launch
 
 TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 NAMES = tuple(TWO)
@@ -49,7 +51,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_variables_that_describe_no_launch_are_refused(case):
     env, message = REFUSED[case]
-    with pytest.raises(LaunchError) as raised:
+    with pytest.raises(VariableError) as raised:
         read_launch(env)
     assert message in str(raised.value)
     assert "torchrun" in raised.value.cure
@@ -73,21 +75,36 @@ values = st.one_of(st.integers(-2, 4).map(str), st.text(max_size=6), st.text("01
 def test_any_environment_is_read_or_refused(env):
     try:
         launch = read_launch(env)
-    except LaunchError:
+    except VariableError:
         return
     assert 0 <= launch.rank < launch.size
     assert 0 <= launch.local_rank < launch.size
     assert launch.size == int(env.get("WORLD_SIZE", "1"))
 
 
-@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_numbers_of_threads_that_would_be_ignored_are_refused(name):
-    for value in ("abc", "0", "00", "", "-1", "1.5", "2,"):
-        with pytest.raises(LaunchError, match=f"^{name} must be a positive integer, got '{value}'"):
-            check_threads({name: value})
-    for value in ("1", " 2 ", "4,2", "010"):
-        check_threads({name: value})
-    check_threads({})
+    lists = () if name == "OMP_NUM_THREADS" else ("4,2", "1 2")
+    for value in ("abc", "0", "00", "", "-1", "1.5", "2,", "4294967297", *lists):
+        with pytest.raises(VariableError, match=f"^{name} must be a positive integer, got '{value}'"):
+            check_libraries({name: value})
+    for value in ("1", " 2 ", "010"):
+        check_libraries({name: value})
+    check_libraries({"OMP_NUM_THREADS": "4, 2", "NUMBA_DISABLE_JIT": "0"})
+    check_libraries({})
+
+
+@pytest.mark.parametrize("command", ["train_ddp.py", "-mregnet.evaluate", "-mregnet.doctor", "-mdata.convert"])
+def test_variables_at_which_numba_would_fail_end_every_command_with_one_line(command):
+    """Before Numba is imported, which would be a traceback."""
+    for env, problem in (
+        ({"NUMBA_NUM_THREADS": "0"}, "NUMBA_NUM_THREADS must be a positive integer, got '0'"),
+        ({"NUMBA_DISABLE_JIT": "1"}, "NUMBA_DISABLE_JIT is '1', but FFCV needs Numba's compiler"),
+    ):
+        ended = run([sys.executable, command], **env)
+        assert ended.returncode != 0
+        assert problem in ended.stdout + ended.stderr
+        assert len((ended.stdout + ended.stderr).splitlines()) <= 2
 
 
 @pytest.mark.parametrize(

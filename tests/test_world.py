@@ -50,10 +50,19 @@ def test_gpus_that_the_user_has_chosen_are_used_or_missed(monkeypatch, visible, 
         choose_device("auto", local_rank=2)
     assert str(raised.value).startswith(message.format(host=socket.gethostname()))
     assert choose_device("cpu", local_rank=2) == torch.device("cpu")
-    for none in ("", "-1", "NoDevFiles"):
+
+
+def test_values_that_select_no_gpu_allow_the_cpu_and_unknown_ones_are_refused(monkeypatch):
+    """CUDA ignores words that it does not know, and finds no GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for none in ("", "-1", "-1,0", "NoDevFiles", "none", "void"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         assert choose_device("auto", local_rank=2) == torch.device("cpu")
+    for unknown in ("all", "cuda:0", "MIG-5", "0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", unknown)
+        with pytest.raises(UsageError, match=f"CUDA_VISIBLE_DEVICES={unknown} .*, or use --device cpu"):
+            choose_device("auto", local_rank=0, option="--device")
 
 
 def test_auto_uses_a_gpu_only_if_there_is_one(monkeypatch):

@@ -1,4 +1,4 @@
-"""What the environment says about this process: how a launcher started it, and how many threads it may use.
+"""What the environment says about this process: how a launcher started it.
 
 A variable is honoured or refused. A launcher that is only half described would otherwise start several runs that know
 nothing of one another.
@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from regnet.errors import UsageError
+from commandline.environment import VariableError
 
 _SINGLE = "unset WORLD_SIZE, RANK and LOCAL_RANK"
 _ALL = "WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
@@ -19,21 +19,7 @@ _TASKS_CURE = (
     "start torchrun once per node, or submit slurm/direct.sbatch, which sets them; "
     "if every process trains a run of its own, set WORLD_SIZE=1"
 )
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _MAX_PORT, _MAX_DIGITS = 65535, 9
-
-
-class LaunchError(UsageError):
-    """A variable of the environment that is malformed, missing or impossible.
-
-    Attributes:
-        problem: the variable and its value.
-        cure: what to do.
-    """
-
-    def __init__(self, problem: str, cure: str) -> None:
-        super().__init__(f"{problem}: {cure}")
-        self.problem, self.cure = problem, cure
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ def read_launch(env: Mapping[str, str] = os.environ) -> Launch:
     """Reads the variables that torchrun, slurm/rank.sh or a user have set.
 
     Raises:
-        LaunchError: they are malformed or incomplete, or several processes were started without them.
+        VariableError: they are malformed or incomplete, or several processes were started without them.
     """
     if "WORLD_SIZE" not in env:
         _check_alone(env)
@@ -73,33 +59,20 @@ def read_launch(env: Mapping[str, str] = os.environ) -> Launch:
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise LaunchError(f"WORLD_SIZE is {size}, but {_join(missing)} {verb} not set", _CURE)
+        raise VariableError(f"WORLD_SIZE is {size}, but {_join(missing)} {verb} not set", _CURE)
     rank, local_rank = (_number(env, name, 0, below=size) for name in ("RANK", "LOCAL_RANK"))
     return Launch(size, rank, local_rank, env["MASTER_ADDR"], _number(env, "MASTER_PORT", 1, below=_MAX_PORT + 1))
 
 
-def check_threads(env: Mapping[str, str] = os.environ) -> None:
-    """Raises LaunchError for a number of threads that OpenMP and MKL would ignore.
-
-    OpenMP takes a list as well: the number for each level of nested regions.
-    """
-    for name in _THREADS:
-        if name in env and not all(_is_positive(part.strip()) for part in env[name].split(",")):
-            raise LaunchError(
-                f"{name} must be a positive integer, got {env[name]!r}",
-                "set it to the number of threads per process, or unset it",
-            )
-
-
 def _check_alone(env: Mapping[str, str]) -> None:
-    """Raises LaunchError if variables show that other processes were started together with this one."""
+    """Raises VariableError if variables show that other processes were started together with this one."""
     for name in ("RANK", "LOCAL_RANK"):
         if name in env:
-            raise LaunchError(f"{name} is {env[name]!r}, but WORLD_SIZE is not set", _CURE)
+            raise VariableError(f"{name} is {env[name]!r}, but WORLD_SIZE is not set", _CURE)
     for name, launcher in _TASKS.items():
         if env.get(name, "1") != "1":
             problem = f"{launcher} has started several processes ({name} is {env[name]!r}), but WORLD_SIZE is not set"
-            raise LaunchError(f"{problem}, so each would train the same run", _TASKS_CURE)
+            raise VariableError(f"{problem}, so each would train the same run", _TASKS_CURE)
 
 
 def _number(env: Mapping[str, str], name: str, least: int, below: int | None = None) -> int:
@@ -108,12 +81,8 @@ def _number(env: Mapping[str, str], name: str, least: int, below: int | None = N
     if number < least or (below is not None and number >= below):
         kind = f"an integer of at least {least}" if below is None else f"an integer from {least} to {below - 1}"
         size = f" with WORLD_SIZE {env['WORLD_SIZE']}" if name.endswith("RANK") else ""
-        raise LaunchError(f"{name} must be {kind}{size}, got {text!r}", _CURE)
+        raise VariableError(f"{name} must be {kind}{size}, got {text!r}", _CURE)
     return number
-
-
-def _is_positive(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and bool(text.strip("0"))
 
 
 def _join(names: list[str]) -> str:

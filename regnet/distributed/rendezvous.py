@@ -8,12 +8,18 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
+from threading import Thread
+from typing import TypeVar
 
 import torch.distributed as dist
 
 from regnet.distributed.launcher import Launch
 from regnet.distributed.preemption import Preempted, PreemptionNotice
 
+T = TypeVar("T")
 _POLL_INTERVAL = 0.05  # seconds
 _PREEMPTION_GRACE = 3.0  # seconds after its signal that a preempted rank goes on waiting for the others
 _LAUNCHER_TIMEOUT = 10.0  # seconds to connect to the launcher's store
@@ -46,20 +52,39 @@ def open_store(launch: Launch, deadline: RendezvousDeadline) -> dist.Store:
     hosts = launch.rank == 0 and not launcher_hosts
     if launcher_hosts:  # its store was up before this rank was started, so if it is not reachable, it is gone
         deadline = deadline.at_most(_LAUNCHER_TIMEOUT)
-    while not hosts and not _is_reachable(
-        launch.address, launch.port
-    ):  # TCPStore itself would log long C++ stack traces
-        deadline.check(f"the rendezvous store at {launch.address}:{launch.port}")
-    return dist.TCPStore(launch.address, launch.port, is_master=hosts, wait_for_workers=False)
-
-
-def _is_reachable(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-        return True
-    except OSError:
+    store = f"the rendezvous store at {launch.address}:{launch.port}"
+    while obstacle := _obstacle(launch, hosts):  # TCPStore itself would log long C++ stack traces
+        deadline.check(f"{store} ({obstacle})")
         time.sleep(_POLL_INTERVAL)
-        return False
+    connect = partial(dist.TCPStore, launch.address, launch.port, is_master=hosts, wait_for_workers=False)
+    return _in_thread(connect, deadline, f"an answer from {store}: another program may use this port")
+
+
+def _obstacle(launch: Launch, hosts: bool) -> str:
+    """Why the store cannot be reached yet; empty if it can. The rank that hosts it needs only its own address."""
+    try:
+        socket.getaddrinfo(launch.address, launch.port)
+        if not hosts:
+            socket.create_connection((launch.address, launch.port), timeout=1).close()
+        return ""
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
+        return getattr(error, "strerror", None) or str(error)
+
+
+def _in_thread(call: Callable[[], T], deadline: RendezvousDeadline, waiting_for: str) -> T:
+    """The result of a call that may wait in C++, where it would block signal handlers and know no deadline."""
+    result: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:  # noqa: BLE001  # raised again in the main thread
+            result.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    while not wait([result], _POLL_INTERVAL).done:
+        deadline.check(waiting_for)
+    return result.result()
 
 
 def agree_on_attempt_id(store: dist.Store, rank: int, size: int, deadline: RendezvousDeadline) -> str:

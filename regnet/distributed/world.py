@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from commandline.environment import check_libraries
 from commandline.errors import CommandError
 from regnet.config.schema import DistributedConfig
 from regnet.distributed.heartbeat import Heartbeat, PeerLost
-from regnet.distributed.launcher import check_threads, read_launch
+from regnet.distributed.launcher import read_launch
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.rendezvous import RendezvousDeadline, agree_on_attempt_id, open_store
 from regnet.errors import UsageError
@@ -156,12 +157,15 @@ class SharedFlags:
 
 
 @contextmanager
-def join_world(device: str, options: DistributedConfig, notice: PreemptionNotice) -> Iterator[World]:
+def join_world(
+    device: str, options: DistributedConfig, notice: PreemptionNotice, option: str = "--train.device"
+) -> Iterator[World]:
     """Joins the process group if a launcher started several processes.
 
     Args:
         device: "auto", "cpu" or "cuda".
         notice: ends the rendezvous early if this process is preempted.
+        option: of the command that sets `device`, for the message if there is no GPU.
 
     Raises:
         UsageError: the variables of the launcher are invalid, or there is no GPU for this process.
@@ -169,8 +173,8 @@ def join_world(device: str, options: DistributedConfig, notice: PreemptionNotice
         PeerLost: another rank failed; raised instead of the errors that this causes.
     """
     launch = read_launch()
-    check_threads()
-    chosen = choose_device(device, launch.local_rank)
+    check_libraries()
+    chosen = choose_device(device, launch.local_rank, option)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if launch.size == 1:
@@ -212,33 +216,37 @@ def _rendezvous_failed(error: Exception) -> PeerLost:
     )
 
 
-def choose_device(device: str, local_rank: int) -> torch.device:
+def choose_device(device: str, local_rank: int, option: str = "--train.device") -> torch.device:
     """The device of a process.
 
     Args:
         device: "auto", "cpu" or "cuda".
+        option: of the command that sets `device`, for the message.
 
     Raises:
         UsageError: CUDA is requested or available, or CUDA_VISIBLE_DEVICES names GPUs, but there is none for this
             process.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available() and not _names_gpus(visible)):
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available() and _allows_cpu(visible)):
         return torch.device("cpu")
     count = torch.cuda.device_count()
     host = socket.gethostname()
     setting = "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible}"
     if count == 0:
         cure = "correct or unset CUDA_VISIBLE_DEVICES, or use" if visible is not None else "use"
-        raise UsageError(f"no GPU found on {host}{setting} (local rank {local_rank}): {cure} --train.device cpu")
+        raise UsageError(f"no GPU found on {host}{setting} (local rank {local_rank}): {cure} {option} cpu")
     if local_rank >= count:
         raise UsageError(
             f"{host} has {count} GPU{'' if count == 1 else 's'}{setting}, but local rank {local_rank} needs one: start "
-            f"at most {count} process{'' if count == 1 else 'es'} per node (--nproc_per_node) or use --train.device cpu"
+            f"at most {count} process{'' if count == 1 else 'es'} per node (--nproc_per_node) or use {option} cpu"
         )
     return torch.device("cuda", local_rank)
 
 
-def _names_gpus(visible: str | None) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES names GPUs: by index or UUID. CUDA ignores what follows an invalid entry (-1)."""
-    return visible is not None and re.match(r"\s*(\d|GPU-|MIG-)", visible) is not None
+def _allows_cpu(visible: str | None) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES is unset, or says that there is no GPU, as SLURM (NoDevFiles) and users write it.
+
+    Anything else names GPUs, and CUDA would ignore what it does not know (all, cuda:0).
+    """
+    return visible is None or re.fullmatch(r"\s*(-\d.*|NoDevFiles|none|void|)\s*", visible, re.IGNORECASE) is not None

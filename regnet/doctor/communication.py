@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from commandline.environment import VariableError
 from regnet.config.schema import Config
-from regnet.distributed.launcher import LaunchError, check_threads, read_launch
+from regnet.distributed.launcher import read_launch
 from regnet.distributed.world import World, choose_device
 from regnet.doctor.findings import Finding, fail, format_bytes, format_seconds, join_hosts, ok, plural
 from regnet.errors import UsageError
@@ -43,8 +44,7 @@ def check_launch(env: Mapping[str, str]) -> list[Finding]:
     """FAIL if the variables that describe this process are invalid; nothing if they are valid."""
     try:
         read_launch(env)
-        check_threads(env)
-    except LaunchError as error:
+    except VariableError as error:
         return [fail("launch", error.problem, error.cure)]
     return []
 

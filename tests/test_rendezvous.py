@@ -1,0 +1,43 @@
+"""Connecting to the rendezvous store ends in time, with the reason, whatever MASTER_ADDR and MASTER_PORT name."""
+
+import socket
+
+import pytest
+
+from regnet.distributed.launcher import Launch
+from regnet.distributed.preemption import PreemptionNotice
+from regnet.distributed.rendezvous import RendezvousDeadline, open_store
+
+
+def connect(rank, address, port):
+    """A rank's connection to a store, for which it waits half a second."""
+    return open_store(Launch(2, rank, rank, address, port), RendezvousDeadline(0.5, PreemptionNotice()))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_address_that_does_not_resolve_is_waited_for_and_named(monkeypatch, rank):
+    """Also by rank 0, which hosts the store: TCPStore would wait for five minutes. DNS may only be late."""
+
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with pytest.raises(TimeoutError, match=r"at a\.\.b:80 \(encoding with 'idna' codec failed"):
+        connect(rank, "a..b", 80)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(TimeoutError, match=r"waited 0\.5 s for .* at node1:80 \(Name or service not known\)"):
+        connect(rank, "node1", 80)
+
+
+@pytest.mark.timeout(30)
+def test_another_program_at_the_port_does_not_block_a_rank():
+    """It accepts connections and never answers, as many servers do; TCPStore would wait for it without a limit."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(TimeoutError, match=f"an answer from .* at 127.0.0.1:{port}: another program may use this"):
+            connect(1, "127.0.0.1", port)
+        while True:  # ends the thread that still waits
+            server.settimeout(0.2)
+            try:
+                server.accept()[0].close()
+            except TimeoutError:
+                break
