@@ -26,7 +26,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from commandline.arguments import ArgumentParser
+from commandline.arguments import ArgumentParser, positive_integer
 from commandline.command import run_command
 from commandline.exit_codes import DONE, FAILED
 from commandline.paths import path_argument, path_option
@@ -184,7 +184,11 @@ def parser() -> argparse.ArgumentParser:
         help="shards whose manifest describes the images of a checkpoint (default: those that it was trained on)",
     )
     options.add_argument(
-        "--top", type=int, default=5, metavar="N", help="number of classes per image (default: %(default)s)"
+        "--top",
+        type=positive_integer,
+        default=5,
+        metavar="N",
+        help="number of classes per image (default: %(default)s)",
     )
     options.add_argument("--json", action="store_true", help="print JSON (default: text)")
     options.add_argument(
@@ -198,8 +202,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.top < 1:
-        raise UsageError(f"--top must be at least 1, got {args.top}")
     ignored, changes, errors = Counter[str](), Counter[str](), list[DataError]()
     paths = find_images(args.images, ignored)
     classifier = from_checkpoint(args.checkpoint, args.shards) if args.checkpoint else from_onnx(args.onnx)

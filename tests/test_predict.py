@@ -87,7 +87,7 @@ def test_unusable_images_and_models_are_one_line_errors(trained, tmp_path):
     (tmp_path / "truncated.png").write_bytes((images / "000.png").read_bytes()[:90])
     (tmp_path / "empty").mkdir()
     for arguments, words in (
-        (("--checkpoint", checkpoint, "--top", "0", images), "--top must be at least 1, got 0"),
+        (("--checkpoint", checkpoint, "--top", "0", images), "argument --top: must be a positive integer, got '0'"),
         (("--checkpoint", checkpoint, tmp_path / "truncated.png"), "truncated.png: cannot be decoded"),
         (("--checkpoint", checkpoint, tmp_path / "none.png"), "none.png: No such file"),
         (("--checkpoint", checkpoint, tmp_path / "empty"), "no images"),

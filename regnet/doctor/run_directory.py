@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from data.errors import DataError
+from data.manifest import read_manifest
 from regnet.checkpoint.file import CheckpointError, load, pack
 from regnet.config.schema import Config
 from regnet.distributed.world import World
@@ -21,8 +23,9 @@ from regnet.errors import UsageError
 from regnet.metrics.training import TrainingAccumulator
 from regnet.optim.optimizers import build_optimizer
 from regnet.runs.atomic_write import AtomicWriter
-from regnet.runs.compatibility import check_compatible
-from regnet.runs.directory import run_path
+from regnet.runs.compatibility import check_compatible, check_same_task, holds_progress
+from regnet.runs.files import run_path
+from regnet.runs.status import Status, read_state
 from regnet.training.amp import Precision
 from regnet.training.early_stopping import EarlyStopping
 from regnet.training.ema import ModelEma
@@ -59,7 +62,23 @@ def check_run(config: Config, directory: Path) -> list[Finding]:
     if config.overwrite:
         return [warn("run", f"{directory}: --overwrite would delete this run", "to resume it, omit --overwrite")]
     check_compatible(directory, config)
+    if not holds_progress(directory):
+        return [ok("run", f"{directory}: has no checkpoint, would start again")]
+    state, data = read_state(directory), data_identity(config)
+    if state is not None and data is not None:
+        check_same_task(directory, config, (state.data, data), state.epochs)
+    if state is not None and state.state is Status.finished:
+        more = "more train.epochs or early_stopping.patience would resume it"
+        return [ok("run", f"{directory}: {state.reason}; {more}")]
     return [ok("run", f"{directory}: would be resumed")]
+
+
+def data_identity(config: Config) -> str | None:
+    """The identity of the dataset, or None if its manifest cannot be read, which check_shards reports."""
+    try:
+        return read_manifest(Path(config.data.shards)).identity
+    except DataError:
+        return None
 
 
 def _lock_holder(lock: Path) -> str | None:

@@ -36,6 +36,8 @@ def export_weights(checkpoint: str | Path, path: str | Path, names: str = OWN_NA
 
 def check_names(path: Path | None, names: str) -> None:
     """Raises UsageError unless the names can be chosen in this kind of file."""
+    if names not in LIBRARIES:
+        raise UsageError(f"names must be one of {', '.join(LIBRARIES)}, got {names!r}")
     if names != OWN_NAMES and (path is None or not is_safetensors(path)):
         raise UsageError(f"--names needs --weights with the ending {SAFETENSORS}")
 
