@@ -1,6 +1,6 @@
 """Where regnet/ and data/ meet: opening a run's shards, loader options, inference transforms."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from data.errors import DataError
@@ -63,12 +63,19 @@ def manifest_and_transform(trained: TrainedModel, shards: str | Path | None) -> 
         if shards:
             raise
         raise DataError(f"{error}. Use --shards to name converted images of the same classes") from error
-    check_classes(trained, directory, manifest)
+    manifest = as_in_training(trained, directory, manifest)
     transform = inference_transform(directory, manifest, augment.rrc_min_scale, data.center_crop_ratio, data.resolution)
     return manifest, transform
 
 
-def check_classes(trained: TrainedModel, directory: Path, manifest: Manifest) -> None:
-    """Raises UsageError if the shards have other classes than the model."""
+def as_in_training(trained: TrainedModel, directory: Path, manifest: Manifest) -> Manifest:
+    """The manifest with the normalisation that the model was trained with, which other images may not have.
+
+    Raises:
+        UsageError: the shards have other classes than the model.
+    """
     if manifest.classes != trained.classes:
         raise UsageError(f"{directory}: its classes differ from those that the checkpoint was trained on; use --shards")
+    if trained.normalization is None:
+        return manifest
+    return replace(manifest, mean=trained.normalization["mean"], std=trained.normalization["std"])

@@ -29,9 +29,10 @@ from data.loader import EvaluationLoader, RankInfo
 from data.open_loaders import open_loaders
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
-from regnet.data_adapter import adapt_to_process, check_classes, loader_options, open_shards
+from regnet.data_adapter import adapt_to_process, as_in_training, loader_options, open_shards
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
+from regnet.errors import UsageError
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
 from regnet.metrics.evaluation_file import most_confused
 from regnet.runs.atomic_write import replace_file
@@ -40,6 +41,7 @@ from regnet.tracking.console import in_columns, percent
 from regnet.training.amp import Precision
 
 CONFUSED_PAIRS = 10  # reported
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @torch.inference_mode()
@@ -123,13 +125,15 @@ def evaluate_checkpoint(
     Raises:
         UsageError, DataError: the checkpoint or the shards cannot be used.
     """
+    if device not in DEVICES:
+        raise UsageError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     trained = load_trained_model(checkpoint)
     config = trained.config
     data = replace(config.data, shards=str(shards or config.data.shards), local_cache_dir="", cache="none")
     config, _ = adapt_to_process(replace(config, data=data))
     with join_world(device, config.distributed, PreemptionNotice(), "--device") as world:
         directory, manifest = open_shards(config, world)
-        check_classes(trained, directory, manifest)
+        manifest = as_in_training(trained, directory, manifest)
         rank = RankInfo(world.rank, world.size, world.device)
         _, batches = open_loaders(directory, manifest, loader_options(config), rank)
         precision = Precision(config.train.precision, world.device)
@@ -162,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        choices=DEVICES,
         default="auto",
         help="auto uses a GPU if there is one (default: %(default)s)",
     )

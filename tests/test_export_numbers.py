@@ -11,6 +11,9 @@ from regnet.checkpoint.file import load, pack
 from regnet.checkpoint.load_model import untrained_model
 from regnet.config.parser import parse_config
 from regnet.config.schema import to_plain_types
+from regnet.errors import UsageError
+from regnet.evaluate import evaluate_checkpoint
+from regnet.export.weights_export import export_weights
 
 pytestmark = pytest.mark.xdist_group("export")
 
@@ -73,3 +76,10 @@ def test_the_ending_of_a_file_counts_in_upper_case_too(checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     assert safetensors.torch.load(path.read_bytes()).keys() == load(checkpoint)["model"].keys()
     untrained_model(("--config", str(TINY), "--model.weights", str(path)), 5)
+
+
+def test_functions_reject_unknown_choices_as_the_commands_do(checkpoint, tmp_path):
+    with pytest.raises(UsageError, match=r"^names must be one of regnet, torchvision, timm, got 'pycls'$"):
+        export_weights(checkpoint, tmp_path / "weights.safetensors", names="pycls")
+    with pytest.raises(UsageError, match=r"^device must be one of auto, cpu, cuda, got 'tpu'$"):
+        evaluate_checkpoint(checkpoint, device="tpu")

@@ -14,7 +14,8 @@ from regnet.config.schema import Config
 from regnet.errors import UsageError
 from regnet.models.regnet import Model, initialize_weights
 
-_METADATA_KEYS = ("config", "data", "classes", "progress")
+_METADATA_KEYS, _OPTIONAL_KEYS = ("config", "data", "classes", "progress"), ("normalization",)
+Normalization = dict[str, tuple[float, ...]]  # mean and std per channel; a byte is scaled to 0..1
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class TrainedModel:
         config: of the run.
         classes: names by label.
         epochs: completed epochs of training; 0 for newly initialised weights.
+        normalization: of the images that it was trained on; None if unknown.
     """
 
     model: Model
     config: Config
     classes: tuple[str, ...]
     epochs: int
+    normalization: Normalization | None = None
 
 
 def untrained_model(arguments: Sequence[str], classes: int) -> TrainedModel:
@@ -59,7 +62,10 @@ def load_trained_model(path: str | Path) -> TrainedModel:
         model = Model(config.model.design(), len(saved["classes"]))
         check_same_shapes(model.state_dict(), weights)
         model.load_state_dict(weights)
-        return TrainedModel(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"])
+        normalization = saved.get("normalization")
+        if normalization is not None:
+            normalization = {name: tuple(normalization[name]) for name in ("mean", "std")}
+        return TrainedModel(model.eval(), config, tuple(saved["classes"]), saved["progress"]["epoch"], normalization)
     except (KeyError, TypeError, AttributeError) as error:
         raise incomplete(path, error) from error
     except UsageError as error:  # its options are those of another version, or do not describe its weights
@@ -75,4 +81,8 @@ def weights_only_checkpoint(path: str | Path) -> bytes:
     path = Path(path)
     saved = load(path)
     weights = evaluated_weights(saved, path)
-    return pack({"model": weights, "ema": None, **{name: saved[name] for name in _METADATA_KEYS}})
+    metadata = {name: saved[name] for name in (*_METADATA_KEYS, *_OPTIONAL_KEYS) if name in saved}
+    missing = next((name for name in _METADATA_KEYS if name not in metadata), None)
+    if missing is not None:
+        raise incomplete(path, KeyError(missing))
+    return pack({"model": weights, "ema": None, **metadata})

@@ -62,7 +62,7 @@ def build_model(config: Config, world: World, classes: int) -> Model:
 
 def build_loss(config: Config, world: World, dataset: Dataset) -> Loss:
     """The loss; rank zero reads the teacher, if there is one, and broadcasts it."""
-    teacher = world.broadcast_object(world.on_main(lambda: open_teacher(config, tuple(dataset.classes))))
+    teacher = world.broadcast_object(world.on_main(lambda: open_teacher(config, dataset)))
     if teacher is not None:
         teacher = _to_device(teacher, config, world)
     return Loss(config.train.label_smoothing, teacher, config.distill)
@@ -79,7 +79,12 @@ def build_state(config: Config, world: World, model: Model, precision: Precision
         metrics=TrainingAccumulator(len(dataset.classes), world.device),
         stopping=EarlyStopping(config.early_stopping.patience, "min" if lower_is_better else "max"),
         progress=Progress(),
-        metadata={"config": to_plain_types(asdict(config)), "data": dataset.identity, "classes": list(dataset.classes)},
+        metadata={
+            "config": to_plain_types(asdict(config)),
+            "data": dataset.identity,
+            "classes": list(dataset.classes),
+            "normalization": {"mean": list(dataset.mean), "std": list(dataset.std)},
+        },
     )
 
 

@@ -5,16 +5,37 @@ Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regnet.checkpoint.load_model import load_trained_model
+from regnet.checkpoint.load_model import Normalization, load_trained_model
 from regnet.config.schema import Config
 from regnet.errors import UsageError
 from regnet.models.design_space import check_resolution
+from regnet.training.dataset import Dataset
 
 
-def open_teacher(config: Config, classes: tuple[str, ...]) -> nn.Module | None:
+class Renormalized(nn.Module):
+    """A network that takes images as another network does, which was trained with another mean and deviation."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, own: Normalization, given: Normalization) -> None:
+        super().__init__()
+        self.network = network
+        own_mean, own_std, mean, std = (
+            torch.tensor(values[name]).view(3, 1, 1) for values in (own, given) for name in ("mean", "std")
+        )
+        self.register_buffer("scale", std / own_std)
+        self.register_buffer("shift", (mean - own_mean) / own_std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images * self.scale + self.shift)
+
+
+def open_teacher(config: Config, dataset: Dataset) -> nn.Module | None:
     """The frozen teacher in evaluation mode, on the CPU; None if distillation is off.
 
     Raises:
@@ -24,7 +45,7 @@ def open_teacher(config: Config, classes: tuple[str, ...]) -> nn.Module | None:
     if not path:
         return None
     trained = load_trained_model(Path(path))
-    if trained.classes != classes:
+    if trained.classes != tuple(dataset.classes):
         raise UsageError(
             f"distill.teacher {path} was trained on different classes; use a teacher trained on this dataset's classes"
         )
@@ -32,7 +53,10 @@ def open_teacher(config: Config, classes: tuple[str, ...]) -> nn.Module | None:
     for option, side in (("data.resolution", data.resolution), ("data.initial_resolution", data.initial_resolution)):
         if option == "data.resolution" or data.progressive_resizing_epochs:
             check_resolution(design, side, f"{path}: {option}")
-    return trained.model.requires_grad_(False)
+    teacher, given = trained.model.requires_grad_(False), {"mean": dataset.mean, "std": dataset.std}
+    if trained.normalization in (None, given):
+        return teacher
+    return Renormalized(teacher, trained.normalization, given).eval()
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

@@ -46,8 +46,8 @@ class TrainingState:
 
     Attributes:
         metrics: training metrics of the current epoch.
-        metadata: what a checkpoint says about its run: `config`, `data` (identity of the dataset), `classes`, and from
-            `Run.resume_or_start` on `environment`.
+        metadata: what a checkpoint says about its run: `config`, `data` (identity of the dataset), `classes`,
+            `normalization`, and from `Run.resume_or_start` on `environment`.
     """
 
     model: Model
