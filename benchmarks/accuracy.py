@@ -34,6 +34,7 @@ from benchmarks.timing import cores, environment
 from regnet.config.parser import parse_config
 from regnet.errors import UsageError
 from regnet.report.html_report import write_report
+from regnet.report.run_data import read_run_data
 from regnet.runs.directory import run_path
 from regnet.runs.files import RESULT
 from regnet.runs.json_format import format_json
@@ -139,7 +140,9 @@ def measure(args: argparse.Namespace) -> Report:
         if epochs > requested or (epochs < requested and not config.early_stopping.patience):
             raise LaunchFailed(f"{run.name} was trained for {epochs} epochs, but train.epochs is {requested}")
         print(f"{run.name}: {results[-1].top1:.2%}", file=sys.stderr)
-    report_path = write_report(runs, run_path(config).with_name(f"{config.name}-accuracy"))
+    report_path = write_report(
+        [read_run_data(run) for run in runs], run_path(config).with_name(f"{config.name}-accuracy")
+    )
     return {
         **machine,
         "config": " ".join([str(args.config), *args.trainer]),

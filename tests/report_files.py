@@ -125,7 +125,7 @@ def plain(markup):
 
 def table(index, name, heading=False):
     """The cells of a table of the report, without or with its heading."""
-    (content,) = re.findall(rf'<table id="{name}">(.*?)</table>', index.read_text(), re.DOTALL)
+    (content,) = re.findall(rf'<table id="{name}"[^>]*>(.*?)</table>', index.read_text(), re.DOTALL)
     lines = re.findall(r"<tr[^>]*>(.*?)</tr>", content, re.DOTALL)[0 if heading else 1 :]
     return [[plain(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line, re.DOTALL)] for line in lines]
 

@@ -117,6 +117,35 @@ def test_values_can_be_read_with_the_keyboard(opened, comparison):
     assert page.locator("#tooltip").inner_text().startswith("epoch 2")
 
 
+def test_values_stay_after_a_touch_until_the_next_one_elsewhere(browser, comparison):
+    context = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(comparison.as_uri(), timeout=30_000)
+    tooltip = page.locator("#tooltip")
+    for number, first in ((0, "epoch"), (2, "step")):
+        page.locator(".chart").nth(number).tap()
+        assert tooltip.inner_text().startswith(first)
+    page.locator("h1").tap()
+    assert tooltip.is_hidden()
+    context.close()
+
+
+def test_tables_are_sorted_by_the_heading_that_is_clicked(opened, comparison):
+    page = opened(comparison).page
+    names = "[...document.querySelectorAll('#runs tbody .name')].map(name => name.innerText.trim())"
+    other, seeds = "a_configuration_with-a-long.name", "even (2 seeds)"
+    assert page.evaluate(names) == ["even-1", "even-0", seeds, other], "best configuration first"
+    for heading, expected in (
+        ("best validation top-1", ["even-1", seeds, "even-0", other]),
+        ("best validation top-1", ["even-0", other, seeds, "even-1"]),
+        ("run", [other, seeds, "even-0", "even-1"]),
+        ("training images/s", ["even-1", "even-0", other, seeds]),
+    ):
+        page.locator("#runs").get_by_role("button", name=heading, exact=True).click()
+        assert page.evaluate(names) == expected, heading
+    assert page.locator("#runs th[aria-sort]").inner_text() == "training images/s"
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_confusion_matrices_show_classes_and_counts_at_the_pointer(opened, single, width):
     page = opened(single, width).page

@@ -78,6 +78,12 @@ def test_curves_name_their_line_styles_and_mark_the_best_epoch():
     assert tuple(map(float, star)) == pytest.approx(vertices[1], abs=0.01)
 
 
+def test_a_single_epoch_has_one_tick():
+    svg = curve("accuracy").figure([SeedGroup("run", (run_of([epoch_row(1, 1)]),), 0)]).svg()
+    ticks = svg[svg.index('id="matplotlib.axis_1"') : svg.index('id="matplotlib.axis_2"')]
+    assert re.findall("<text[^>]*>([^<]+)</text>", ticks) == ["1", "epoch"]
+
+
 def test_values_of_curves_are_those_of_all_epochs_and_seeds():
     first, second = ([epoch_row(epoch, 3, top1) for epoch in (1, 2, 3)] for top1 in (0.3, 0.6))
     del second[2]

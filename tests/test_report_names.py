@@ -106,4 +106,5 @@ def test_breakable_names_keep_their_text_and_break_at_separators_only(name):
 
 def test_names_break_after_separators_not_within_words():
     assert breakable("yellow_triangle") == "yellow_<wbr>triangle"
+    assert breakable("lr0.05") == "lr0.05"
     assert breakable("a__b.c/d<e>_") == "a__<wbr>b.<wbr>c/<wbr>d&lt;e&gt;_"

@@ -22,6 +22,9 @@ from report_files import (
     written,
 )
 
+from regnet.errors import UsageError
+from regnet.report.run_data import read_run_data
+
 
 def edit_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -64,12 +67,16 @@ def test_the_best_of_many_configurations_have_colours_and_the_others_are_grey(tm
     index = written(*sorted(tmp_path.iterdir()))
     text = text_of(index)
     assert "<h1><bdi>11 runs</bdi></h1>" in text
-    assert len(table(index, "runs")) == 11
-    runs = text.split('<table id="runs">')[1].split("</table>")[0]
+    order = [row[0] for row in table(index, "runs")]
+    assert order == [f"r{number:02d}" for number in sorted(range(11), key=lambda number: -(number * 7 % 11))]
+    runs = text.split('<table id="runs"')[1].split("</table>")[0]
+    key = text.split('<ul class="key">')[1].split("</ul>")[0]
+    assert re.findall("<bdi>(.*?)</bdi>", key) == order[:8]
     worst = {f"r{number:02d}" for number in range(11) if number * 7 % 11 < 3}
     grey = {row.split("<bdi>")[1].split("</bdi>")[0] for row in runs.split("<tr>") if 'class="mark grey"' in row}
     assert grey == worst
     assert "3 other configurations" in text
+    assert table(index, "differences", heading=True)[:2] == [["run", "optim.lr"], ["r03", "3"]]
     assert "The 8 configurations with the highest best validation top-1" in text
     (svg,) = (part for part in text.split("<svg ") if 'aria-label="Top-1 accuracy, %"' in part)
     assert svg.count('class="other"') == 2 * 3
@@ -83,8 +90,31 @@ def test_only_runs_of_the_same_task_are_combined(tmp_path):
     write_run(tmp_path / "same-seed", seed=0)
     index = written(*(tmp_path / name for name in ("a-0", "a-1", "other-images", "same-seed", "same-seed/")))
     rows = table(index, "runs")
-    assert [row[0] for row in rows] == ["a-0", "a-1", "other-images", "same-seed", "a (2 seeds)"], "no duplicate"
-    assert rows[-1][3] == "50.00 ± 0.00 %"
+    assert [row[0] for row in rows] == ["a-0", "a-1", "a (2 seeds)", "other-images", "same-seed"], "no duplicate"
+
+
+def test_seeds_are_combined_and_only_different_options_are_listed(tmp_path):
+    runs = [write_run(tmp_path / "steep", config={"optim": {"lr": 0.02, "nesterov": True}}, top1=0.4)]
+    runs += [write_run(tmp_path / f"even-{seed}", seed=seed, top1=0.5 + seed / 10) for seed in (0, 1)]
+    write_evaluation(runs[-1], ("ant", "bee", "cat"), confusion=np.array([[5, 5, 0], [0, 9, 0], [0, 0, 9]]))
+    index = written(*runs, "--out", tmp_path / "out")
+    best = {row[0]: row[3] for row in table(index, "runs")}
+    assert best == {
+        "even-0": "50.00 % epoch 3",
+        "even-1": "60.00 % epoch 3",
+        "even (2 seeds)": "55.00 ± 7.07 %",
+        "steep": "40.00 % epoch 3",
+    }
+    assert list(best) == ["even-0", "even-1", "even (2 seeds)", "steep"], "the best configuration first"
+    bold = re.findall("<b>([^<]*)</b>", index.read_text().split('id="runs"')[1].split("</table>")[0])
+    assert ("60.00 %" in bold, "50.00 %" in bold) == (True, False)
+    assert table(index, "differences", heading=True) == [
+        ["option", "even-0", "even-1", "steep"],
+        ["optim.lr", "0.1", "0.1", "0.02"],
+        ["seed", "0", "1", "0"],
+        ["optim.nesterov", "–", "–", "true"],
+    ]
+    assert "Whiskers: ± one standard deviation over seeds" in text_of(index)
 
 
 def test_runs_of_the_same_name_are_called_by_their_directories(tmp_path):
@@ -152,25 +182,48 @@ def test_the_result_of_an_earlier_epoch_is_ignored(tmp_path):
 
 def test_a_report_removes_outdated_figures_and_never_writes_into_a_run(tmp_path):
     run = write_run(tmp_path / "run")
-    written(run)
-    folder = run / "report"
+    folder = written(run, "--png").parent
     assert {path.name for path in folder.iterdir()} == CURVES | OPTIONAL | {"index.html"}
     (folder / "mine.png").write_bytes(b"")
-    (run / "result.json").unlink()
     written(run)
-    assert {path.name for path in folder.iterdir()} == CURVES | {"mine.png", "index.html"}
+    assert {path.name for path in folder.iterdir()} == {"mine.png", "index.html"}
     assert f"{run} is a run: choose another --out" in one_line_error(run, "--out", run)
 
 
 def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path):
     run = write_run(tmp_path / "run")
-    before = {path.name: path.read_bytes() for path in written(run).parent.iterdir() if path.name != "time.png"}
-    (run / "report" / "time.png").unlink()
-    (run / "report" / "time.png").mkdir()  # the last but some: renaming a file to a directory fails
-    (run / "report" / "time.png" / "file").write_text("in the way")
-    assert report(run).returncode != 0
-    assert (run / "report" / "index.html").read_bytes() == before["index.html"]
-    assert not [path for path in (run / "report").iterdir() if path.name.startswith(".")], "no temporary files"
+    index = written(run)
+    before = index.read_bytes()
+    (run / "report" / "time.png" / "file").mkdir(parents=True)  # renaming a file to a directory fails
+    assert report(run, "--png").returncode != 0
+    assert index.read_bytes() == before
+    assert not [path for path in index.parent.iterdir() if path.name.startswith(".")], "no temporary files"
+
+
+def test_runs_that_end_early_name_the_reason(tmp_path):
+    for name, status in (("a", "failed"), ("b", "finished"), ("c", "preempted")):
+        run = write_run(tmp_path / name, config={"optim": {"lr": name}})
+        edit_json(run / "state.json", state=status, reason=f"why {name} <ended>")
+    text = written(*sorted(tmp_path.iterdir())).read_text()
+    assert "<bdi>a</bdi> <b>failed</b>: why a &lt;ended&gt;" in text
+    assert "<bdi>c</bdi> <b>preempted</b>: why c" in text
+    assert "why b" not in text
+    assert "<p><b>failed</b>: why a" in written(tmp_path / "a").read_text()
+
+
+def test_runs_that_cannot_be_read_do_not_prevent_a_comparison(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write_run(tmp_path / name, config={"optim": {"lr": name}})
+    lines = (tmp_path / "b" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "b" / "metrics.jsonl").write_text("".join([*lines[:6], lines[6][:20], *lines[7:]]))
+    (tmp_path / "c" / "config.yaml").unlink()
+    done = report(*sorted(tmp_path.iterdir()))
+    assert done.returncode == 0
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"skipped: {tmp_path / 'b'} cannot be read: metrics.jsonl, line 7: ")
+    assert second == f"skipped: {tmp_path / 'c'} is not a run: it has no config.yaml"
+    assert [row[0] for row in table(tmp_path / "report" / "index.html", "runs")] == ["a", "d"]
+    assert "metrics.jsonl, line 7" in one_line_error(tmp_path / "b", tmp_path / "c")
 
 
 def npz(**arrays):
@@ -203,6 +256,7 @@ EMPTY = {"confidence": np.zeros(0), "labels": np.zeros(0), "predicted": np.zeros
         ("events.jsonl", json.dumps({**EVENT, "time": "yesterday"}).encode()),
         ("metrics.jsonl", b'{"kind": "epoch", "epoch": 1}\n'),
         ("metrics.jsonl", b"{\n{}\n"),
+        ("metrics.jsonl", b"\xff\xfe\n"),
         ("metrics.jsonl", json.dumps({**epoch_row(1, 3), "val_top1": None}).encode() + b"\n"),
         ("metrics.jsonl", json.dumps({**epoch_row(1, 3), "of another version": "0.5"}).encode() + b"\n"),
         ("metrics.jsonl", b'{"kind": "step", "step": "3", "loss": 1.0, "lr": 0.1}\n'),
@@ -210,21 +264,23 @@ EMPTY = {"confidence": np.zeros(0), "labels": np.zeros(0), "predicted": np.zeros
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_damaged_file_is_a_one_line_error(tmp_path, name, content):
-    write_run(tmp_path / "run")
-    (tmp_path / "run" / name).write_bytes(content)
-    error = one_line_error(tmp_path / "run")
-    assert str(tmp_path / "run") in error
-    assert name in error
+    run = write_run(tmp_path / "run")
+    (run / name).write_bytes(content)
+    with pytest.raises(UsageError) as error:
+        read_run_data(run)
+    (line,) = str(error.value).splitlines()
+    assert str(run) in line
+    assert name in line
 
 
 def test_accuracies_and_samples_of_different_classes_are_a_one_line_error(tmp_path):
     run = write_run(tmp_path / "run")
     edit_json(run / "result.json", class_samples={"ant": 10})
-    assert "class_accuracy and class_samples are of different classes" in one_line_error(run)
+    with pytest.raises(UsageError, match="class_accuracy and class_samples are of different classes"):
+        read_run_data(run)
 
 
 def test_evaluations_without_calibration_data_have_no_reliability_diagram(tmp_path):
     run = write_run(tmp_path / "run")
     write_evaluation(run, ("ant", "bee", "cat"), calibration="not recorded")
     assert 'id="calibration"' not in written(run).read_text()
-    assert not (run / "report" / "calibration.png").exists()

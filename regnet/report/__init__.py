@@ -19,8 +19,9 @@ def write_run_report(run: str | Path) -> None:
     try:
         with matplotlib_cache():
             from regnet.report.html_report import write_report  # takes a second; runs start without it
+            from regnet.report.run_data import read_run_data
 
-            print(f"report: {write_report([Path(run)], Path(run) / REPORT)}", flush=True)
+            print(f"report: {write_report([read_run_data(Path(run))], Path(run) / REPORT)}", flush=True)
     except Exception as error:  # noqa: BLE001  # from any plotting library, importing it included; the run itself has succeeded
         print(
             f"the report could not be written ({type(error).__name__}: {error}); "

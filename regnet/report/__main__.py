@@ -3,10 +3,10 @@
 examples:
   python -m regnet.report runs/baseline
   python -m regnet.report runs/a-0 runs/a-1 runs/b --out comparison
-  python -m regnet.report runs/*
+  python -m regnet.report runs/* --png
 
-Writes index.html and its figures as PNG files. Runs that differ only in their seed are combined into mean and standard
-deviation. The runs may still be training. Files and directories that are not runs are skipped.
+Writes index.html. Runs that differ only in their seed are combined into mean and standard deviation. The runs may still
+be training. Files and directories that are not runs are skipped, and so are runs that cannot be read.
 """
 
 from commandline.startup import before_imports
@@ -23,7 +23,7 @@ from commandline.exit_codes import DONE
 from commandline.paths import path_argument, path_option
 from regnet.report import REPORT
 from regnet.report.html_report import write_report
-from regnet.report.run_data import select_runs
+from regnet.report.run_data import read_runs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,16 +38,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=f"output directory (default: RUN/{REPORT} for one run, {REPORT}/ in the parent directory for several)",
     )
+    options.add_argument("--png", action="store_true", help="also write the figures as PNG files")
     return options
 
 
 def run(args: argparse.Namespace) -> int:
-    runs, skipped = select_runs(args.runs)
-    if skipped:
-        entries = "1 entry that is not a run" if len(skipped) == 1 else f"{len(skipped)} entries that are not runs"
-        print(f"skipped {entries}: {', '.join(map(str, skipped))}", file=sys.stderr)
-    parent = runs[0] if len(runs) == 1 else runs[0].absolute().parent
-    print(write_report(runs, args.out or parent / REPORT))
+    runs, skipped = read_runs(args.runs)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    parent = runs[0].directory if len(runs) == 1 else runs[0].directory.absolute().parent
+    print(write_report(runs, args.out or parent / REPORT, args.png))
     return DONE
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -21,7 +22,6 @@ def reliability_diagram(groups: Sequence[SeedGroup]) -> Figure | None:
         return None
     values = {
         "axis": "confidence",
-        "unit": "%",
         "x": [round(100 * x, 1) for x in _centres(bins[0][1])],
         "series": [
             {
@@ -63,35 +63,23 @@ def _draw(axes: Axes, palette: Palette, bins: Sequence[tuple[SeedGroup, np.ndarr
     axes.plot([0, 100], [0, 100], ":", color=palette.ink, linewidth=1)
     handles: list[Artist] = [Line2D([], [], color=palette.ink, linestyle=":", linewidth=1, label="ideal")]
     for group, counts in bins:
-        colour, marker = palette.group(group.colour), MARKERS[group.colour or 0]
-        centres = 100 * _centres(counts)
-        axes.bar(
-            centres,
-            100 * _fractions(counts),
-            width=0.92 * 100 / len(centres),
-            color=colour if len(bins) == 1 else "none",
-            edgecolor=colour,
-            linewidth=0 if len(bins) == 1 else 0.6,
-            alpha=0.3 if len(bins) == 1 else 0.5,
-        )
+        style: dict[str, Any] = {
+            "color": palette.group(group.colour),
+            "marker": MARKERS[group.colour or 0],
+            "markersize": 4,
+        }
         samples, _, confidence = counts
         used = samples > 0
-        axes.plot(
-            100 * confidence[used] / samples[used],
-            100 * _accuracy(counts)[used],
-            "-",
-            marker=marker,
-            markersize=4,
-            color=colour,
-            linewidth=1.4,
-            clip_on=False,
-            zorder=3,
-        )
-        if len(bins) == 1:
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, label="accuracy"))
-        elif palette.stand_alone:
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, label=shorten(group.label)))
-    bar = palette.group(bins[0][0].colour) if len(bins) == 1 else palette.muted
-    handles.append(Patch(color=bar, alpha=0.3, linewidth=0, label="fraction of samples"))
-    axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="accuracy, fraction of samples, %")
+        x, y = 100 * confidence[used] / samples[used], 100 * _accuracy(counts)[used]
+        axes.plot(x, y, "-", linewidth=1.4, clip_on=False, zorder=3, **style)
+        if len(bins) == 1 or palette.stand_alone:
+            handles.append(Line2D([], [], label="accuracy" if len(bins) == 1 else shorten(group.label), **style))
+    label = "accuracy, %"
+    if len(bins) == 1:  # bars of several groups would hide each other
+        ((group, counts),) = bins
+        bars: dict[str, Any] = {"color": palette.group(group.colour), "alpha": 0.3, "linewidth": 0}
+        axes.bar(100 * _centres(counts), 100 * _fractions(counts), width=0.92 * 100 / counts.shape[1], **bars)
+        handles.append(Patch(label="fraction of samples", **bars))
+        label = "accuracy, fraction of samples, %"
+    axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel=label)
     axes.figure.legend(handles=handles, loc="outside upper left", ncols=len(handles) if len(handles) < 4 else 2)

@@ -5,10 +5,9 @@ from functools import partial
 
 from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from regnet.metrics.evaluation_file import EvaluationFile
-from regnet.report.figure import MARKERS, Figure, Palette, save
+from regnet.report.figure import MARKERS, Figure, Palette, png_file
 from regnet.report.names import shorten
 from regnet.report.seed_groups import ClassAccuracy, SeedGroup, class_accuracy
 
@@ -77,7 +76,6 @@ def contact_sheet(evaluation: EvaluationFile, columns: int = 6) -> bytes:
     count = len(evaluation.images)
     rows = max(1, -(-count // columns))
     figure = mpl_figure.Figure(figsize=(1.5 * columns, 1.9 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle("Most confident errors")
     for index in range(rows * columns):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -88,4 +86,4 @@ def contact_sheet(evaluation: EvaluationFile, columns: int = 6) -> bytes:
             predicted = shorten(evaluation.classes[evaluation.predicted[index]], 22)
             title = f"{label}\npredicted as {predicted}\n{evaluation.confidence[index]:.1%}"
             axes.set_title(title, fontsize=7, parse_math=False)
-    return save(figure, format="png", dpi=130)
+    return png_file(figure, dpi=130)

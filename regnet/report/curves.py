@@ -74,7 +74,7 @@ class Curve:
                 if column.name.startswith("val_") and group.colour is not None:
                     starred |= _draw_stars(axes, colour, group, column)
         axes.set_xlabel(self.axis)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if self.from_zero:
             axes.set_ylim(bottom=0)
         handles = _legend_of_groups([group for group, _ in lines], palette) if palette.stand_alone else []
@@ -132,6 +132,7 @@ def _draw_line(axes: Axes, colour: str, group: SeedGroup, column: Column, series
         return
     (line,) = axes.plot(x, mean, column.style, color=colour, linewidth=1.4, gid="series")
     line.set(marker=_dot(x), markersize=3, clip_on=False, zorder=3)  # visible on the frame if all are 0
+    line.set_fillstyle("full" if column.style == "-" else "none")
     if marks and column.style == "-":
         every = max(1, len(x) // MARKS)
         line.set(marker=MARKERS[group.colour], markersize=4, markevery=(group.colour * every // len(MARKERS), every))

@@ -1,11 +1,12 @@
 """Figures drawn with matplotlib: as PNG files, or as SVG that takes its colours from the HTML report."""
 
+import contextlib
 import io
 import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,14 @@ from markupsafe import escape
 from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from regnet.report.names import printable
 
 WIDTH = 4.5  # inches; text of 10 points then has about its own size on a phone
 MIN_TEXT = 7.0  # pixels in the HTML report
-_MAX_SCALE = 1.8  # pixels of the HTML report for a point of the figure
+_MAX_SCALE = 1.35  # pixels of the HTML report for a point of the figure, unless it needs the width of the report
 MARKERS = "os^Dv<Pp"  # of the groups: lines can also be told apart without colours
 
 
@@ -97,7 +99,8 @@ class Figure:
         return self.width > 6
 
     def png(self) -> bytes:
-        return self._render(PNG_PALETTE, "png")[0]
+        with mpl.rc_context(_style(PNG_PALETTE)):
+            return png_file(self._drawn(PNG_PALETTE))
 
     def svgs(self) -> list[str]:
         """Inline <svg> elements: with a linear and, if there is one, with a logarithmic y axis."""
@@ -105,8 +108,10 @@ class Figure:
 
     def svg(self, log: bool = False) -> str:
         """An <svg> element without fixed size, coloured by the CSS variables of the document that contains it."""
-        content, axes = self._render(SVG_PALETTE, "svg", log)
-        text = re.sub(r"(?<=: )#01010[0-9a]", lambda match: _CSS_VARIABLES[match[0]], content.decode())
+        with mpl.rc_context({**_style(SVG_PALETTE), **_SVG_STYLE, "svg.hashsalt": f"{self.name} {log}"}):
+            figure = self._drawn(SVG_PALETTE, log)
+            content = _svg_file(figure)
+        text = re.sub(r"(?<=: )#01010[0-9a]", lambda match: _CSS_VARIABLES[match[0]], content)
         element = text[text.index("<svg") :]
         # An id must be unique in a document. Those of markers and clipping paths, which are referred to, are hashes.
         element = re.sub(r' id="(?:[a-zA-Z]+[0-9]*_)+[0-9]+"', "", element)
@@ -115,11 +120,14 @@ class Figure:
             "role": "img",
             "aria-label": self.title + (", logarithmic" if log else ""),
             "class": "log" if log else "linear",
-            "style": f"max-width: {_MAX_SCALE * 72 * self.width:.0f}px; min-width: {self._min_width()}px",
-            **axes,
+            "style": f"max-width: {self._max_width()}; min-width: {self._min_width()}px",
+            **_axes_attributes(figure),
         }
         described = " ".join(f'{name}="{escape(value)}"' for name, value in attributes.items())
         return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', lambda _: described, element, count=1)
+
+    def _max_width(self) -> str:
+        return "none" if self.is_large else f"{_MAX_SCALE * 72 * self.width:.0f}px"
 
     def _min_width(self) -> int:
         """In pixels. On a phone, larger figures scroll instead of becoming illegible."""
@@ -129,37 +137,50 @@ class Figure:
         """JSON that is safe within a <script> element."""
         return json.dumps(self.values, separators=(",", ":")).replace("<", "\\u003c")
 
-    def _render(self, palette: Palette, file_format: str, log: bool = False) -> tuple[bytes, dict[str, str]]:
-        """The file; and attributes: the rectangle of the axes in units of the SVG, and the limits of the x axis."""
-        with mpl.rc_context(_style(palette, f"{self.name} {log}")):
-            height = self.height + 0.25 * palette.stand_alone
-            figure = mpl_figure.Figure(figsize=(self.width, height), layout="constrained")
-            FigureCanvasAgg(figure)
-            axes = figure.add_subplot()
-            self.draw(axes, palette)
-            if log:
-                _scale_logarithmically(axes)
-            if palette.stand_alone:
-                axes.set_title(printable(self.title), fontsize=10)
-            metadata = {"Date": None} if file_format == "svg" else None
-            content = save(figure, format=file_format, dpi=160, transparent=file_format == "svg", metadata=metadata)
-            box = axes.get_position()
-        width, height = 72 * self.width, 72 * height
-        rectangle = (box.x0 * width, (1 - box.y1) * height, box.x1 * width, (1 - box.y0) * height)
-        return content, {
-            "data-axes": " ".join(f"{value:.2f}" for value in rectangle),
-            "data-limits": " ".join(f"{value:.6g}" for value in axes.get_xlim()),
-        }
+    def _drawn(self, palette: Palette, log: bool = False) -> mpl_figure.Figure:
+        height = self.height + 0.25 * palette.stand_alone
+        figure = mpl_figure.Figure(figsize=(self.width, height), layout="constrained")
+        axes = figure.add_subplot()
+        self.draw(axes, palette)
+        if log:
+            _scale_logarithmically(axes)
+        if palette.stand_alone:
+            axes.set_title(printable(self.title), fontsize=10)
+        return figure
 
 
-def save(figure: mpl_figure.Figure, **options: Any) -> bytes:
-    """The figure as a file; takes the options of matplotlib's savefig."""
+def png_file(figure: mpl_figure.Figure, dpi: int = 160) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # PNG files show boxes for characters that the font lacks; in SVG the browser chooses the font.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, **options)
+    with _any_characters():
+        FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def _svg_file(figure: mpl_figure.Figure) -> str:
+    """Transparent. Calls the canvas directly: savefig would draw and lay out everything twice."""
+    buffer = io.StringIO()
+    with _any_characters():
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _any_characters() -> Iterator[None]:
+    """PNG files show boxes for characters that the font lacks; in SVG the browser chooses the font."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _axes_attributes(figure: mpl_figure.Figure) -> dict[str, str]:
+    """The rectangle of the axes in units of the SVG, and the limits of the x axis."""
+    axes = figure.axes[0]
+    box, (width, height) = axes.get_position(), 72 * figure.get_size_inches()
+    rectangle = (box.x0 * width, (1 - box.y1) * height, box.x1 * width, (1 - box.y0) * height)
+    return {
+        "data-axes": " ".join(f"{value:.2f}" for value in rectangle),
+        "data-limits": " ".join(f"{value:.6g}" for value in axes.get_xlim()),
+    }
 
 
 def _scale_logarithmically(axes: Axes) -> None:
@@ -172,13 +193,18 @@ def _scale_logarithmically(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _style(palette: Palette, salt: str) -> Any:
+_SVG_STYLE: Any = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",  # text stays text
+    "path.simplify": False,  # report.js needs every point of a line
+}
+
+
+def _style(palette: Palette) -> Any:
     return {
         "font.size": 10,
-        "svg.fonttype": "none",
         "text.parse_math": False,  # class names may contain $
-        "svg.hashsalt": salt,
-        "path.simplify": False,  # report.js needs every point of a line
         "text.color": palette.ink,
         "axes.edgecolor": palette.grid,
         "axes.labelcolor": palette.ink,

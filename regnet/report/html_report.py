@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file, and its figures as PNG files."""
+"""The report: one self-contained HTML file, and its figures as PNG files on request."""
 
 import base64
 import io
@@ -28,38 +28,49 @@ from regnet.report.curves import CURVES
 from regnet.report.figure import PNG_PALETTE, Figure
 from regnet.report.names import breakable, printable
 from regnet.report.provenance import provenance
-from regnet.report.run_data import RunData, read_run_data
+from regnet.report.run_data import RunData
 from regnet.report.seed_groups import SeedGroup, group_by_seed
 from regnet.report.tables import (
     HEADINGS,
+    MEAN,
     calibration_rows,
     class_rows,
     config_differences,
     confused_pairs,
     event_row,
-    mean_row,
-    run_row,
+    run_rows,
 )
 from regnet.runs.status import STATE, Status
 
 CONFIDENT_ERRORS = "confident_errors.png"
 MAX_TITLE = 4  # configurations that the title names
-_OPTIONAL = re.compile(rf"(classes(-\d+)?|confusion|superclasses|calibration)\.png|{CONFIDENT_ERRORS}")
+_PNG_FILES = re.compile(
+    "|".join(
+        [
+            *(curve.name for curve in CURVES),
+            r"classes(-\d+)?",
+            "confusion",
+            "superclasses",
+            "calibration",
+            "confident_errors",
+        ]
+    )
+)
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
+def write_report(runs: Sequence[RunData], out: Path, png: bool = False) -> Path:
     """Writes the report of these runs into the directory `out`; returns the path of the HTML file.
 
-    A run that is named twice appears once.
+    Args:
+        png: also write the figures as PNG files. Otherwise those of an older report are deleted.
 
     Raises:
-        UsageError: a directory is not a run, or `out` is one.
+        UsageError: `out` is a run.
         OSError: a file cannot be written. An older report is then unchanged.
     """
-    read = [read_run_data(run) for run in {run.resolve(): run for run in runs}.values()]
-    files = render_files(_with_unique_names(read), out)
     if (out / STATE).exists():
         raise UsageError(f"{out} is a run: choose another --out")
+    files = render_files(_with_unique_names(runs), out, png)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=out) as temporary:
         for name, content in files.items():
@@ -68,7 +79,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         for name in files:
             (Path(temporary) / name).replace(out / name)
     for old in out.glob("*.png"):
-        if _OPTIONAL.fullmatch(old.name) and old.name not in files:
+        if _PNG_FILES.fullmatch(old.stem) and old.name not in files:
             old.unlink()
     return out / INDEX
 
@@ -81,14 +92,13 @@ def _with_unique_names(runs: Sequence[RunData]) -> list[RunData]:
 
 @dataclass(frozen=True)
 class _Figures:
-    """All figures of a report.
+    """The figures of the HTML file.
 
     Attributes:
         evaluated: the run with the best result, whose confusions and errors are shown.
     """
 
     curves: list[Figure]
-    class_bars: list[Figure]
     calibration: Figure | None
     confusions: list[Figure]
     evaluated: RunData | None
@@ -99,7 +109,6 @@ class _Figures:
         best = max(evaluated, key=lambda run: run.result["top1"] or 0, default=None)
         return cls(
             [figure for curve in CURVES if (figure := curve.figure(groups)) is not None],
-            class_bars(groups),
             reliability_diagram(groups),
             confusion_matrices(best.evaluation) if best and best.evaluation else [],
             best,
@@ -109,19 +118,20 @@ class _Figures:
     def evaluation(self) -> EvaluationFile | None:
         return self.evaluated.evaluation if self.evaluated else None
 
-    def png_files(self) -> dict[str, bytes]:
-        calibration = [] if self.calibration is None else [self.calibration]
-        drawn = [*self.curves, *self.class_bars, *calibration, *self.confusions]
-        files = {f"{figure.name}.png": figure.png() for figure in drawn}
-        return files if self.evaluation is None else {**files, CONFIDENT_ERRORS: contact_sheet(self.evaluation)}
 
-
-def render_files(runs: Sequence[RunData], out: Path) -> dict[str, bytes]:
+def render_files(runs: Sequence[RunData], out: Path, png: bool) -> dict[str, bytes]:
     """The content of the report's files, by name; the HTML file last."""
     groups = group_by_seed(runs, len(PNG_PALETTE.groups))
     figures = _Figures.of(runs, groups)
-    html = _template().render(**_context(runs, groups, figures, out))
-    return {**figures.png_files(), INDEX: html.encode()}
+    html = _template().render(**_context(groups, figures, out))
+    return {**(_png_files(groups, figures) if png else {}), INDEX: html.encode()}
+
+
+def _png_files(groups: Sequence[SeedGroup], figures: _Figures) -> dict[str, bytes]:
+    calibration = [] if figures.calibration is None else [figures.calibration]
+    drawn = [*figures.curves, *class_bars(groups), *calibration, *figures.confusions]
+    files = {f"{figure.name}.png": figure.png() for figure in drawn}
+    return files if figures.evaluation is None else {**files, CONFIDENT_ERRORS: contact_sheet(figures.evaluation)}
 
 
 def _template() -> jinja2.Template:
@@ -141,23 +151,22 @@ def _asset(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _context(runs: Sequence[RunData], groups: Sequence[SeedGroup], figures: _Figures, out: Path) -> dict[str, Any]:
-    """The variables of the template."""
-    group_of = {run.name: group for group in groups for run in group.runs}
+def _context(groups: Sequence[SeedGroup], figures: _Figures, out: Path) -> dict[str, Any]:
+    """The variables of the template. Groups, and runs by group, are sorted by accuracy."""
+    runs = [run for group in groups for run in group.runs]
     finished, evaluation = finished_groups(groups), figures.evaluation
     return {
         "title": _title(runs, groups),
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "training": any(run.status == Status.running for run in runs),
+        "ended_early": [run for run in runs if run.status != Status.finished and run.state.reason],
         "several": len(runs) > 1,
         "groups": [group for group in groups if group.colour is not None] if len(groups) > 1 else [],
         "grey": sum(group.colour is None for group in groups),
         "has_seeds": any(len(group.runs) > 1 for group in groups),
         "headings": HEADINGS,
-        "rows": [
-            *(run_row(run, group_of[run.name]) for run in runs),
-            *(mean_row(group) for group in groups if len(group.runs) > 1),
-        ],
+        "mean": MEAN,
+        "rows": run_rows(groups),
         "figures": figures,
         "classes": class_rows(finished),
         "bars_of": finished[0][0] if finished else None,
@@ -167,7 +176,6 @@ def _context(runs: Sequence[RunData], groups: Sequence[SeedGroup], figures: _Fig
         "confused": [] if evaluation is None else confused_pairs(evaluation),
         "errors": [] if evaluation is None else _confident_errors(evaluation),
         "events": sorted((event_row(run, event) for run in runs for event in run.events), key=lambda row: row["time"]),
-        "names": [run.name for run in runs],
         "differences": config_differences(runs),
         "origins": [
             (run.name, provenance(run, out), yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))

@@ -6,7 +6,7 @@ import unicodedata
 from markupsafe import Markup, escape
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_SEPARATOR = re.compile(r"([_\-./\\])(?=[^_\-./\\])")
+_SEPARATOR = re.compile(r"([_\-/\\]|\.(?!\d))(?=[^_\-./\\])")  # not within 0.05
 
 
 def printable(text: str) -> str:

@@ -23,8 +23,8 @@
     );
     tooltip.hidden = false;
     const { width, height } = tooltip.getBoundingClientRect();
-    tooltip.style.left = `${Math.max(4, x + 16 + width > innerWidth ? x - width - 16 : x + 16)}px`;
-    tooltip.style.top = `${Math.max(4, Math.min(y + 16, innerHeight - height - 4))}px`;
+    tooltip.style.left = `${scrollX + Math.max(4, x + 16 + width > innerWidth ? x - width - 16 : x + 16)}px`;
+    tooltip.style.top = `${scrollY + Math.max(4, Math.min(y + 16, innerHeight - height - 4))}px`;
   }
 
   // The rectangle of the axes on the screen, and the limits of the x axis.
@@ -83,25 +83,28 @@
     };
   }
 
+  const cursor = Object.assign(document.createElement("div"), { hidden: true });
+  const hide = () => (cursor.hidden = tooltip.hidden = true);
+  // After a touch the values stay until the next one elsewhere.
+  addEventListener("pointerdown", ({ target }) => target.closest(".chart") || hide());
+
   for (const chart of document.querySelectorAll(".chart")) {
     const values = JSON.parse(chart.querySelector("script").textContent);
     const view = values.names ? matrix(values) : curve(values);
-    const cursor = Object.assign(document.createElement("div"), { className: "cursor", hidden: true });
-    cursor.classList.toggle("cell", Boolean(values.names));
-    chart.append(cursor);
-    chart.tabIndex = 0;
+    Object.assign(chart, { tabIndex: 0, role: "group", ariaLabel: "Arrow keys show the values" });
     const visibleAxes = () => axesOf([...chart.querySelectorAll("svg[data-axes]")].find((svg) => svg.clientWidth));
     let index = -1;
     const point = (chosen, x, y) => {
       index = chosen;
       const [left, top, width, height] = view.box(visibleAxes(), index);
       const origin = chart.getBoundingClientRect();
+      cursor.className = values.names ? "cursor cell" : "cursor";
+      chart.append(cursor);
       cursor.style.transform = `translate(${left - origin.left + chart.scrollLeft}px, ${top - origin.top}px)`;
       Object.assign(cursor.style, { width: `${width}px`, height: `${height}px` });
       cursor.hidden = false;
       show(view.lines(index), x ?? left, y ?? top);
     };
-    const hide = () => (cursor.hidden = tooltip.hidden = true);
     const follow = ({ clientX: x, clientY: y }) => {
       const axes = visibleAxes();
       const inside = (value, start, length) => value > start - 12 && value < start + length + 12;
@@ -109,11 +112,36 @@
       else hide();
     };
     for (const type of ["pointermove", "pointerdown"]) chart.addEventListener(type, follow);
-    for (const type of ["pointerleave", "blur"]) chart.addEventListener(type, hide);
+    chart.addEventListener("pointerleave", ({ pointerType }) => pointerType === "touch" || hide());
+    chart.addEventListener("blur", hide);
     chart.addEventListener("keydown", (event) => {
       if (!(event.key in view.steps)) return;
       point(Math.max(0, Math.min(view.last, index + view.steps[event.key])));
       event.preventDefault();
+    });
+  }
+
+  // Tables: the first click on a heading sorts numbers in descending and text in ascending order.
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const [head, ...rows] = table.rows;
+    const value = (row, column) => {
+      const { dataset, textContent } = row.cells[column];
+      return dataset.value ?? textContent.trim().replace("–", "");
+    };
+    const compare = (a, b) => (isNaN(a) || isNaN(b) ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+    [...head.cells].forEach((cell, column) => {
+      const button = document.createElement("button");
+      button.append(...cell.childNodes);
+      cell.append(button);
+      button.addEventListener("click", () => {
+        const numeric = rows.some((row) => value(row, column) && !isNaN(value(row, column)));
+        const descending = cell.ariaSort ? cell.ariaSort === "ascending" : numeric;
+        for (const other of head.cells) other.ariaSort = null;
+        cell.ariaSort = descending ? "descending" : "ascending";
+        const [empty, filled] = [true, false].map((wanted) => rows.filter((row) => !value(row, column) === wanted));
+        filled.sort((a, b) => (descending ? -1 : 1) * compare(value(a, column), value(b, column)));
+        table.tBodies[0].append(...filled, ...empty);
+      });
     });
   }
 

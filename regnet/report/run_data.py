@@ -115,19 +115,32 @@ _RESULT: dict[str, Check] = {
 }
 
 
-def select_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The directories of runs, each once, and what is something else, such as the report in `runs/*`.
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunData], list[str]]:
+    """The runs among these paths, each once; and a line about each one that cannot be read, and about all others.
 
     Raises:
-        UsageError: a path does not exist, or none is a run.
+        UsageError: a path does not exist, or no run can be read.
     """
     missing = [path for path in paths if not os.path.lexists(path)]
     if missing:
         raise UsageError(f"{missing[0]} is not a run: it does not exist")
-    runs = {path.resolve(): path for path in paths if (path / STATE).exists()}
-    if not runs:
+    candidates = {path.resolve(): path for path in paths if (path / STATE).exists()}
+    if not candidates:
         raise UsageError(f"{paths[0]} is not a run: it has no {STATE}")
-    return list(runs.values()), [path for path in paths if path.resolve() not in runs]
+    runs, errors = [], []
+    for path in candidates.values():
+        try:
+            runs.append(read_run_data(path))
+        except UsageError as error:
+            errors.append(error)
+    if not runs:
+        raise errors[0]
+    skipped = [f"skipped: {error}" for error in errors]
+    others = [str(path) for path in paths if path.resolve() not in candidates]
+    if others:
+        entries = "1 entry that is not a run" if len(others) == 1 else f"{len(others)} entries that are not runs"
+        skipped.append(f"skipped {entries}: {', '.join(others)}")
+    return runs, skipped
 
 
 def read_run_data(directory: Path) -> RunData:
@@ -195,10 +208,10 @@ def _read_result(path: Path, epoch: int) -> Row:
 def _read_metrics(path: Path) -> dict[str, list[Row]]:
     """The lines by kind. The last line may be incomplete and is then skipped. Raises ValueError for other damage."""
     rows: dict[str, list[Row]] = {"epoch": [], "step": []}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    with _naming(path.name):
-        for line in lines:
-            if line.endswith("\n"):
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if line.endswith(b"\n"):
+            with _naming(f"{path.name}, line {number}"):
                 row = json.loads(line)
                 _validate(row, {"kind": _is_text})
                 if row["kind"] in rows:

@@ -46,10 +46,11 @@ class Series:
 
 
 def group_by_seed(runs: Sequence[RunData], colours: int) -> list[SeedGroup]:
-    """The groups in the order of their first runs. A repeated seed of the same task starts another group.
+    """The groups, those with the highest accuracy first. A repeated seed of the same task starts another group.
 
     Args:
-        colours: number of groups that get a colour, those with the highest accuracy.
+        colours: number of groups that get a colour: the first ones, numbered in the order of `runs`, so that a group
+            keeps its colour while the runs train.
     """
     groups: dict[tuple[str, int], list[RunData]] = {}
     seen: Counter[tuple[str, int]] = Counter()
@@ -67,8 +68,7 @@ def group_by_seed(runs: Sequence[RunData], colours: int) -> list[SeedGroup]:
     best_first = sorted(range(len(uncoloured)), key=lambda index: -uncoloured[index].best_top1)
     coloured = sorted(best_first[:colours])
     return [
-        replace(group, colour=coloured.index(index) if index in coloured else None)
-        for index, group in enumerate(uncoloured)
+        replace(uncoloured[index], colour=coloured.index(index) if index in coloured else None) for index in best_first
     ]
 
 

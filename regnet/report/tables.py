@@ -1,7 +1,8 @@
 """The tables of a report: runs with their metrics, classes, confusions, events, and differing options."""
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from regnet.report.seed_groups import ClassAccuracy, SeedGroup
 
 CONFUSED_PAIRS = 12  # shown
 NO_VALUE = "–"
+MEAN = "mean ± std"  # status of a row
 
 
 class Measure(NamedTuple):
@@ -23,12 +25,14 @@ class Measure(NamedTuple):
     Attributes:
         value_of: None if the run has no such value yet.
         write: the value as text.
+        best_of: which of several values is the best one; None if none is.
         over_seeds: whether it has a mean and a standard deviation over seeds.
     """
 
     heading: str
     value_of: Callable[[RunData], float | None]
     write: Callable[[float], str]
+    best_of: Callable[[Iterable[float]], float] | None = None
     over_seeds: bool = False
 
 
@@ -73,50 +77,75 @@ def _seconds(run: RunData) -> float | None:
 
 
 MEASURES = (
-    Measure("best validation top-1 (epoch)", _best_top1, _percent, over_seeds=True),
-    Measure("final validation top-1", _last("val_top1", "top1"), _percent, over_seeds=True),
-    Measure("final validation top-5", _last("val_top5", "top5"), _percent, over_seeds=True),
-    Measure("final validation loss", _last("val_loss", "loss"), _loss, over_seeds=True),
+    Measure("best validation top-1", _best_top1, _percent, max, over_seeds=True),
+    Measure("final validation top-1", _last("val_top1", "top1"), _percent, max, over_seeds=True),
+    Measure("final validation top-5", _last("val_top5", "top5"), _percent, max, over_seeds=True),
+    Measure("final validation loss", _last("val_loss", "loss"), _loss, min, over_seeds=True),
     Measure("final training loss", _last("train_loss"), _loss, over_seeds=True),
     Measure("calibration error (ECE)", lambda run: run.result.get("calibration_error"), _percent, over_seeds=True),
     Measure("training images/s", _speed, _count),
     Measure("parameters", lambda run: run.result.get("parameters"), _count),
-    Measure("training time", _seconds, duration),
+    Measure("training time (h:mm:ss)", _seconds, duration),
 )
 HEADINGS = ("epochs", *(measure.heading for measure in MEASURES))
 
 
 class Cell(NamedTuple):
+    """A cell of the table of runs; `value` is what it is sorted by, `best` whether no other run has a better one."""
+
     text: str
+    value: float | None = None
     note: str = ""
+    best: bool = False
 
 
-def run_row(run: RunData, group: SeedGroup) -> dict[str, Any]:
-    """A row of the table of runs."""
-    best, *others = (_cell(measure, measure.value_of(run)) for measure in MEASURES)
-    if run.best:
-        best = Cell(best.text, f"({run.best['epoch']})")
-    epochs = Cell(f"{run.state.epoch}/{run.state.epochs}")
-    return {"name": run.name, "status": run.status, "colour": group.colour, "cells": [epochs, best, *others]}
+def run_rows(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
+    """The table of runs: a row for each run, after those of several seeds one for their mean and standard deviation."""
+    runs = [run for group in groups for run in group.runs]
+    best = [_best_value(measure, runs) if len(runs) > 1 else None for measure in MEASURES]
+    rows = []
+    for group in groups:
+        rows += [_row(run.name, run.status, group, _run_cells(run, best)) for run in group.runs]
+        if len(group.runs) > 1:
+            cells = [_mean_cell(measure, group) if measure.over_seeds else Cell("") for measure in MEASURES]
+            rows.append(_row(group.label, MEAN, group, [Cell(""), *cells]))
+    return rows
 
 
-def mean_row(group: SeedGroup) -> dict[str, Any]:
-    """The row with mean and standard deviation over the seeds."""
-    cells = [Cell(_mean_and_std(measure, group) if measure.over_seeds else "") for measure in MEASURES]
-    return {"name": group.label, "status": "mean ± std", "colour": group.colour, "cells": [Cell(""), *cells]}
+def _row(name: str, status: str, group: SeedGroup, cells: list[Cell]) -> dict[str, Any]:
+    return {"name": name, "status": status, "colour": group.colour, "cells": cells}
 
 
-def _mean_and_std(measure: Measure, group: SeedGroup) -> str:
-    values = [value for run in group.runs if (value := measure.value_of(run)) is not None]
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return NO_VALUE
-    if measure.write is _percent:
-        return f"{100 * mean(values):.2f} ± {_percent(stdev(values))}"
-    return f"{measure.write(mean(values))} ± {measure.write(stdev(values))}"
+def _best_value(measure: Measure, runs: Sequence[RunData]) -> float | None:
+    """None also if all are equal."""
+    values = [value for run in runs if (value := _value(measure, run)) is not None]
+    return measure.best_of(values) if measure.best_of and len(set(values)) > 1 else None
 
 
-def _cell(measure: Measure, value: float | None) -> Cell:
-    return Cell(NO_VALUE if value is None or not math.isfinite(value) else measure.write(value))
+def _run_cells(run: RunData, best: Sequence[float | None]) -> list[Cell]:
+    cells = [Cell(f"{run.state.epoch}/{run.state.epochs}", run.state.epoch)]
+    for measure, best_value in zip(MEASURES, best, strict=True):
+        value = _value(measure, run)
+        note = f"epoch {run.best['epoch']}" if run.best and measure.value_of is _best_top1 else ""
+        if value is None:
+            cells.append(Cell(NO_VALUE))
+        else:
+            cells.append(Cell(measure.write(value), value, note, value == best_value))
+    return cells
+
+
+def _value(measure: Measure, run: RunData) -> float | None:
+    """None also if it is not finite."""
+    value = measure.value_of(run)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _mean_cell(measure: Measure, group: SeedGroup) -> Cell:
+    values = [value for run in group.runs if (value := _value(measure, run)) is not None]
+    if len(values) < 2:
+        return Cell(NO_VALUE)
+    average = measure.write(mean(values)).removesuffix(" %" if measure.write is _percent else "")
+    return Cell(f"{average} ± {measure.write(stdev(values))}", mean(values))
 
 
 def class_rows(finished: Sequence[AccuracyOfGroup]) -> list[dict[str, Any]]:
@@ -189,9 +218,22 @@ def event_row(run: RunData, event: dict[str, Any]) -> dict[str, Any]:
     return {**event, "run": run.name, "time": time, "detail": detail}
 
 
-def config_differences(runs: Sequence[RunData]) -> dict[str, list[Any]]:
-    """The options in which the runs differ, with the value of each run."""
+def config_differences(runs: Sequence[RunData]) -> list[list[str]]:
+    """The options in which the runs differ besides their name, and the value of each run, as a table with headings.
+
+    Its rows are the options or, if there are more runs, the runs. Empty if the runs have the same configuration.
+    """
     options_by_run = [run.options for run in runs]
-    names = dict.fromkeys(name for options in options_by_run for name in options)
-    values_of = {name: [options.get(name) for options in options_by_run] for name in names}
-    return {name: values for name, values in values_of.items() if any(value != values[0] for value in values)}
+    names = dict.fromkeys(name for options in options_by_run for name in options if name != "name")
+    values_of = {name: [_option_text(options, name) for options in options_by_run] for name in names}
+    rows = [[name, *values] for name, values in values_of.items() if len(set(values)) > 1]
+    runs_heading = [run.name for run in runs]
+    if rows and len(rows) < len(runs):
+        return [list(row) for row in zip(["run", *runs_heading], *rows, strict=True)]
+    return [["option", *runs_heading], *rows] if rows else []
+
+
+def _option_text(options: dict[str, Any], name: str) -> str:
+    """As in YAML."""
+    value = options.get(name, NO_VALUE)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
