@@ -42,34 +42,26 @@ def restore_defaults() -> None:
 @contextlib.contextmanager
 def raised_as_exceptions() -> Iterator[None]:
     """A signal raises `Interrupted`; further ones are ignored, so that they do not stop the clean-up."""
-
-    def interrupt(number: int, _: FrameType | None) -> NoReturn:
-        for other in SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(number)
-
-    with _handlers(interrupt):
-        yield
-
-
-@contextlib.contextmanager
-def ignored() -> Iterator[None]:
-    """For steps that are short and must not be divided."""
-    with _handlers(signal.SIG_IGN):
-        yield
-
-
-@contextlib.contextmanager
-def _handlers(handler: "signal._HANDLER") -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for number in SIGNALS:
             if before[number] is not signal.SIG_IGN:
-                signal.signal(number, handler)
+                signal.signal(number, _raise)
         yield
     finally:
         for number in SIGNALS:
             signal.signal(number, before[number])
+
+
+def _raise(number: int, _: FrameType | None) -> NoReturn:
+    ignore()
+    raise Interrupted(number)
+
+
+def ignore() -> None:
+    """Ignores the signals until `raised_as_exceptions` ends: for last steps that are short and must not be divided."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

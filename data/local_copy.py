@@ -1,13 +1,12 @@
 """Shards on each node's local disk: one process copies them once, while the others on the node wait."""
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 from pathlib import Path
 
 from data.errors import DataError
+from data.file_lock import try_lock, wait_for_lock
 from data.manifest import MANIFEST, Verify, is_intact, read_manifest, verify
 
 
@@ -43,13 +42,15 @@ def copy_shards(source: Path, cache_dir: Path) -> Path:
     """
     target = copy_directory(source, cache_dir)
     manifest = read_manifest(source)
+    if _is_complete(target):  # it may belong to another user, or be on a disk that is mounted read-only
+        return target
     target.mkdir(parents=True, exist_ok=True)
     with open(target / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another job on this node may be copying
-        if (target / MANIFEST).exists():
-            with contextlib.suppress(DataError):  # the copy has been damaged since: copy it again
-                verify(target, read_manifest(target), Verify.once)
-                return target
+        if not try_lock(lock):
+            print(f"{target}: waiting for another process on this node that is copying the shards", flush=True)
+            wait_for_lock(lock)
+        if _is_complete(target):
+            return target
         # Shards that an interrupted copy has completed are kept.
         shards = [shard for split in manifest.splits.values() for shard in split if not is_intact(target, shard)]
         needed, free = sum(shard.size for shard in shards), shutil.disk_usage(target).free
@@ -72,6 +73,15 @@ def copy_shards(source: Path, cache_dir: Path) -> Path:
             (target / MANIFEST).unlink()
             raise DataError(f"{source} was replaced while it was copied to {cache_dir}; start the run again")
     return target
+
+
+def _is_complete(copy: Path) -> bool:
+    """Whether there is a copy, which has not been damaged since."""
+    try:
+        verify(copy, read_manifest(copy), Verify.once)
+    except DataError:
+        return False
+    return True
 
 
 def _size(number: int) -> str:

@@ -26,6 +26,10 @@ _CONVERT_AGAIN = "restore it from a copy, or convert again with python -m data.c
 CONTENT_MODULUS = 2**256  # digests of samples are added modulo this: the sum does not depend on the shards
 
 
+class ForeignManifest(DataError):
+    """A file of this name that belongs to something else."""
+
+
 class Verify(StrEnum):
     """How shards are checked before they are opened."""
 
@@ -99,6 +103,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Reads and checks a manifest.
 
     Raises:
+        ForeignManifest: it is not the manifest of a converted dataset.
         DataError: it is missing, damaged, altered, of another format version, or has impossible values.
     """
     path = directory / MANIFEST
@@ -109,10 +114,12 @@ def read_manifest(directory: Path) -> Manifest:
             f"{directory}: no {MANIFEST}: not a converted dataset, or its conversion was not completed; "
             "convert it with python -m data.convert"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); {_CONVERT_AGAIN}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise DataError(f"{path}: not the manifest of a converted dataset")
+        raise ForeignManifest(f"{path}: not the manifest of a converted dataset; use another directory")
     try:
         version = _typed(record["version"], int)
         if version != VERSION:
@@ -127,11 +134,11 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _other_version(directory: Path, version: int) -> str:
-    age = "an older" if version < VERSION else "a newer"
+    age, update = ("an older", "") if version < VERSION else ("a newer", "update this program, ")
     return (
         f"{directory} was converted by {age} version of this program (manifest format {version}, this version reads "
-        f"{VERSION}): convert the images again with python -m data.convert --overwrite, or delete {directory} and run "
-        "make again"
+        f"{VERSION}): {update}convert the images again with python -m data.convert --overwrite, or delete {directory} "
+        "and run make again"
     )
 
 
@@ -185,6 +192,10 @@ def _list(values: Any, kind: type[T]) -> tuple[T, ...]:
     return tuple(_typed(value, kind) for value in _typed(values, list))
 
 
+def shard_names(manifest: Manifest) -> set[str]:
+    return {shard.name for shards in manifest.splits.values() for shard in shards}
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -196,6 +207,22 @@ def verify(directory: Path, manifest: Manifest, how: Verify) -> None:
     Raises:
         DataError: names the first file that differs, and what was expected and found.
     """
+    try:
+        _verify(directory, manifest, how)
+    except DataError as error:
+        if _was_replaced(directory, manifest):
+            raise DataError(f"{directory} was replaced by another conversion just now: start again") from error
+        raise
+
+
+def _was_replaced(directory: Path, manifest: Manifest) -> bool:
+    try:
+        return read_manifest(directory) != manifest
+    except DataError:
+        return False
+
+
+def _verify(directory: Path, manifest: Manifest, how: Verify) -> None:
     shards = [shard for split in manifest.splits.values() for shard in split]
     for shard in shards:
         _check_size(directory / shard.name, shard.size)

@@ -5,15 +5,22 @@
 FAULT is a method of `Fault`. Everything else is real: processes, signals, files.
 """
 
+import errno
+import fcntl
 import os
 import runpy
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+def raise_(error: BaseException) -> NoReturn:
+    raise error
 
 
 class Fault:
@@ -73,6 +80,22 @@ class Fault:
 
     def interrupted_before_rename(self) -> None:
         self.before(os, "rename", lambda: os.kill(os.getpid(), signal.SIGTERM), only_in_this_process=True)
+
+    def interrupted_before_unlink(self) -> None:
+        self.before(os, "unlink", lambda: os.kill(os.getpid(), signal.SIGTERM), only_in_this_process=True)
+
+    def out_of_memory(self) -> None:
+        """When an image is decoded; each writer counts its own images."""
+        import data.image_encoding
+
+        self.before(data.image_encoding, "to_rgb", lambda: raise_(MemoryError()))
+
+    def too_many_processes(self) -> None:
+        self.before(os, "fork", lambda: raise_(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))))
+
+    def no_locks(self) -> None:
+        """As on NFS that is mounted without them."""
+        self.before(fcntl, "flock", lambda: raise_(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ def convert(*options, launcher=()):
     return run([*launcher, *command] if launcher else ForkedCommand(command))
 
 
+def faulty_convert(fault, *options):
+    """See tests/conversion_faults.py."""
+    return ForkedCommand(["tests/conversion_faults.py", fault, *map(str, options)])
+
+
 def assert_rejected(done, *words, exit_code=2):
     assert done.returncode == exit_code, done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()

@@ -84,6 +84,32 @@ def test_images_that_are_gone_are_not_compared(folder):
     assert f"{folder / 'images'} is gone, so its images were not compared" in done.stdout
 
 
+def test_images_that_were_moved_are_not_converted_again(folder):
+    moved = folder / "moved"
+    (folder / "images").rename(moved)
+    done = convert_again(folder, "--root", moved)
+    assert done.returncode == 0, done.stderr
+    assert "and the image files have not changed" in done.stdout
+    add(moved / "train" / "bee")
+    recorded = folder / "images"
+    assert_rejected(convert_again(folder, "--root", moved), f"converted from {recorded}, not from {moved}", "2 more")
+    assert_rejected(convert_again(folder, "--root", folder / "none"), f"{folder / 'none'}: no such directory")
+
+
+def test_the_source_of_images_that_are_gone_is_the_recorded_one(tmp_path):
+    """CIFAR-100's archive is often deleted after the conversion; without it, --root looks like a folder of images."""
+    options = ("--source", "synthetic", "--per-class", 1, "--out", tmp_path / "out")
+    assert convert(*options).returncode == 0
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    del manifest["sha256"], manifest["source"]["per_class"]
+    manifest["source"] |= {"source": "cifar100", "root": str(tmp_path / "downloads")}
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(manifest))
+    done = convert("--root", tmp_path / "downloads", "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "already converted" in done.stdout
+
+
 def add(folder):
     for name in ("8.png", "9.png"):
         Image.new("RGB", (32, 32)).save(folder / name)
@@ -111,8 +137,8 @@ def touch(folder):
         (add, "20 image files, 2 more than then"),
         (remove, "17 image files, 1 fewer than then"),
         (rename, "18 image files as then, but with other names"),
-        (modify, "the same 18 image files, but with other sizes or modification times"),
-        (touch, "the same 18 image files, but with other sizes or modification times"),
+        (modify, "the same 18 image files, but with other sizes."),
+        (touch, "the same 18 image files, but with other modification times (contents were not compared)"),
     ],
 )
 def test_changed_images_are_noticed(folder, change, difference):

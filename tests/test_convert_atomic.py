@@ -6,16 +6,11 @@ import signal
 import sys
 
 import pytest
-from converting import assert_rejected, convert
-from fork_server import ForkedCommand
+from converting import assert_rejected, convert, faulty_convert
 from images import class_folders
 from programs import has_exited, kill_group, run, start, wait_until
 
 from data.manifest import Verify, read_manifest, verify
-
-
-def faulty_convert(fault, *options):
-    return ForkedCommand(["tests/conversion_faults.py", fault, *map(str, options)])
 
 
 def two_shards(root):
@@ -112,10 +107,13 @@ def test_a_signal_ends_a_conversion_in_one_line(old, new, out, writers, number):
     assert_only_listed_files(out)
 
 
-def test_a_signal_does_not_divide_the_replacement(new, new_identity, out):
-    done = run(faulty_convert("interrupted_before_rename:3", *new, "--out", out, "--overwrite"))
+@pytest.mark.parametrize("fault", ["interrupted_before_rename:3", "interrupted_before_unlink:5"])
+def test_a_signal_does_not_divide_the_replacement(new, new_identity, out, fault):
+    """Nor does it end the command once the dataset is replaced; the fifth deletion is that of the lock."""
+    done = run(faulty_convert(fault, *new, "--out", out, "--overwrite"))
     assert (done.returncode, done.stderr) == (0, "")
     assert identity(out) == new_identity
+    assert_only_listed_files(out)
 
 
 def test_a_signal_during_the_imports_ends_the_command_in_one_line(tmp_path):
@@ -137,7 +135,9 @@ def test_a_second_conversion_into_a_directory_is_rejected_while_the_first_is_run
     process = start(faulty_convert("blocked_in_sample:3", *new, "--out", out))
     try:
         wait_until(lambda: len(writers()) == 2)
-        assert_rejected(convert(*new, "--out", out), out, f"process {process.pid} on", "another --out")
+        second = convert(*new, "--out", out)
+        assert_rejected(second, out, f"process {process.pid} on", "another --out")
+        assert second.stdout == ""  # before it reads the folder of the images
         os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: all(has_exited(pid) for pid in writers()))
         assert convert(*new, "--out", out).returncode == 0

@@ -1,12 +1,14 @@
 """Copies of shards on a local disk: complete, and made once for any number of processes and jobs."""
 
+import fcntl
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from images import convert_synthetic
-from programs import ROOT, mounted_tmpfs, outcome, run, start, trainer
+from programs import ROOT, mounted_tmpfs, outcome, run, start, trainer, wait_until
 
 from data.errors import DataError
 from data.local_copy import copy_directory, copy_shards
@@ -95,6 +97,24 @@ def test_a_dataset_that_is_replaced_while_it_is_copied_gives_no_copy(shards, tmp
     assert not (target / "manifest.json").exists()
 
 
+def test_an_intact_copy_on_a_read_only_disk_is_used(shards, tmp_path):
+    with mounted_tmpfs(tmp_path / "disk", "size=64m") as disk:
+        copy = copy_shards(shards, disk)
+        run(["mount", "-o", "remount,ro", str(disk)])
+        assert copy_shards(shards, disk) == copy
+
+
+def test_a_process_that_waits_for_another_one_says_so(shards, tmp_path, capsys):
+    target = copy_directory(shards, tmp_path)
+    target.mkdir()
+    with ThreadPoolExecutor(1) as pool, open(target / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = pool.submit(copy_shards, shards, tmp_path)
+        wait_until(lambda: "waiting for another process" in capsys.readouterr().out)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert waiting.result(timeout=60) == target
+
+
 def test_concurrent_processes_share_one_copy(shards, tmp_path):
     program = (
         "import sys; from pathlib import Path; from data.local_copy import copy_shards; "
@@ -102,7 +122,7 @@ def test_concurrent_processes_share_one_copy(shards, tmp_path):
     )
     command = [sys.executable, "-c", program, str(shards), str(tmp_path)]
     racing = [start(command, PYTHONPATH=str(ROOT)) for _ in range(3)]
-    directories = {process.communicate(timeout=60)[0].strip() for process in racing}
+    directories = {process.communicate(timeout=60)[0].splitlines()[-1] for process in racing}
     assert [process.returncode for process in racing] == [0, 0, 0]
     (copy,) = map(Path, directories)
     verify(copy, read_manifest(copy), Verify.always)

@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data.errors import DataError
 from data.image_encoding import Encoding
-from data.manifest import MANIFEST, Manifest
+from data.manifest import Manifest
 from data.open_files import allow_open_files
 from data.sampler import rank_slice
 from data.sources.source import Source
 from data.writing.channel_statistics import ChannelStatistics
-from data.writing.output_directory import exclusive, install, private_directory
+from data.writing.output_directory import install, private_directory
 from data.writing.shard_writer import WrittenShard
 from data.writing.writer_process import BadImages, ShardTask, WriterProcess, start_writer
 
@@ -37,14 +37,12 @@ class WriterOptions:
         workers: number of writer processes.
         timeout: seconds without progress after which a writer is killed.
         skip_bad: skip images that cannot be stored, and list them in the manifest.
-        overwrite: replace a dataset that is there.
     """
 
     shards: int | None
     workers: int
     timeout: float
     skip_bad: bool
-    overwrite: bool
 
 
 @dataclass(frozen=True)
@@ -64,24 +62,20 @@ class Converted:
 def convert_dataset(
     source: Source, out: Path, encoding: Encoding, options: WriterOptions, record: dict[str, Any]
 ) -> Converted:
-    """Writes all shards, then the manifest; until then `out` keeps the dataset that it holds.
+    """Writes all shards, then the manifest; until then `out`, which is locked, keeps the dataset that it holds.
 
     Args:
         record: the options of the conversion, for the manifest.
 
     Raises:
-        DataError: an image cannot be stored, there are fewer images than shards, a class has no training image, or
-            another conversion is writing to `out`.
+        DataError: an image cannot be stored, there are fewer images than shards, or a class has no training image.
         WriterError: a writer failed, died, or made no progress for `options.timeout` seconds.
     """
     allow_open_files(_FILES_PER_WRITER * options.workers, f"--workers {options.workers}", "use fewer --workers")
-    with exclusive(out):
-        if (out / MANIFEST).exists() and not options.overwrite:
-            raise DataError(f"{out} was converted by another process meanwhile; run the same command again to check it")
-        with private_directory(out) as private:
-            written, skipped = _write_good_images(source, private, encoding, options)
-            converted = _describe(source, encoding, record, written, skipped)
-            install(private, out, converted.manifest)
+    with private_directory(out) as private:
+        written, skipped = _write_good_images(source, private, encoding, options)
+        converted = _describe(source, encoding, record, written, skipped)
+        install(private, out, converted.manifest)
     return converted
 
 

@@ -6,7 +6,6 @@ is killed at any moment leaves a valid set, or none if there was none, and files
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -18,21 +17,44 @@ from typing import TextIO
 
 from commandline import interrupts
 from data.errors import DataError
-from data.manifest import MANIFEST, Manifest, is_intact, read_manifest, write_manifest
+from data.file_lock import try_lock
+from data.manifest import MANIFEST, ForeignManifest, Manifest, is_intact, read_manifest, shard_names, write_manifest
 
-LOCK = ".lock"
+LOCK = ".conversion.lock"
 _PRIVATE = ".conversion-"
-_SHARD_NAME = re.compile(r"(train|val)-\d{5}-of-\d{5}(-[0-9a-f]{8})?\.beton")
+_SHARD_NAME = re.compile(r"(train|val)-\d{5,}-of-\d{5,}-[0-9a-f]{8}\.beton")
+
+
+class DirectoryBusy(DataError):
+    """Another conversion is writing to the directory."""
 
 
 @contextlib.contextmanager
 def exclusive(out: Path) -> Iterator[None]:
     """Creates and locks the directory. The lock ends with the process, and with those that it has forked.
 
+    A directory that was created is deleted again if nothing was written into it.
+
     Raises:
-        DataError: another conversion holds the lock.
+        DirectoryBusy: another conversion holds the lock.
+        DataError: there cannot be a directory of this name.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    created = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:  # a file, or a link to nothing
+        raise DataError(f"--out {out}: {error.filename} is not a directory") from error
+    try:
+        with _locked(out):
+            yield
+    finally:
+        if created:
+            with contextlib.suppress(OSError):  # not empty
+                out.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
     lock = _take_lock(out)
     try:
         yield
@@ -46,15 +68,18 @@ def _take_lock(out: Path) -> TextIO:
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # held as long as the directory is locked
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            free = try_lock(file)
+        except DataError:
+            path.unlink()
+            raise
+        if not free:
             file.seek(0)
             holder = file.read().strip()
             file.close()
-            raise DataError(
+            raise DirectoryBusy(
                 f"{out}: another conversion is writing to this directory{f' ({holder})' if holder else ''}. "
                 "Wait until it has ended, or use another --out"
-            ) from error
+            )
         if _is_at(file, path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -72,11 +97,9 @@ def _is_at(file: TextIO, path: Path) -> bool:
 
 @contextlib.contextmanager
 def private_directory(out: Path) -> Iterator[Path]:
-    """A directory for new shards inside the locked directory; deletes what killed conversions have left there."""
+    """A directory for new shards inside the locked directory; deletes those that killed conversions have left there."""
     for old in out.glob(f"{_PRIVATE}*"):
         shutil.rmtree(old)
-    with contextlib.suppress(DataError):  # of a manifest that cannot be read, nobody knows which shards it lists
-        _delete_shards(out, read_manifest(out) if (out / MANIFEST).exists() else None)
     private = Path(tempfile.mkdtemp(prefix=_PRIVATE, dir=out))
     try:
         yield private
@@ -85,25 +108,82 @@ def private_directory(out: Path) -> Iterator[Path]:
 
 
 def install(private: Path, out: Path, manifest: Manifest) -> None:
-    """Makes the shards in `private` the dataset in `out`, and then deletes those of the previous dataset."""
+    """Makes the shards in `private` the dataset in `out`, and then deletes those of the previous dataset.
+
+    Signals are ignored from the first rename on, until the command ends.
+    """
     write_manifest(private, manifest)
-    with interrupts.ignored():
-        for split in manifest.splits.values():
-            for shard in split:
-                if not is_intact(out, shard):  # a run may be reading the same shard
-                    (private / shard.name).rename(out / shard.name)
+    previous = _previous_manifest(out)
+    shards = [shard for split in manifest.splits.values() for shard in split]
+    new = [shard.name for shard in shards if not is_intact(out, shard)]  # a run may be reading the same shard
+    interrupts.ignore()
+    moved = []
+    try:
+        for name in new:
+            moved.append((private / name).rename(out / name))
         _sync(out)
         (private / MANIFEST).rename(out / MANIFEST)
-        _sync(out)
-        _delete_shards(out, manifest)
-
-
-def _delete_shards(out: Path, manifest: Manifest | None) -> None:
-    """Deletes the shards that the manifest does not list."""
-    listed = {shard.name for split in manifest.splits.values() for shard in split} if manifest else set()
-    for path in out.iterdir():
-        if _SHARD_NAME.fullmatch(path.name) and path.name not in listed:
+    except OSError:
+        for path in moved:
             path.unlink()
+        raise
+    _sync(out)
+    for path in _unlisted(out, manifest, previous):
+        path.unlink()
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises ForeignManifest if manifest.json is a file of something else, which must not be replaced."""
+    _previous_manifest(out)
+
+
+def _previous_manifest(out: Path) -> Manifest | None:
+    """The manifest to be replaced; None if there is none, or if it is damaged or of another version."""
+    try:
+        return read_manifest(out)
+    except ForeignManifest:
+        raise
+    except DataError:
+        return None
+
+
+def delete_leftovers(out: Path) -> int:
+    """Deletes what killed conversions have left in a converted dataset; returns the number of shards and directories.
+
+    Nothing is deleted while another conversion is writing there, or in a directory that this process may not change.
+    """
+    if not _leftovers(out) or not os.access(out, os.W_OK):
+        return 0
+    try:
+        with exclusive(out):
+            leftovers = _leftovers(out)
+            for path in leftovers:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+    except DirectoryBusy:
+        return 0
+    return len(leftovers)
+
+
+def _leftovers(out: Path) -> list[Path]:
+    return [*out.glob(f"{_PRIVATE}*"), *_unlisted(out, read_manifest(out), previous=None)]
+
+
+def _unlisted(out: Path, manifest: Manifest, previous: Manifest | None) -> list[Path]:
+    """The shards in `out` that are not in the manifest: those of the previous one, and those of killed conversions.
+
+    Only the latter are recognised by their names: a file without a digest in its name may be someone else's.
+    """
+    listed, before = shard_names(manifest), shard_names(previous) if previous else set()
+    return [
+        path
+        for path in out.iterdir()
+        if path.name not in listed
+        and (path.name in before or _SHARD_NAME.fullmatch(path.name))
+        and (path.is_symlink() or path.is_file())
+    ]
 
 
 def _sync(directory: Path) -> None:

@@ -9,7 +9,7 @@ from data.sources.source import Source
 
 
 def summarise_files(source: Source, root: Path) -> dict[str, Any] | None:
-    """Number of the image files below `root`, and digests of their names, and of their names, sizes and times.
+    """Number of the image files below `root`, and digests of their names, of their sizes, and of all with their times.
 
     Returns:
         None if the images have no files of their own.
@@ -21,7 +21,7 @@ def summarise_files(source: Source, root: Path) -> dict[str, Any] | None:
     files = sorted(path for path in paths if path is not None)
     if not files:
         return None
-    names, states = hashlib.sha256(), hashlib.sha256()
+    names, sizes, states = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     for path in files:
         name = bytes(path.relative_to(root) if path.is_relative_to(root) else path) + b"\0"
         try:
@@ -29,18 +29,24 @@ def summarise_files(source: Source, root: Path) -> dict[str, Any] | None:
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from error
         names.update(name)
+        sizes.update(f"{status.st_size}\n".encode())
         states.update(name + f"{status.st_size} {status.st_mtime_ns}\n".encode())
-    return {"count": len(files), "names": names.hexdigest()[:16], "states": states.hexdigest()[:16]}
+    digests = {"names": names, "sizes": sizes, "states": states}
+    return {"count": len(files), **{key: digest.hexdigest()[:16] for key, digest in digests.items()}}
 
 
-def difference(before: dict[str, Any], now: dict[str, Any] | None) -> str:
-    """How the files differ from those of the conversion; empty if they do not."""
+def difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
+    """How the files differ from those of the conversion; empty if they do not, or if there are none."""
+    if before is None:
+        return "" if now is None else f"{now['count']:,} image files, none then"
     if now is None or now["count"] != before["count"]:
         count = 0 if now is None else now["count"]
         more = count - before["count"]
         return f"{count:,} image files, {abs(more):,} {'more' if more > 0 else 'fewer'} than then"
     if now["names"] != before["names"]:
         return f"{now['count']:,} image files as then, but with other names"
+    if now["sizes"] != before.get("sizes", now["sizes"]):
+        return f"the same {now['count']:,} image files, but with other sizes"
     if now["states"] != before["states"]:
-        return f"the same {now['count']:,} image files, but with other sizes or modification times"
+        return f"the same {now['count']:,} image files, but with other modification times (contents were not compared)"
     return ""

@@ -1,6 +1,7 @@
 """A process that writes one shard: its progress, its result, and its end, also when the conversion is killed."""
 
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,7 @@ from data.writing.shard_writer import Progress, WrittenShard, write_shard
 # A forked writer shares the images in its parent's memory (150 MB for CIFAR-100) instead of copying them.
 _fork = multiprocessing.get_context("fork")
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_OUT_OF_MEMORY = "out of memory; use fewer --workers, or have the limit of memory raised"
 _LONGEST_PAUSE = 1.0  # seconds between two checks; more means that this process itself did not run
 
 
@@ -62,7 +64,13 @@ class WriterProcess:
         self._results, child_end = _fork.Pipe(duplex=False)
         arguments = (os.getpid(), task, source, encoding, skip_bad, self._progress, child_end)
         self._process = ForkProcess(target=_run, args=arguments, daemon=True)
-        self._process.start()
+        try:
+            self._process.start()
+        except OSError as error:
+            raise WriterError(
+                f"cannot start a writer process ({error.strerror}); use fewer --workers, or have the limit of "
+                "processes (ulimit -u) or of memory raised"
+            ) from error
         child_end.close()
 
     @property
@@ -134,10 +142,12 @@ def _run(
         _die_with(parent)
         cv2.setNumThreads(1)  # there is a writer for every core
         results.send(_write_or_list_bad(task, source, encoding, skip_bad, progress))
-    except DataError as error:
+    except (DataError, WriterError) as error:
         results.send(error)
     except OSError as error:
-        results.send(WriterError(f"{task.path.name}: {error}"))
+        results.send(WriterError(f"{task.path}: {error.strerror or error}"))
+    except MemoryError:
+        results.send(WriterError(f"{task.path}: {_OUT_OF_MEMORY}"))
 
 
 def _die_with(parent: int) -> None:
@@ -155,6 +165,7 @@ def _write_or_list_bad(
     try:
         return write_shard(source, task.split, task.indices, task.first_id, task.path, encoding, progress)
     except DataError as error:
+        _check_memory(error, source.name(task.split, task.indices[progress.samples]))
         if not skip_bad:
             raise
         task.path.unlink()
@@ -167,7 +178,15 @@ def _list_bad(task: ShardTask, source: Source, encoding: Encoding, progress: Pro
     for index in task.indices[progress.samples :]:
         try:
             load_image(source, task.split, index, encoding)
-        except DataError:
+        except DataError as error:
+            _check_memory(error, source.name(task.split, index))
             bad.append(index)
         progress.sample()
     return BadImages(bad, reason)
+
+
+def _check_memory(error: DataError, name: str) -> None:
+    """Raises WriterError if an image could not be read because memory was short: it may be a good image."""
+    cause = error.__cause__
+    if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+        raise WriterError(f"{name}: {_OUT_OF_MEMORY}") from error

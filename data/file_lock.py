@@ -1,0 +1,37 @@
+"""Locks on files, which end with the process that holds them."""
+
+import fcntl
+from typing import TextIO
+
+from data.errors import DataError
+
+
+def try_lock(file: TextIO) -> bool:
+    """Takes the lock of an open file if it is free.
+
+    Raises:
+        DataError: the file system has no locks.
+    """
+    return _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def wait_for_lock(file: TextIO) -> None:
+    """Takes the lock of an open file when it is free.
+
+    Raises:
+        DataError: the file system has no locks.
+    """
+    _lock(file, fcntl.LOCK_EX)
+
+
+def _lock(file: TextIO, operation: int) -> bool:
+    try:
+        fcntl.flock(file, operation)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise DataError(
+            f"{file.name}: cannot be locked ({error.strerror}): mount this file system with locks (NFS: without "
+            "nolock; Lustre: with flock), or use a directory on another one"
+        ) from error
+    return True
