@@ -35,6 +35,7 @@ from regnet.config.parser import parse_config
 from regnet.errors import UsageError
 from regnet.report.html_report import write_report
 from regnet.report.run_data import read_run_data
+from regnet.runs.atomic_write import replace_file
 from regnet.runs.directory import run_path
 from regnet.runs.files import RESULT
 from regnet.runs.json_format import format_json
@@ -105,7 +106,7 @@ def read_result(run: Path, seed: int, hardware: Hardware, target: float | None, 
         target,
         reached,
     )
-    stored.write_text(format_json(asdict(trained), indent=None) + "\n", encoding="utf-8")
+    replace_file(stored, (format_json(asdict(trained), indent=None) + "\n").encode())
     return trained
 
 

@@ -21,6 +21,7 @@ from benchmarks.command import Report, check_figure_path, check_output_paths, po
 from benchmarks.epochs import EpochRows
 from regnet.errors import UsageError
 from regnet.report.figure import Figure, Palette
+from regnet.runs.atomic_write import replace_file
 
 COLUMNS = ("epoch", "lr", "avg_loss_per_sample", "test_accuracy_percent")
 
@@ -69,7 +70,7 @@ def draw(path: Path, name: str, ours: Sequence[Epoch], theirs: Sequence[Epoch]) 
         right.set_ylabel("validation accuracy, %", color=palette.groups[1])
         right.grid(False)
 
-    path.write_bytes(Figure(path.stem, f"{name}; dashed: the baseline", 3.2, draw_on).png())
+    replace_file(path, Figure(path.stem, f"{name}; dashed: the baseline", 3.2, draw_on).png())
     return path
 
 

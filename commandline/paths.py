@@ -76,5 +76,7 @@ def check_output_file(option: str, path: Path) -> None:
         raise InputError(f"{option} {path}: {path.parent} is not a directory")
     if path.is_dir():
         raise InputError(f"{option} {path} is a directory: name a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if path.exists() and not os.access(path, os.W_OK):
         raise InputError(f"{option} {path}: permission denied")
+    if (path.is_file() or not path.exists()) and not os.access(path.resolve().parent, os.W_OK):  # it is replaced
+        raise InputError(f"{option} {path}: no files can be created in {path.resolve().parent} (permission denied)")

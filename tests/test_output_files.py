@@ -1,11 +1,17 @@
 """Output files of commands are replaced by complete files or not at all."""
 
+import errno
+import json
 import os
 import stat
 import sys
 
-from programs import ROOT, run
+import pytest
+from programs import ROOT, mounted_tmpfs, run
 
+from benchmarks import accuracy, baseline_curves
+from commandline.errors import InputError
+from commandline.paths import check_output_file
 from regnet.runs.atomic_write import replace_file
 
 
@@ -46,3 +52,63 @@ def test_a_disk_that_fails_leaves_the_file_as_it_was(tmp_path):
     assert str(path) in done.stderr
     assert path.read_bytes() == b"previous"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_name_may_have_the_greatest_length(tmp_path):
+    path = tmp_path / ("a" * 255)
+    replace_file(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+def test_a_file_that_is_mounted_by_itself_is_written_to(tmp_path):
+    """As a file that is given to a container as a volume."""
+    volume, path = tmp_path / "volume", tmp_path / "out.json"
+    volume.touch()
+    path.touch()
+    if os.geteuid() != 0 or run(["mount", "--bind", str(volume), str(path)]).returncode != 0:
+        pytest.skip("mounting needs root and the permission to mount")
+    try:
+        replace_file(path, b"content")
+    finally:
+        run(["umount", str(path)])
+    assert volume.read_bytes() == b"content"
+    assert {file.name for file in tmp_path.iterdir()} == {"volume", "out.json"}
+
+
+def test_a_directory_in_which_no_file_can_be_created_is_rejected(tmp_path):
+    """The file itself could be written, but it would be replaced when the work is done."""
+    with mounted_tmpfs(tmp_path / "disk", "size=1m") as disk:
+        (disk / "out.json").touch()
+        run(["mount", "-o", "remount,ro", str(disk)])
+        with pytest.raises(InputError, match=f"--json {disk / 'out.json'}"):
+            check_output_file("--json", disk / "out.json")
+
+
+def test_benchmarks_replace_their_files(tmp_path, monkeypatch):
+    figure, run_directory, stored = tmp_path / "figure.png", tmp_path / "run-0", tmp_path / "run-0.json"
+    run_directory.mkdir()
+    (run_directory / "result.json").write_text('{"top1": 0.5, "top5": 0.9}')
+    row = {"kind": "epoch", "epoch": 1, "train_loss": 1, "seconds": 1, "images_per_second": 1}
+    (run_directory / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    hardware = accuracy.Hardware("cpu", 1, 1)
+
+    def write():
+        baseline_curves.draw(figure, "run", [], [])
+
+    def store():
+        accuracy.read_result(run_directory, 0, hardware, None, None)
+
+    for action, path in ((write, figure), (store, stored)):
+        action()
+        previous = path.read_bytes()
+        with monkeypatch.context() as failing:
+            failing.setattr(os, "fsync", fail)
+            with pytest.raises(OSError, match="Input/output error"):
+                action()
+        assert path.read_bytes() == previous
+        assert not list(tmp_path.glob(".*"))
+
+
+def fail(file):
+    os.ftruncate(file, 1)  # as much as has reached the disk
+    raise OSError(errno.EIO, os.strerror(errno.EIO))

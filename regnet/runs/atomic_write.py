@@ -1,6 +1,7 @@
 """Atomic file writes, which survive a power loss. In a run directory only the newest attempt can make them."""
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -63,22 +64,29 @@ class AtomicWriter:
 def replace_file(path: Path, content: bytes) -> None:
     """Writes a command's output file: the file that is there is replaced when the new one is complete.
 
-    A link stays a link; a device or a pipe, such as /dev/stdout, is written to.
+    A link stays a link; a device or a pipe, such as /dev/stdout, is written to, and so is a file that is mounted by
+    itself, such as a volume of a container, which cannot be replaced.
 
     Raises:
-        OSError: the disk failed; the file is unchanged.
+        OSError: the disk failed; the file is unchanged unless it was written to.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer because the file's name is
     try:
         with name_file(path):
             _write_durably(temporary, content)
         if path.exists():
             temporary.chmod(path.stat().st_mode)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            path.write_bytes(content)
+        sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
