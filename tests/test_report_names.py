@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_files import classes_of, entries, table, text_of, write_evaluation, write_run, written
 
+from regnet.report.class_accuracy import class_accuracy
 from regnet.report.names import breakable, printable, shorten
-from regnet.report.seed_groups import class_accuracy
 
 NAMES = (
     "<script>alert(1)</script>",

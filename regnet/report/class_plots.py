@@ -7,23 +7,10 @@ from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
 
 from regnet.metrics.evaluation_file import EvaluationFile
+from regnet.report.class_accuracy import AccuracyOfGroup, best_first, finished_groups
 from regnet.report.figure import MARKERS, Figure, Palette, png_file
 from regnet.report.names import shorten
-from regnet.report.seed_groups import ClassAccuracy, SeedGroup, class_accuracy
-
-AccuracyOfGroup = tuple[SeedGroup, dict[str, ClassAccuracy]]
-
-
-def finished_groups(groups: Sequence[SeedGroup]) -> list[AccuracyOfGroup]:
-    """The coloured groups with a result, and their accuracies by class."""
-    return [
-        (group, accuracy) for group in groups if group.colour is not None and (accuracy := class_accuracy(group.runs))
-    ]
-
-
-def best_first(accuracy: dict[str, ClassAccuracy]) -> list[str]:
-    """Names of the classes; those without validation samples are last."""
-    return sorted(accuracy, key=lambda name: 1.0 if (mean := accuracy[name].mean) is None else -mean)
+from regnet.report.seed_groups import SeedGroup
 
 
 def class_bars(groups: Sequence[SeedGroup], rows: int = 50) -> list[Figure]:

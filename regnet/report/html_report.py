@@ -22,7 +22,8 @@ from regnet.errors import UsageError
 from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.report import INDEX
 from regnet.report.calibration import reliability_diagram
-from regnet.report.class_plots import class_bars, contact_sheet, finished_groups
+from regnet.report.class_accuracy import class_rows, finished_groups
+from regnet.report.class_plots import class_bars, contact_sheet
 from regnet.report.confusion import confusion_matrices
 from regnet.report.curves import CURVES
 from regnet.report.figure import PNG_PALETTE, Figure
@@ -34,7 +35,6 @@ from regnet.report.tables import (
     HEADINGS,
     MEAN,
     calibration_rows,
-    class_rows,
     config_differences,
     confused_pairs,
     event_row,

@@ -117,29 +117,3 @@ def mean_over_runs(columns: Sequence[dict[int, float]]) -> Series:
         np.array([np.mean(values) for values in values_at]),
         np.array([np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in values_at]),
     )
-
-
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """Accuracy of a class.
-
-    Attributes:
-        mean, std: 0 to 1, over the runs; None without validation samples; std is 0 for a single run.
-        samples: number of validation samples in the first run.
-    """
-
-    mean: float | None
-    std: float
-    samples: int
-
-
-def class_accuracy(runs: Sequence[RunData]) -> dict[str, ClassAccuracy]:
-    """Final accuracy of each class over the runs that have finished."""
-    finished = [run.result for run in runs if run.result]
-    found = {}
-    for name in finished[0]["class_accuracy"] if finished else ():
-        values = [result["class_accuracy"].get(name) for result in finished]
-        series = mean_over_runs([{0: value} for value in values if value is not None and not math.isnan(value)])
-        mean, std = (series.mean[0], series.std[0]) if len(series.x) else (None, 0.0)
-        found[name] = ClassAccuracy(mean, std, finished[0]["class_samples"][name])
-    return found

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regnet.metrics.evaluation_file import EvaluationFile, most_confused
-from regnet.report.class_plots import AccuracyOfGroup, best_first
 from regnet.report.run_data import RunData
-from regnet.report.seed_groups import ClassAccuracy, SeedGroup
+from regnet.report.seed_groups import SeedGroup
 
 CONFUSED_PAIRS = 12  # shown
 NO_VALUE = "–"
@@ -146,40 +145,6 @@ def _mean_cell(measure: Measure, group: SeedGroup) -> Cell:
         return Cell(NO_VALUE)
     average = measure.write(mean(values)).removesuffix(" %" if measure.write is _percent else "")
     return Cell(f"{average} ± {measure.write(stdev(values))}", mean(values))
-
-
-def class_rows(finished: Sequence[AccuracyOfGroup]) -> list[dict[str, Any]]:
-    """A row for each class, best first by the first group: positions in percent for the bar, whisker and markers."""
-    if not finished:
-        return []
-    (first_group, first), *others = finished
-    return [
-        {
-            "name": name,
-            "samples": first[name].samples,
-            "first": _mark(first_group, first[name]),
-            "others": [
-                mark for group, accuracy in others if name in accuracy and (mark := _mark(group, accuracy[name]))
-            ],
-        }
-        for name in best_first(first)
-    ]
-
-
-def _mark(group: SeedGroup, accuracy: ClassAccuracy) -> dict[str, Any] | None:
-    """None without validation samples."""
-    if accuracy.mean is None:
-        return None
-    value, std = 100 * accuracy.mean, 100 * accuracy.std
-    low, high = max(0.0, value - std), min(100.0, value + std)
-    text = f"{value:.1f} ± {std:.1f} %" if std else f"{value:.1f} %"
-    return {
-        "colour": group.colour,
-        "at": f"{value:.2f}",
-        "whisker": (f"{low:.2f}", f"{high - low:.2f}") if std else None,
-        "text": text,
-        "title": f"{group.label}: {text}",
-    }
 
 
 def confused_pairs(evaluation: EvaluationFile) -> list[dict[str, Any]]:
