@@ -8,21 +8,16 @@
 STEP_VARIABLES=(SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_{NODE,GPU,TRES,SOCKET,CORE} SLURM_TRES_PER_TASK SLURM_GRES)
 STEP_VARIABLES+=(SLURM_GPUS SLURM_GPUS_PER_{NODE,SOCKET,TASK} SLURM_CPUS_PER_{GPU,TASK})
 
-# The id by which scontrol selects this job only: a plain number can select all jobs of an array.
-own_id() {
-    if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
-        echo "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-    else
-        echo "$SLURM_JOB_ID"
-    fi
-}
-
-# The controller's record of this job: one line of KEY=VALUE.
+# The controller's record of this job: one line of KEY=VALUE, without the job's name, which may contain anything.
+# scontrol prints several records for the first job of an array and for a heterogeneous job.
 show_job() {
+    local record
     for _ in 1 2 3; do
-        scontrol show job -d -o "$(own_id)" && return
+        record=$(scontrol show job -d -o "$SLURM_JOB_ID" | sed -nE "s/^(JobId=$SLURM_JOB_ID .*)JobName=.* UserId=/\1UserId=/p")
+        [ -z "$record" ] || break
         sleep 5 # the controller may be busy or restarting
     done
+    echo "$record"
 }
 
 # $1: a record; $2: a key.
@@ -39,19 +34,24 @@ devices() {
     tr ' ' '\n' <<<"$1" | sed -n 's/^GRES=//p' | sed -E 's/\([^)]*\)//g; s/(^|,)gpu:[^:,]+:/\1gpu:/g' | sort -u
 }
 
-# Sets nodes, tasks, gpus (per node), devices, cpus_per_task, cpus_per_gpu and processes (a line per node).
+# Sets job_id, nodes, tasks, gpus (per node), devices, cpus_per_task, cpus_per_gpu and processes (a line per node).
 # $1: who starts the processes, torchrun or srun.
 read_layout() {
-    local job tasks_per_node
-    job=$(show_job)
+    local job array tasks_per_node
+    job=$(show_job) array=$(field "$job" ArrayJobId)
+    # The id by which scontrol requeues this job only: a plain number can select all jobs of an array.
+    job_id=${array:+${array}_$(field "$job" ArrayTaskId)}
+    job_id=${job_id:-$SLURM_JOB_ID}
     nodes=$SLURM_JOB_NUM_NODES tasks=$(field "$job" NumTasks) devices=$(devices "$job")
-    [[ "$tasks" =~ ^[0-9]+$ ]] || stop "scontrol show job $(own_id) prints no NumTasks: is it this cluster's?"
+    [[ "$tasks" =~ ^[0-9]+$ ]] || stop "scontrol show job $SLURM_JOB_ID prints no NumTasks: is it this cluster's?"
     SLURM_RESTART_COUNT=$(field "$job" Restarts)
     export SLURM_RESTART_COUNT
     [ "$(wc -l <<<"$devices")" = 1 ] || stop "the nodes have different devices ($(tr '\n' ' ' <<<"$devices" | sed 's/ $//; s/ / and /g'));" \
         "request the same number of GPUs on every node: --gpus-per-node"
     gpus=$(tr , '\n' <<<"$devices" | sed -n 's/^gpu://p')
     gpus=${gpus:-0}
+    [[ "$gpus" =~ ^[0-9]+$ ]] || stop "the nodes have GPUs of several types ($devices); request one type, such as --gpus-per-node=a100:4"
+    [ -z "$(field "$job" HetJobId)" ] || stop "a heterogeneous job is not supported: its other components would be idle"
     # Without a number of tasks in the options, SLURM counts one per node, and lists one per CPU here.
     tasks_per_node=$(per_node "$SLURM_TASKS_PER_NODE")
     [ "$tasks" != "$nodes" ] || tasks_per_node=$(repeat 1 "$nodes")

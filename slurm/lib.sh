@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Functions shared by the job scripts: rendezvous, forwarding of signals, restarts and requeueing.
 
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "this script needs a SLURM job: submit it with sbatch"; exit 2; }
 # shellcheck source=slurm/site.sh
 . slurm/site.sh
 # shellcheck source=slurm/layout.sh
@@ -21,6 +22,7 @@ discard_launch_variables() {
         [ -z "${!name+set}" ] || say "$name=${!name} in the job's environment is ignored: the job script sets it"
         unset "$name"
     done
+    unset SLURM_STEP_NUM_TASKS # of a step in which sbatch was called
 }
 
 # Starts one torchrun per node; runs in a background process. A job script that starts its ranks differently
@@ -72,7 +74,7 @@ run_until_finished() {
         stop "not started: fix the error above, then run $resume"
     export REGNET_LAUNCHER
     REGNET_LAUNCHER=$(sbatch_command)
-    trap 'interrupt_ranks USR1 "time limit is near"' USR1
+    trap 'interrupt_ranks USR1 "time limit is near"' USR1 USR2
     trap 'interrupt_ranks TERM "job received SIGTERM"' TERM
     while :; do
         attempts=$((attempts + 1))
@@ -111,8 +113,7 @@ still_running() { grep -q 'JobState=RUNNING ' <<<"$(show_job)"; }
 
 requeue() {
     still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resume resumes the run"; exit 75; }
-    say "checkpoint saved; requeueing the job"
-    scontrol requeue "$(own_id)" || { say "this cluster does not allow jobs to requeue themselves: $resume resumes the run"; exit 75; }
-    sleep 600 # SLURM ends this script meanwhile
-    exit 75
+    say "requeueing the job"
+    scontrol requeue "$job_id" || { say "SLURM does not requeue this job, see the error above: $resume resumes the run"; exit 75; }
+    exec sleep 600 # SLURM ends it meanwhile
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Starts torchrun on one node. Run by srun.
-trap '' USR1 # it would kill torchrun; the ranks inherit this and then install their own handlers
+trap '' USR1 USR2 # they would kill torchrun; the ranks inherit this and then install their own handlers
 # shellcheck source=slurm/lib.sh
 . slurm/lib.sh
 load_site

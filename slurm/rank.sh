@@ -1,6 +1,6 @@
 #!/bin/bash
 # Starts one rank. Run by srun.
-trap '' USR1 # until the trainer has installed its handlers
+trap '' USR1 USR2 # until the trainer has installed its handlers
 # shellcheck source=slurm/lib.sh
 . slurm/lib.sh
 load_site

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # Loads slurm/site.env, the user's settings, and says what is wrong with them.
 
-say() { printf '%s [job %s, attempt %s, %s] %s\n' "$(date +%T)" "$SLURM_JOB_ID" "$((${SLURM_RESTART_COUNT:-0} + 1))" "${SLURMD_NODENAME:-}" "$*"; }
+say() { printf '%s [job %s, attempt %s, %s] %s\n' "$(date +%T)" "$SLURM_JOB_ID" "$((${SLURM_RESTART_COUNT:-0} + 1))" "${SLURMD_NODENAME:-$HOSTNAME}" "$*"; }
 
 # Ends the script for a reason that another attempt would not change.
 stop() {
@@ -12,7 +12,7 @@ stop() {
 # Loads the settings and calls setup(). To be called before `set -eu`, for which site code, such as conda's, is not
 # written: there, an unset variable or a failing test would end the job without a word.
 load_site() {
-    local status
+    local status project=$PWD
     bash -n slurm/site.env || stop "slurm/site.env is not valid, see the error above"
     trap 'stop "slurm/site.env ended the script with exit code $?: setup() must return, not exit"' EXIT
     # shellcheck source=slurm/site.env
@@ -22,6 +22,7 @@ load_site() {
     trap - EXIT
     [ "$status" = 0 ] || stop "setup() in slurm/site.env failed with exit code $status, see the error above;" \
         "if there is none, its last command was false: end it with 'return 0'"
+    [ "$PWD" = "$project" ] || stop "slurm/site.env changed the directory to $PWD: it must return to $project"
     check_site
 }
 

@@ -45,6 +45,7 @@ REFUSED = {
     "a port too high": ({**TWO, "MASTER_PORT": "65536"}, "MASTER_PORT must be an integer from 1 to 65535"),
     "srun without ranks": ({"SLURM_STEP_NUM_TASKS": "2"}, "srun has started several processes"),
     "mpirun without ranks": ({"OMPI_COMM_WORLD_SIZE": "4"}, "mpirun has started several processes"),
+    "MVAPICH without ranks": ({"MV2_COMM_WORLD_SIZE": "2"}, "mpirun has started several processes"),
 }
 
 

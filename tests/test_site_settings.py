@@ -74,6 +74,7 @@ def test_site_code_need_not_be_written_for_strict_shells(load, setup, settings):
             "'apptainer exec x.sif', the first word of CONTAINER, is not a command",
         ),
         (":", "unset CONTAINER; CONTAINER=x", "CONTAINER must be an array"),
+        ("cd /", "", "slurm/site.env changed the directory to /: it must return to"),
         (":", "MAX_FAILED_ATTEMPTS=three", "MAX_FAILED_ATTEMPTS must be a positive integer, got 'three'"),
         (":", "X='", "slurm/site.env is not valid, see the error above"),
         (":", "RETRY_DELAY=", "RETRY_DELAY must be a number of seconds, got ''"),

@@ -13,11 +13,12 @@ from commandline.environment import VariableError
 _SINGLE = "unset WORLD_SIZE, RANK and LOCAL_RANK"
 _ALL = "WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
 _CURE = f"start with torchrun, or set {_ALL} for every process; for a single process, {_SINGLE}"
-# The number of processes that srun, Open MPI, and MPICH or Intel MPI have started together with this one.
-_TASKS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun"}
+# The number of processes that srun, Open MPI, MPICH or Intel MPI, and MVAPICH have started together with this one.
+_TASKS = {"SLURM_STEP_NUM_TASKS": "srun"}
+_TASKS |= dict.fromkeys(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"), "mpirun")
 _TASKS_CURE = (
     "start torchrun once per node, or submit slurm/direct.sbatch, which sets them; "
-    "if every process trains a run of its own, set WORLD_SIZE=1"
+    "if every process trains another run, set WORLD_SIZE=1"
 )
 _MAX_PORT, _MAX_DIGITS = 65535, 9
 

@@ -4,12 +4,14 @@ Each node has its own network namespace, address and host name, so a test can di
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -42,7 +44,8 @@ class Cluster:
 
     Raises:
         ClusterUnavailable: a program is missing, or the kernel does not allow network namespaces.
-        RuntimeError, TimeoutError: a daemon exited, or the nodes were not ready in time. Everything is cleaned up.
+        RuntimeError, TimeoutError: another cluster runs on this machine, a daemon exited, or the nodes were not ready
+            in time. Everything is cleaned up.
     """
 
     def __init__(self, folder: Path, nodes: int = 3, cpus: int = 4) -> None:
@@ -50,6 +53,11 @@ class Cluster:
         missing = [name for name in PROGRAMS if shutil.which(name) is None]
         if missing:
             raise ClusterUnavailable(f"not installed: {', '.join(missing)}")
+        self._lock = open(Path(tempfile.gettempdir()) / "regnet-test-cluster.lock", "w")  # noqa: SIM115  # while it lives
+        try:  # its network would be removed below, as what a killed test has left
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError("another test run on this machine uses its SLURM cluster") from error
         self.folder, self.nodes, self.cpus = folder, [f"n{number + 1}" for number in range(nodes)], cpus
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
@@ -203,6 +211,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
             ignore_missing_process(os.killpg, daemon.pid, signal.SIGKILL)
             daemon.wait(timeout=10)
         self._remove_network()
+        self._lock.close()
 
     # --- user commands
 

@@ -125,8 +125,21 @@ def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job):
     assert limited.wait_for_end() == "CANCELLED", limited.output()
     assert "preempted: interrupted by SIGUSR1" in limited.output()
     assert "Resuming from" in limited.output()
+    requeueing = limited.output().partition("requeueing the job")[2].partition("] starting on")[0]
+    assert "interrupting the ranks" not in requeueing, "SLURM ends the script, when there are no ranks any more"
     steps = [row["step"] for row in rows(limited.run_dir, "step")]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_job_that_slurm_does_not_requeue_says_how_to_resume(job):
+    """With --no-requeue; before the run has started, when there is no checkpoint, and by another signal than USR1."""
+    interrupted = job(*FLAGS, options=(*NODES, "--no-requeue"))
+    interrupted.wait(lambda: "] starting on" in interrupted.output())
+    must("scancel", "--batch", "--signal=USR2", str(interrupted.number))
+    assert interrupted.wait_for_end() == "FAILED", interrupted.output()
+    assert "checkpoint saved" not in interrupted.output()
+    last = interrupted.output().splitlines()[-1]
+    assert "SLURM does not requeue this job, see the error above: the same sbatch command resumes the run" in last
 
 
 def test_a_cancelled_job_saves_and_is_not_requeued(job):

@@ -3,6 +3,9 @@
 Stubs stand for torchrun and the trainer, so that a job takes a second.
 """
 
+import os
+import subprocess
+
 import pytest
 from cluster import wait_for
 from test_jobs import FINAL_STATES
@@ -13,6 +16,8 @@ PYTHON = """#!/bin/bash
 case "$*" in
 *--check*) ;;
 *regnet.relaunch*) echo "finished: $REGNET_LAUNCHER" ;;
+*regnet.sweep*) echo "flags of entry $5" ;;
+*regnet.doctor*) echo "doctor: step of ${SLURM_STEP_NUM_TASKS:-no} tasks" ;;
 *) echo "rank $RANK of $WORLD_SIZE, local $LOCAL_RANK, gpus ${CUDA_VISIBLE_DEVICES:-none}, threads $OMP_NUM_THREADS" ;;
 esac
 """
@@ -24,6 +29,7 @@ LEAKED = {
     **{"SLURM_NTASKS": "9", "SLURM_NTASKS_PER_NODE": "3", "SLURM_NTASKS_PER_GPU": "1", "SLURM_GPUS_PER_TASK": "1"},
     **{"SLURM_CPUS_PER_TASK": "7", "SLURM_CPUS_PER_GPU": "3", "SLURM_MEM_PER_CPU": "100", "SLURM_GPUS": "5"},
     **{"SLURM_RESTART_COUNT": "4", "WORLD_SIZE": "7", "MASTER_PORT": "29500", "OMP_NUM_THREADS": "3"},
+    **{"SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "1", "SLURM_STEP_NUM_TASKS": "9"},
 }
 
 
@@ -41,9 +47,10 @@ def submit(cluster, site):
 
     def submit(*jobs, **env):
         variables = {"OMP_NUM_THREADS": "", **env}
-        numbers = [cluster.sbatch(*options, f"slurm/{script}", cwd=site, **variables) for script, *options in jobs]
+        commands = [("--output=log-%j", *options, f"slurm/{script}") for script, *options in jobs]
+        numbers = [cluster.sbatch(*command, cwd=site, **variables) for command in commands]
         wait_for(lambda: all(cluster.job(number)["JobState"] in FINAL_STATES for number in numbers), 90, "the jobs")
-        logs = [(site / f"regnet-{number}.log").read_text() for number in numbers]
+        logs = [(site / f"log-{number}").read_text() for number in numbers]
         return [[line.rpartition("] ")[2] for line in log.splitlines()] for log in logs]
 
     return submit
@@ -87,15 +94,31 @@ def test_srun_starts_the_tasks_that_the_job_has(submit):
 
 
 def test_variables_leaked_from_another_job_change_nothing(submit):
-    torchrun, direct, uneven = submit(
+    torchrun, direct, debug, sweep, uneven = submit(
         ("train.sbatch", "--nodes=2", "--mem=500"),
-        ("direct.sbatch", "--nodes=1", "--ntasks=2"),
+        ("direct.sbatch", "--job-name=a NumTasks=9 UserId=b", "--nodes=1", "--ntasks=2"),
+        ("debug.sbatch",),
+        ("sweep.sbatch",),
         ("train.sbatch", "--nodes=2", "--gpus=3"),
         **LEAKED,
     )
     assert started(torchrun) == [f"node {node}: --nproc-per-node=1, gpus none, threads 3" for node in range(2)]
     assert started(direct) == [f"rank {index} of 2, local {index}, gpus none, threads 3" for index in range(2)]
+    assert "doctor: step of no tasks" in debug
+    assert sweep == ["usage: sbatch --array=0-N slurm/sweep.sbatch SWEEP.yaml [trainer options]"], "it is no array"
     for name in ("WORLD_SIZE=7", "MASTER_PORT=29500"):
         assert f"{name} in the job's environment is ignored: the job script sets it" in torchrun
     assert uneven[-1].startswith("the nodes have different devices (gpu:1 and gpu:2); request the same number")
     assert started(uneven) == []
+
+
+def test_a_job_that_the_scripts_cannot_use_is_refused(submit, site):
+    """A heterogeneous job, whose other components would be idle; and a shell without a job."""
+    (heterogeneous,) = submit(("train.sbatch", "--nodes=1", ":", "--nodes=1"))
+    assert heterogeneous == ["a heterogeneous job is not supported: its other components would be idle"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    for script in ("train", "direct", "debug", "sweep"):
+        command = ["bash", f"slurm/{script}.sbatch"]
+        shell = subprocess.run(command, cwd=site, env=env, capture_output=True, text=True, timeout=20)
+        assert (shell.returncode, shell.stdout) == (2, "this script needs a SLURM job: submit it with sbatch\n")
+        assert shell.stderr == ""
