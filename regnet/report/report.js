@@ -113,7 +113,7 @@
     };
     for (const type of ["pointermove", "pointerdown"]) chart.addEventListener(type, follow);
     chart.addEventListener("pointerleave", ({ pointerType }) => pointerType === "touch" || hide());
-    chart.addEventListener("blur", hide);
+    chart.addEventListener("blur", () => chart.contains(cursor) && hide());
     chart.addEventListener("keydown", (event) => {
       if (!(event.key in view.steps)) return;
       point(Math.max(0, Math.min(view.last, index + view.steps[event.key])));
