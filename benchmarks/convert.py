@@ -21,6 +21,7 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import command
+from benchmarks.launch import exit_when_signalled, kill_all, process_tree, uninterrupted
 from benchmarks.timing import Spread, environment
 from data.convert import main as convert_images
 from data.errors import DataError, WriterError
@@ -115,17 +117,22 @@ def cost_of(side: Callable[[Path, Path], None], root: Path, images: int) -> Cost
     with tempfile.TemporaryDirectory(prefix="regnet-benchmark-") as folder:
         process = context.Process(target=_measure, args=(side, root, Path(folder) / "out", child_end))
         process.start()
+        assert process.pid is not None  # it has started
         child_end.close()
         try:
             cpu, wall, memory = result.recv()
         except EOFError as error:
             raise WriterError(f"{side.__name__} failed: see the error above") from error
         finally:
-            process.join()
+            with uninterrupted():
+                kill_all(process_tree(process.pid))  # FFCV's own processes would outlive an interrupted measurement
+                process.join()
     return Cost(1000 * cpu / images, 1000 * wall / images, memory * 1024 / 1e6)
 
 
 def _measure(side: Callable[[Path, Path], None], root: Path, out: Path, result: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C, the parent kills this process and its own
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         cpu, wall = _cpu_seconds(), time.perf_counter()
         side(root, out)
@@ -223,5 +230,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    exit_when_signalled()
     arguments = parse(sys.argv[1:])
     sys.exit(command.run_benchmark(arguments, lambda: measure(arguments), show, WriterError, DataError))

@@ -41,16 +41,21 @@ def restore_defaults() -> None:
 
 @contextlib.contextmanager
 def raised_as_exceptions() -> Iterator[None]:
-    """A signal raises `Interrupted`; further ones are ignored, so that they do not stop the clean-up."""
+    """A signal raises `Interrupted`; further ones are ignored: they stop neither the clean-up nor the line about it."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    interrupted = False
     try:
         for number in SIGNALS:
             if before[number] is not signal.SIG_IGN:
                 signal.signal(number, _raise)
         yield
+    except Interrupted:
+        interrupted = True
+        raise
     finally:
-        for number in SIGNALS:
-            signal.signal(number, before[number])
+        if not interrupted:
+            for number in SIGNALS:
+                signal.signal(number, before[number])
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:

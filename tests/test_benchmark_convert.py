@@ -1,10 +1,14 @@
 """The conversion benchmark runs and reports; measured costs are not judged."""
 
 import json
+import os
+import signal
 
 import pytest
 from fork_server import ForkedCommand
-from programs import run
+from programs import has_exited, kill_group, run, start, wait_until
+
+from benchmarks.launch import process_tree
 
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
@@ -31,3 +35,19 @@ def test_impossible_options_are_rejected_in_one_line(tmp_path):
     done = benchmark("--images", "many")
     assert done.returncode == 2
     assert "argument --images: must be a positive integer, got 'many'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_neither_processes_nor_files(tmp_path, number):
+    process = start(ForkedCommand(["-m", "benchmarks.convert", "--images", "400"]), TMPDIR=str(tmp_path))
+    try:
+        wait_until(lambda: list(tmp_path.glob("*/out/images.beton")) or list(tmp_path.glob("*/out/.conversion-*/*")))
+        processes = process_tree(process.pid)
+        os.killpg(process.pid, number)
+        _, err = process.communicate(timeout=60)
+        if number == signal.SIGTERM:  # a forked process does not use sys.excepthook, which is silent after Ctrl-C
+            assert "Traceback" not in err
+        assert all(has_exited(pid) for pid in processes)
+        assert not list(tmp_path.iterdir())
+    finally:
+        kill_group(process)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from converting import assert_rejected, convert, faulty_convert
 from images import class_folders
-from programs import has_exited, kill_group, run, start, wait_until
+from programs import ROOT, has_exited, kill_group, run, start, wait_until
 
 from data.manifest import Verify, read_manifest, verify
 
@@ -114,6 +114,22 @@ def test_a_signal_does_not_divide_the_replacement(new, new_identity, out, fault)
     assert (done.returncode, done.stderr) == (0, "")
     assert identity(out) == new_identity
     assert_only_listed_files(out)
+
+
+def test_a_second_signal_does_not_hide_the_line_about_the_first():
+    """Services and users who lose patience send several."""
+    program = (
+        "import os, signal, sys\n"
+        "from commandline import interrupts\n"
+        "try:\n"
+        "    with interrupts.raised_as_exceptions():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except interrupts.Interrupted as interrupted:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(interrupted)\n"
+    )
+    done = run([sys.executable, "-c", program], PYTHONPATH=str(ROOT))
+    assert (done.returncode, done.stdout) == (0, "interrupted by SIGTERM\n")
 
 
 def test_a_signal_during_the_imports_ends_the_command_in_one_line(tmp_path):
