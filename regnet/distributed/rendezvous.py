@@ -23,6 +23,7 @@ T = TypeVar("T")
 _POLL_INTERVAL = 0.05  # seconds
 _PREEMPTION_GRACE = 3.0  # seconds after its signal that a preempted rank goes on waiting for the others
 _LAUNCHER_TIMEOUT = 10.0  # seconds to connect to the launcher's store
+_ANSWER_TIMEOUT = 60.0  # seconds until a store that accepts connections answers
 
 
 class RendezvousDeadline:
@@ -57,7 +58,9 @@ def open_store(launch: Launch, deadline: RendezvousDeadline) -> dist.Store:
         deadline.check(f"{store} ({obstacle})")
         time.sleep(_POLL_INTERVAL)
     connect = partial(dist.TCPStore, launch.address, launch.port, is_master=hosts, wait_for_workers=False)
-    return _in_thread(connect, deadline, f"an answer from {store}: another program may use this port")
+    return _in_thread(
+        connect, deadline.at_most(_ANSWER_TIMEOUT), f"an answer from {store}: another program may use this port"
+    )
 
 
 def _obstacle(launch: Launch, hosts: bool) -> str:
