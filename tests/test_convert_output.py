@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from converting import assert_rejected, convert, faulty_convert, one_class_per_folder
@@ -9,7 +10,7 @@ from images import class_folders
 from programs import PYTHON, ROOT, mounted_tmpfs, run
 
 from data.errors import DataError
-from data.manifest import MANIFEST, Verify, read_manifest, verify
+from data.manifest import MANIFEST, Verify, read_manifest, shard_names, verify, write_manifest
 
 OPTIONS = ("--shards", 1, "--workers", 1)
 
@@ -56,6 +57,17 @@ def test_files_of_others_are_neither_deleted_nor_replaced(images, tmp_path):
     assert convert("--root", images, "--out", tmp_path, *OPTIONS).returncode == 0
     assert names(tmp_path) > {".lock", "train-00000-of-00001.beton"}
     verify(tmp_path, read_manifest(tmp_path), Verify.always)
+
+
+def test_the_shards_of_the_previous_manifest_are_deleted_whatever_their_names(images, out):
+    manifest = read_manifest(out)
+    renamed = {}
+    for split, (shard,) in manifest.splits.items():
+        (out / shard.name).rename(out / f"{split}.beton")
+        renamed[split] = (replace(shard, name=f"{split}.beton"),)
+    write_manifest(out, replace(manifest, splits=renamed))
+    assert convert("--root", images, "--out", out, *OPTIONS, "--overwrite").returncode == 0
+    assert names(out) == {MANIFEST, *shard_names(manifest)}
 
 
 def test_a_failed_conversion_deletes_nothing_that_was_there(images, out):
