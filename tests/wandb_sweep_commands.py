@@ -2,9 +2,8 @@
 
 import sys
 
-from wandb.cli.cli import cli
-
 from wandb import wandb_agent
+from wandb.cli.cli import cli
 
 wandb_agent.Agent.POLL_INTERVAL = 0.1  # 5 seconds otherwise
 cli(["sweep", sys.argv[1]], standalone_mode=False)
