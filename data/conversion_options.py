@@ -188,7 +188,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise DataError(f"--per-class is for --source synthetic, not for {args.source}")
     if args.source == Kind.synthetic and args.root is not None:
         raise DataError("--source synthetic generates its images: omit --root")
-    if args.source != Kind.cifar100 and args.download:
+    if args.source in (Kind.folder, Kind.synthetic) and args.download:
         raise DataError(f"--download is for --source cifar100, not for {args.source}")
 
 
