@@ -62,7 +62,7 @@ def programs(folder, out):
     return {
         "convert": convert(folder / "images", out / "shards"),
         "train": train(out, folder / "shards"),
-        "doctor": ["-m", "regnet.doctor", *configuration],
+        "doctor": ["-m", "regnet.doctor", *configuration, "--train.epochs", "1"],
         "evaluate": ["-m", "regnet.evaluate", *checkpoint, "--json", out / "evaluation.json", "--device", "cpu"],
         "export": ["-m", "regnet.export", *checkpoint, "--weights", out / "weights.pt"],
         "predict": ["-m", "regnet.predict", *checkpoint, folder / "images" / "test" / "émile" / "0.png"],

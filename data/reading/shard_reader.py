@@ -81,6 +81,8 @@ class _Epoch(EpochIterator):
             ) from None
         if item is None:
             raise StopIteration
+        if isinstance(item, LoaderError):
+            raise item
         if isinstance(item, Exception):
             raise LoaderError(f"the loader failed: {type(item).__name__}: {item}") from item
         return item

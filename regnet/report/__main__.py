@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=f"output directory (default: RUN/{REPORT} for one run, {REPORT}/ in the parent directory for several)",
     )
-    options.add_argument("--png", action="store_true", help="also write the figures as PNG files")
+    options.add_argument("--png", action="store_true", help="also write the figures as PNG files (default: HTML only)")
     return options
 
 
