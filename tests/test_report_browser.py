@@ -237,6 +237,18 @@ def test_names_are_not_broken_within_words(opened, comparison, width):
     assert [text for text, lines in parts if lines > 1] == []
 
 
+def test_a_long_path_in_the_configuration_stays_in_its_column(opened, tmp_path):
+    run = write_run(tmp_path / "run", classes=CLASSES, config={"data": {"shards": "/" + "x" * 300}})
+    page = opened(written(run)).page
+    page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    column, widest = page.evaluate(
+        "(pre => { const range = document.createRange(); range.selectNodeContents(pre);"
+        "return [parseFloat(getComputedStyle(pre).columnWidth) * 1.5,"
+        "Math.max(...[...range.getClientRects()].map(line => line.width))]; })(document.querySelector('pre'))"
+    )
+    assert 100 < widest <= column
+
+
 def test_without_the_script_everything_is_there_but_the_slider(browser, tmp_path, single):
     shutil.copy(single, tmp_path / "index.html")
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1280, "height": 900})
