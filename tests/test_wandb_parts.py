@@ -1,12 +1,14 @@
 """The transaction logs of wandb, and the order of rows: pure functions."""
 
 import struct
+import threading
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
 from wandb.proto.wandb_internal_pb2 import Record
 
-from regnet.tracking.wandb_parts import first_missing_step, mark_uploaded, offline_parts, read_records
+from regnet.tracking.wandb_parts import first_missing_step, is_completed, mark_uploaded, offline_parts, read_records
 from regnet.tracking.wandb_rows import BestValues, Kind, wandb_step
 
 BLOCK = 32 * 1024
@@ -47,6 +49,19 @@ def test_a_log_that_ends_anywhere_is_read_up_to_its_last_record(tmp_path_factory
     path.write_bytes(content[: int(kept * len(content))])
     read = list(read_records(path))
     assert read == records[: len(read)]
+
+
+def test_a_log_is_complete_once_its_exit_is_written(tmp_path):
+    """wandb writes it after it has answered that the run is finished."""
+    ended = Record()
+    ended.exit.exit_code = 0
+    log = tmp_path / "run-a.wandb"
+    log.write_bytes(log_of([history(1)]))
+    assert not is_completed(log, timeout=0)
+    writing = threading.Thread(target=lambda: (time.sleep(0.2), log.write_bytes(log_of([history(1), ended]))))
+    writing.start()
+    assert is_completed(log, timeout=60)
+    writing.join()
 
 
 def write_part(folder, name, *records, project="p"):

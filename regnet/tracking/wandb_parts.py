@@ -7,6 +7,7 @@ have every row once. A part whose rows the server has is marked by an empty file
 """
 
 import struct
+import time
 from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
@@ -33,9 +34,14 @@ def mark_uploaded(wandb_dir: Path, run_id: str) -> None:
         _marker(log).touch()
 
 
-def is_complete(log: Path) -> bool:
-    """Whether wandb could write all of a transaction log that it has closed."""
-    return any(record.HasField("exit") for record in read_records(log))
+def is_completed(log: Path, timeout: float) -> bool:
+    """Whether wandb writes all of a transaction log within `timeout` seconds: it answers before it has done so."""
+    deadline = time.monotonic() + timeout
+    while not any(record.HasField("exit") for record in read_records(log)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def first_missing_step(wandb_dir: Path, run_id: str, project: str, entity: str) -> int:

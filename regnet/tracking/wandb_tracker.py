@@ -18,12 +18,13 @@ from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.runs.directory import RunDirectory
 from regnet.runs.status import Status
 from regnet.tracking.base import EpochReport, StepReport, Tracker
-from regnet.tracking.wandb_parts import first_missing_step, is_complete, mark_uploaded
+from regnet.tracking.wandb_parts import first_missing_step, is_completed, mark_uploaded
 from regnet.tracking.wandb_rows import NOT_IN_METRICS, BestValues, Kind, Row, logged_rows, metrics_row, wandb_step
 from regnet.tracking.wandb_settings import describe_error, init_settings
 from regnet.tracking.wandb_tables import tables
 
 _AXES = {"train/*": "step", "val/*": "epoch", "time/*": "epoch", "system/peak_memory_gb": "epoch"}  # x axes of charts
+_WRITING_TIMEOUT = 10.0  # seconds for wandb to write what an offline run has logged, after finish() has returned
 
 
 class WandbTracker(Tracker):
@@ -164,7 +165,7 @@ class WandbTracker(Tracker):
             return
         if self.online and self._complete:  # the server has the rows of all earlier parts, too
             mark_uploaded(self.folder, self.run.id)
-        if not self.online and not is_complete(log):
+        if not self.online and not is_completed(log, _WRITING_TIMEOUT):
             self.say(f"Weights & Biases: {log} lacks the last rows; its disk may be full")
 
 
