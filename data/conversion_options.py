@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from commandline.arguments import ArgumentParser
+from commandline.arguments import ArgumentParser, positive_integer
 from commandline.paths import path_option
 from data.errors import DataError
 from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--download", action="store_true", help="cifar100: download it into --root if it is not there")
     command.add_argument(
         "--per-class",
-        type=_positive,
+        type=positive_integer,
         metavar="N",
         help="synthetic: training images per class, and a fifth as many for validation "
         f"(default: {_DEFAULT_PER_CLASS})",
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--shards",
-        type=_positive,
+        type=positive_integer,
         metavar="N",
         help=f"number of shards per split (default: {DEFAULT_SHARDS}, or one per image in smaller splits)",
     )
@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--workers",
-        type=_positive,
+        type=positive_integer,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
         help="number of writer processes (default: one per core, here %(default)s)",
@@ -133,21 +133,15 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
-    return int(text)
-
-
 def _side(text: str) -> int:
-    value = _positive(text)
+    value = positive_integer(text)
     if value > LARGEST_SIDE:
         raise argparse.ArgumentTypeError(f"{value} is more than {LARGEST_SIDE} pixels")
     return value
 
 
 def _quality(text: str) -> int:
-    value = _positive(text)
+    value = positive_integer(text)
     if value > 100:
         raise argparse.ArgumentTypeError(f"must be 1 to 100, got {value}")
     return value
