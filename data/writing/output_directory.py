@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from commandline import interrupts
+from commandline.durability import sync_directory
 from data.errors import DataError
 from data.file_lock import try_lock
 from data.manifest import MANIFEST, ForeignManifest, Manifest, is_intact, read_manifest, shard_names, write_manifest
@@ -121,13 +122,13 @@ def install(private: Path, out: Path, manifest: Manifest) -> None:
     try:
         for name in new:
             moved.append((private / name).rename(out / name))
-        _sync(out)
+        sync_directory(out)
         (private / MANIFEST).rename(out / MANIFEST)
     except OSError:
         for path in moved:
             path.unlink()
         raise
-    _sync(out)
+    sync_directory(out)
     for path in _unlisted(out, manifest, previous):
         path.unlink()
 
@@ -184,12 +185,3 @@ def _unlisted(out: Path, manifest: Manifest, previous: Manifest | None) -> list[
         and (path.name in before or _SHARD_NAME.fullmatch(path.name))
         and (path.is_symlink() or path.is_file())
     ]
-
-
-def _sync(directory: Path) -> None:
-    """Returns when the entries of a directory are durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from commandline.durability import sync_directory
+
 
 class DirectoryTakenOver(OSError):
     """This attempt must not write to the run directory any more: a newer one has taken it over, or it was moved."""
@@ -107,15 +109,6 @@ def name_file(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
-
-
-def sync_directory(directory: Path) -> None:
-    """Returns when the entries of a directory are durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def make_directory(directory: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regnet.config.schema import Config
-from regnet.runs.atomic_write import sync_directory
+from commandline.durability import sync_directory
 from regnet.runs.event_log import EVENTS
 from regnet.runs.status import STATE
 
