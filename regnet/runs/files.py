@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from regnet.config.schema import Config
 from commandline.durability import sync_directory
+from regnet.config.schema import Config
 from regnet.runs.event_log import EVENTS
 from regnet.runs.status import STATE
 
