@@ -26,6 +26,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=position)
 
 
+def pytest_runtest_setup(item):
+    """Skips tests that need a GPU where there is none; `-m gpu` selects exactly those tests."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _private_cache(tmp_path_factory):
     """Keeps the record of verified shards out of the user's cache directory."""

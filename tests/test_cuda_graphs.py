@@ -12,8 +12,6 @@ from regnet.models.regnet import Model
 from regnet.training.amp import Precision
 from regnet.training.cuda_graphs import CapturedFunction, CapturedNetwork, should_capture_step
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 @pytest.mark.parametrize(
     ("options", "size", "device", "captured"),
@@ -31,7 +29,7 @@ def test_only_a_single_process_on_a_gpu_captures_its_steps(options, size, device
     assert should_capture_step(TrainConfig(**options), world) == captured
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_a_captured_function_takes_new_inputs_of_any_shape_in_each_call():
     captured = CapturedFunction(lambda x, y, n: (x * n + y, y - 1))
     for call, shape in enumerate([(3,), (2, 5), (3,), (3,)]):
@@ -49,7 +47,7 @@ def gradients(network, model, images):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_a_captured_network_has_the_same_gradients_and_statistics_for_batches_of_any_size():
     torch.manual_seed(0)
     uncaptured, model = (
@@ -69,7 +67,7 @@ def test_a_captured_network_has_the_same_gradients_and_statistics_for_batches_of
     torch.testing.assert_close(network(images), uncaptured(images), rtol=1e-3, atol=1e-4)
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "flags",
     [
