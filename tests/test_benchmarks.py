@@ -98,6 +98,7 @@ def test_the_step_benchmark_times_the_parts_of_a_step(shards, tmp_path):
     optimizer_steps = {event["ts"] for event in trace if event.get("name", "").startswith("Optimizer.step")}
     assert len(optimizer_steps) == 3
     assert "host waits between two reports: none" in finished.stdout
+    assert f"kernels a step: {measured['kernels']['total']}" in finished.stdout
     assert not list((ROOT / "runs").glob(".benchmark-*"))
 
 

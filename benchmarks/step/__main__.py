@@ -17,6 +17,11 @@ metrics. update is the optimiser and the EMA weights. report reads the losses fr
 tracking.log_every steps (here once in --steps), and logs them. rest is the start and end of the epoch, the loop, and
 the agreement between ranks. The learning rate is too small to change a weight.
 
+Kernels a step are the operations on tensors that a step launches, by part; here loss is apart from forward, and rest is
+what train_step.run does between the parts. They are counted on a CPU, in a single process, without compilation or CUDA
+graphs. An operation on a list of tensors counts as one, and views count as none. A GPU launches at least one kernel for
+nearly every operation, several for some of them, and none for an allocation, which counts too.
+
 Host waits are calls that make the host wait for the device; there should be none between two reports. On CUDA they
 are counted by torch's sync debug mode. In a single process on a CPU, Python calls are counted that would be such
 waits on a GPU; calls inside torch's C++ code are not seen.

@@ -15,6 +15,7 @@ from torch.profiler import profile
 
 from benchmarks import command
 from benchmarks.command import Report
+from benchmarks.step.kernels import kernels_per_step
 from benchmarks.step.machine import bandwidth, matrix_rate, work_of
 from benchmarks.step.parts import PARTS, Clock, timed_parts
 from benchmarks.step.waits import host_waits
@@ -35,7 +36,8 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
     """Runs all measurements; returns the report for the JSON file, with the times of this rank."""
     machine = environment(world.device)
     directory = Path(config.data.shards)
-    verify(directory, read_manifest(directory), Verify.once)
+    manifest = read_manifest(directory)
+    verify(directory, manifest, Verify.once)
     with build_trainer(config, world) as (trainer, train):
         run = trainer.run
         run.resume_or_start(trainer.state)
@@ -68,6 +70,7 @@ def measure(args: Namespace, config: Config, world: World) -> Report:
             for name, spread in {**spreads(rates), "ratio": ratio(rates, "trainer", "resident")}.items()
         },
         "milliseconds": {name: asdict(spread) for name, spread in steps.milliseconds().items()},
+        "kernels": kernels_per_step(config, manifest) if world.is_main else None,
         "host_waits": waits,
         "machine": {
             "flops_per_second": matrix_rate(trainer.train_step.precision, args.seconds, world.device),

@@ -24,6 +24,7 @@ def show(report: Report) -> None:
     print(f"{report['rounds']} rounds of {report['steps']} steps per variant, without warm-up")
     print_table({name: LABELS[name] for name in LABELS if name in report["results"]}, report["results"])
     Console().print(parts(report))
+    print(kernels(report["kernels"]))
     print(waits(report["host_waits"]))
     print(relative_to_peak(report))
 
@@ -39,6 +40,11 @@ def parts(report: Report) -> Table:
         extent = f"{spread['lowest']:.2f}..{spread['highest']:.2f}"
         table.add_row(name, f"{spread['median']:.2f}", extent, f"{spread['median'] / total:.1%}")
     return table
+
+
+def kernels(counts: dict[str, int]) -> str:
+    by_part = ", ".join(f"{part} {count:,}" for part, count in counts.items() if part != "total")
+    return f"kernels a step: {counts['total']:,} ({by_part})"
 
 
 def waits(counts: dict[str, int] | None) -> str:
