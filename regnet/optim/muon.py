@@ -6,14 +6,25 @@ Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks (
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import SGD
 
+from regnet.optim.stacks import Stacking
+
 _NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.775, 2.0315)
 _NEWTON_SCHULZ_ITERATIONS = 5
+
+
+class SgdOptions(NamedTuple):
+    """Options of SGD that parameters must share to be updated by one operation."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    nesterov: bool
 
 
 class Muon(SGD):
@@ -23,7 +34,8 @@ class Muon(SGD):
     convolution, and each is orthogonalised separately. Weight decay of these weights is decoupled.
 
     Args:
-        groups: parameter groups as for SGD, each with `num_matrices`, which is 0 for a group that SGD trains.
+        groups: parameter groups as for SGD, each with `num_matrices`, which is 0 for a group that SGD trains. Their
+            parameters are on their device, in their memory format.
         dtype: dtype of the matrix products.
 
     Attributes:
@@ -37,58 +49,88 @@ class Muon(SGD):
         momentum: float,
         dtype: torch.dtype,
     ) -> None:
-        # In Muon groups the gradient is replaced by the orthogonalised update; plain SGD then applies it.
+        # In Muon groups the orthogonalised update takes the place of the gradient; plain SGD then applies it.
         sgd, muon = {"momentum": momentum, "nesterov": momentum > 0}, {"momentum": 0.0}
         super().__init__([group | (muon if group["num_matrices"] else sgd) for group in groups], lr, fused=True)
         self._step_supports_amp_scaling = False  # momentum accumulates gradients, so they must be unscaled
         self._momentum, self._dtype = momentum, dtype
+        muon_groups = [group for group in self.param_groups if group["num_matrices"]]
+        self._muon_weights: list[Tensor] = [weight for group in muon_groups for weight in group["params"]]
+        counts = [group["num_matrices"] for group in muon_groups for _ in group["params"]]
+        self._stacking = Stacking(self._muon_weights, counts) if counts else None
         self.orthogonalize: Callable[..., tuple[Tensor, ...]] = self._orthogonalize_updates
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        weights = [weight for group in self._muon_groups() for weight in group["params"]]
-        if weights:
-            grads = [weight.grad for weight in weights]
-            torch._foreach_copy_(grads, self.orthogonalize(*self._momentum_updates(weights, grads)))
-        return super().step(closure)
+    def step(self) -> None:  # type: ignore[override]
+        """Updates all parameters that have a gradient.
 
-    def _muon_groups(self) -> list[dict[str, Any]]:
-        return [group for group in self.param_groups if group["num_matrices"]]
+        SGD's own `step` launches the same kernels for each group separately, and imports torch._dynamo, which takes
+        seconds.
+        """
+        gradients = self._gradients()
+        updates = gradients | self._muon_updates(gradients)
+        by_options: dict[SgdOptions, list[Tensor]] = defaultdict(list)
+        for group in self.param_groups:
+            options = SgdOptions(*(group[name] for name in SgdOptions._fields))
+            by_options[options] += [parameter for parameter in group["params"] if parameter in updates]
+        for options, parameters in by_options.items():
+            if parameters:
+                torch._fused_sgd_(
+                    parameters,
+                    [updates[parameter] for parameter in parameters],
+                    self._momentum_buffers(parameters) if options.momentum else [],
+                    **options._asdict(),
+                    dampening=0.0,
+                    maximize=False,
+                    is_first_step=False,  # as momentum buffers start with zeros
+                )
 
-    def _momentum_updates(self, weights: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, ...]:
-        for weight in weights:
-            if "momentum_buffer" not in self.state[weight]:
-                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+    def _gradients(self) -> dict[Tensor, Tensor]:
+        return {
+            parameter: parameter.grad
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        }
+
+    def _muon_updates(self, gradients: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """The orthogonalised update of each weight of a Muon group."""
+        if not self._muon_weights:
+            return {}
+        grads = [gradients[weight] for weight in self._muon_weights]
+        buffers = self._momentum_buffers(self._muon_weights)
         torch._foreach_lerp_(buffers, grads, 1 - self._momentum)
-        return torch._foreach_lerp(grads, buffers, self._momentum)
+        updates = torch._foreach_lerp(grads, buffers, self._momentum)
+        return dict(zip(self._muon_weights, self.orthogonalize(*updates), strict=True))
+
+    def _momentum_buffers(self, parameters: list[Tensor]) -> list[Tensor]:
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return [self.state[parameter]["momentum_buffer"] for parameter in parameters]
 
     def _orthogonalize_updates(self, *updates: Tensor) -> tuple[Tensor, ...]:
-        """The orthogonalised updates, in the order of the groups. Matrices of the same shape are processed together."""
-        counts = [group["num_matrices"] for group in self._muon_groups() for _ in group["params"]]
-        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, (update, count) in enumerate(zip(updates, counts, strict=True)):
-            by_shape[update.shape[0] // count, math.prod(update.shape[1:])].append(index)
-        results = [torch.empty_like(update) for update in updates]
-        for shape, indices in by_shape.items():
-            stack = torch.cat([updates[index].reshape(-1, *shape) for index in indices])
-            parts = _orthogonalize_and_scale(stack, self._dtype).split([counts[index] for index in indices])
-            for index, part in zip(indices, parts, strict=True):
-                results[index].copy_(part.reshape(results[index].shape))
-        return tuple(results)
+        """The orthogonalised updates, in the order of the groups, scaled up for tall matrices."""
+        assert self._stacking is not None
+        stacks = [
+            orthogonalize(stack, self._dtype) * factors
+            for stack, factors in zip(self._stacking.stack(updates), self._stacking.factors, strict=True)
+        ]
+        return tuple(self._stacking.unstack(stacks))
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Approximates U V^T of each matrix by five Newton-Schulz iterations: (n, rows, columns) -> the same shape.
 
-    All singular values of the result are near 1.
+    All singular values of the result are near 1. A matrix padded with rows or columns of zeros has the same result,
+    padded with zeros.
     """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = _normalize(x).to(dtype)  # before the cast: gradients may be outside the range of fp16
     a, b, c = _NEWTON_SCHULZ_COEFFICIENTS
     for _ in range(_NEWTON_SCHULZ_ITERATIONS):
-        gram = x @ x.mT
+        gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT
 
@@ -96,18 +138,10 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 def _normalize(matrices: Tensor) -> Tensor:
     """Divides each matrix by its Frobenius norm: (n, rows, columns) -> the same shape. Zeros stay zeros.
 
-    Entries are first scaled by a power of two, as squares of float32 numbers below 1e-19 or above 1e19 underflow or
-    overflow: the momentum of a weight whose gradient is zero decays towards zero. Such a scaling is exact, so it does
-    not change the result where the squares are representable.
+    Entries are first divided by the largest, as squares of float32 numbers below 1e-19 or above 1e19 underflow or
+    overflow: the momentum of a weight whose gradient is zero decays towards zero.
     """
-    largest = matrices.abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(matrices.dtype).tiny)
-    mantissas, _ = largest.frexp()
-    scaled = matrices * (mantissas / largest)
-    norms = scaled.norm(dim=(1, 2), keepdim=True)
-    return scaled / norms.where(norms != 0, 1)
-
-
-def _orthogonalize_and_scale(updates: Tensor, dtype: torch.dtype) -> Tensor:
-    """(n, rows, columns) -> orthogonalised updates of the same shape; those of tall matrices are scaled up."""
-    rows, columns = updates.shape[1:]
-    return (orthogonalize(updates, dtype) * max(1.0, rows / columns) ** 0.5).to(updates.dtype)
+    tiny = torch.finfo(matrices.dtype).tiny
+    largest = torch.linalg.vector_norm(matrices, math.inf, dim=(1, 2), keepdim=True).clamp(min=tiny)
+    scaled = matrices / largest
+    return scaled / torch.linalg.vector_norm(scaled, dim=(1, 2), keepdim=True).clamp(min=tiny)
