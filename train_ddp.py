@@ -28,8 +28,8 @@ from regnet.report import lacks_report, write_run_report
 from regnet.runs.directory import run_path
 from regnet.tracking.wandb_sweep import name_sweep_run
 from regnet.training.builder import build_train_step
-from regnet.training.cuda_graphs import capture_step, should_capture_step
 from regnet.training.run import Run
+from regnet.training.step_capture import capture_step
 from regnet.training.torch_setup import configure_torch
 from regnet.training.trainer import Trainer
 
@@ -64,8 +64,7 @@ def train(config: Config, notes: Sequence[str], world: World) -> int:
         rank = RankInfo(world.rank, world.size, world.device)
         train_batches, val_batches = open_loaders(shards, manifest, loader_options(in_this_process), rank)
         train_step = build_train_step(config, world, manifest)
-        if should_capture_step(config.train, world):
-            capture_step(train_step, train_batches)
+        capture_step(train_step, train_batches)
         run.resume_or_start(train_step.state)
         trainer = Trainer(config, world, train_step, train_batches, val_batches, run, NOTICE)
         for line in (*notes, *data_notes, *process_notes, start_message(trainer, train_batches)):

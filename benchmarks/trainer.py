@@ -15,8 +15,8 @@ from regnet.data_adapter import loader_options
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World
 from regnet.training.builder import build_train_step
-from regnet.training.cuda_graphs import capture_step, should_capture_step
 from regnet.training.run import Run
+from regnet.training.step_capture import capture_step
 from regnet.training.torch_setup import configure_torch
 from regnet.training.trainer import Trainer
 
@@ -35,7 +35,6 @@ def build_trainer(config: Config, world: World) -> Iterator[tuple[Trainer, Train
     train, val = open_loaders(shards, manifest, loader_options(config), rank)
     with Run(config, world, manifest) as run:
         train_step = build_train_step(config, world, manifest)
-        if should_capture_step(config.train, world):
-            capture_step(train_step, train)
-            train.capture = None  # the parts of a captured function could not be timed
+        capture_step(train_step, train)
+        train.capture = None  # the parts of a captured function could not be timed
         yield Trainer(config, world, train_step, train, val, run, PreemptionNotice()), train

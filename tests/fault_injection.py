@@ -78,6 +78,44 @@ class Fault:
 
         self.at_step(step)
 
+    def rerun_graphs(self) -> None:
+        """Captures on a CPU, by graphs whose replay runs the captured function again on the same tensors."""
+        from regnet.training import cuda_graphs, step_capture
+
+        step_capture.supports_graphs = lambda device: True
+        cuda_graphs.GraphCapture.capture = lambda capture, function: self.counted(capture.what, function)
+
+    def counted(self, what: str, function):
+        print(f"captured {what}", flush=True)
+        return function
+
+    def failing_capture(self) -> None:
+        """Every capture fails, as one whose function waits for the device."""
+        from regnet.training import cuda_graphs, step_capture
+
+        def capture(capture, function):
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+        step_capture.supports_graphs = lambda device: True
+        cuda_graphs.GraphCapture.capture = capture
+
+    def shared_gpu(self) -> None:
+        """All ranks use the first GPU, and gloo, since NCCL refuses that."""
+        import torch
+        import torch.distributed as dist
+
+        from regnet.distributed import world
+
+        original = dist.init_process_group
+        world.choose_device = lambda *_: torch.device("cuda", 0)
+        dist.init_process_group = lambda backend, **options: original("gloo", **options)
+
+    def several_buckets(self) -> None:
+        """Exchanges gradients during the backward pass, as for a large network."""
+        from regnet.training import builder
+
+        builder.uses_one_bucket = lambda parameters: False
+
     def raises(self) -> None:
         def step(now, step):
             if now:

@@ -1,70 +1,160 @@
-"""Captured CUDA graphs compute what uncaptured kernels do."""
+"""CUDA graphs compute what separately launched kernels do, in one process and in several.
+
+tests/test_captured_steps.py tests everything but CUDA's own capture without a GPU.
+"""
+
+import os
+import signal
 
 import pytest
 import torch
-from programs import result, rows, run, trainer
+import torch.distributed as dist
+from programs import (
+    faulty_trainer,
+    has_exited,
+    kill_group,
+    outcome,
+    ranks_of,
+    result,
+    rows,
+    run,
+    start,
+    trainer,
+    wait_until,
+)
 from torch.nn import functional as F
 
 from regnet.config.schema import TrainConfig
 from regnet.distributed.world import World
 from regnet.models.design_space import Variant, generate_design
 from regnet.models.regnet import Model
-from regnet.training.amp import Precision
-from regnet.training.cuda_graphs import CapturedFunction, CapturedNetwork, should_capture_step
+from regnet.training.builder import build_network
+from regnet.training.cuda_graphs import CapturedFunction, GraphCapture
+from regnet.training.step_capture import why_not_captured
+
+# Kernels without atomics, chosen without timing them: both sides then compute the same bits.
+DETERMINISTIC = ("--train.deterministic", "true", "--train.cudnn_benchmark", "false")
+
+
+def required(what):
+    return GraphCapture(what, required=True, report=print)
 
 
 @pytest.mark.parametrize(
-    ("options", "size", "device", "captured"),
+    ("options", "size", "device", "flat", "reason"),
     [
-        ({"cuda_graphs": True}, 1, "cuda", True),
-        ({}, 1, "cuda", False),
-        ({"cuda_graphs": True}, 1, "cpu", False),
-        ({"cuda_graphs": True}, 2, "cuda", False),
-        ({"cuda_graphs": True, "grad_accum_steps": 2}, 1, "cuda", False),
-        ({"cuda_graphs": True, "detect_anomaly": True}, 1, "cuda", False),
+        ({}, 1, "cuda", True, ""),
+        ({}, 8, "cuda", True, ""),
+        ({"grad_accum_steps": 2}, 2, "cuda", True, ""),
+        ({"sync_batchnorm": True}, 1, "cuda", True, ""),
+        ({"sync_batchnorm": True}, 2, "cuda", True, "train.sync_batchnorm"),
+        ({"detect_anomaly": True}, 1, "cuda", True, "train.detect_anomaly"),
+        ({}, 2, "cuda", False, "the network is so large"),
+        ({}, 1, "cpu", True, "the run uses no GPU"),
     ],
 )
-def test_only_a_single_process_on_a_gpu_captures_its_steps(options, size, device, captured):
+def test_passes_are_captured_in_any_number_of_processes_unless_they_wait_or_communicate(
+    options, size, device, flat, reason
+):
     world = World(0, size, 0, torch.device(device), None, None)
-    assert should_capture_step(TrainConfig(**options), world) == captured
+    problem = why_not_captured(TrainConfig(**options), world, flat)
+    assert problem.startswith(reason)
+    assert bool(problem) == bool(reason)
 
 
 @pytest.mark.gpu
 def test_a_captured_function_takes_new_inputs_of_any_shape_in_each_call():
-    captured = CapturedFunction(lambda x, y, n: (x * n + y, y - 1))
-    for call, shape in enumerate([(3,), (2, 5), (3,), (3,)]):
-        x, y = torch.randn(2, *shape, device="cuda")
-        before = y.clone()
-        total, less = captured(x, y, call)
-        torch.testing.assert_close(total, x * call + before)
-        torch.testing.assert_close(less, before - 1)
-        assert torch.equal(y, before)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        captured = CapturedFunction(required("a function"), lambda x, y, n: (x * n + y, y - 1))
+        for call, shape in enumerate([(3,), (2, 5), (3,), (3,)]):
+            x, y = torch.randn(2, *shape, device="cuda")
+            before = y.clone()
+            total, less = captured(x, y, call)
+            torch.testing.assert_close(total, x * call + before)
+            torch.testing.assert_close(less, before - 1)
+            assert torch.equal(y, before)
 
 
-def gradients(network, model, images):
-    model.zero_grad()
-    F.cross_entropy(network(images), torch.arange(len(images), device="cuda") % 3).backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+@pytest.fixture
+def one_rank(tmp_path):
+    """A process group of one rank, in a World that wraps networks in DistributedDataParallel as one of two does."""
+    device = torch.device("cuda", 0)
+    dist.init_process_group("nccl", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    stream = torch.cuda.current_stream()
+    torch.cuda.set_stream(torch.cuda.Stream())
+    torch.use_deterministic_algorithms(True)
+    yield World(0, 2, 0, device, None, None)
+    torch.use_deterministic_algorithms(False)
+    torch.cuda.set_stream(stream)
+    dist.destroy_process_group()
 
 
 @pytest.mark.gpu
-def test_a_captured_network_has_the_same_gradients_and_statistics_for_batches_of_any_size():
-    torch.manual_seed(0)
-    uncaptured, model = (
-        Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3).cuda() for _ in range(2)
-    )
-    model.load_state_dict(uncaptured.state_dict())
-    precision = Precision("fp32", torch.device("cuda"))
-    network = CapturedNetwork(model.train(), torch.zeros(6, 3, 32, 32, device="cuda"), precision)
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.buffers(), uncaptured.buffers(), strict=True))
-    for count in (6, 6, 4, 6):
-        images = torch.randn(count, 3, 32, 32, device="cuda")
-        expected = gradients(uncaptured, uncaptured, images)
-        torch.testing.assert_close(gradients(network, model, images), expected, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(dict(model.named_buffers()), dict(uncaptured.named_buffers()), rtol=1e-4, atol=1e-5)
-    network.eval()
-    uncaptured.eval()
-    torch.testing.assert_close(network(images), uncaptured(images), rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_fifty_captured_steps_under_ddp_are_bit_identical_to_uncaptured_ones(parts, dtype, one_rank, monkeypatch):
+    """Every fifth batch is smaller; with two parts, gradients are accumulated."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    trained = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        model = Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3)
+        model.to(one_rank.device, memory_format=torch.channels_last)
+        network = build_network(model, one_rank, dtype)
+        network.module.capture = required("the passes") if captured else None
+        network.train()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, fused=True)
+        addresses = [parameter.grad.data_ptr() for parameter in model.parameters()]
+        for step in range(50):
+            count = 4 if step % 5 == 4 else 6
+            images = torch.randn(count, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
+            for part in images.tensor_split(parts):
+                with torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+                    logits = network(part)
+                F.cross_entropy(logits.float(), torch.arange(len(part), device="cuda") % 3).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+        assert [parameter.grad.data_ptr() for parameter in model.parameters()] == addresses
+        trained.append(model.state_dict())
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flags", [(), ("--train.grad_accum_steps", "3", "--train.precision", "bf16")], ids=" ".join)
+def test_two_captured_ranks_on_one_gpu_are_bit_identical_to_uncaptured_ones(flags, shards, tmp_path):
+    runs = []
+    for graphs in ("false", "true"):
+        options = ("--train.device", "cuda", "--train.cuda_graphs", graphs, *DETERMINISTIC, *flags)
+        done = run(faulty_trainer(tmp_path / graphs, shards, "shared_gpu", *options, processes=2))
+        assert done.returncode == 0, done.stderr
+        runs.append(outcome(tmp_path / graphs / "tiny"))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.gpu
+def test_a_run_killed_while_graphs_are_replayed_resumes_bit_exactly(shards, tmp_path):
+    flags = ("--train.device", "cuda", *DETERMINISTIC, "--checkpoint.every_steps", "3", "--tracking.log_every", "1")
+    assert run(trainer(tmp_path / "uninterrupted", shards, *flags)).returncode == 0
+    killed = start(trainer(tmp_path / "killed", shards, *flags))
+    wait_until(lambda: len(rows(tmp_path / "killed" / "tiny", "step")) > 7)
+    kill_group(killed)
+    done = run(trainer(tmp_path / "killed", shards, *flags))
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path / "killed" / "tiny") == outcome(tmp_path / "uninterrupted" / "tiny")
+
+
+@pytest.mark.gpu
+def test_when_a_rank_is_killed_while_graphs_are_replayed_the_other_exits(shards, tmp_path):
+    flags = ("--train.device", "cuda", "--train.epochs", "4000", "--distributed.heartbeat_timeout", "5")
+    process = start(faulty_trainer(tmp_path, shards, "shared_gpu", *flags, processes=2))
+    try:
+        wait_until(lambda: len(rows(tmp_path / "tiny", "step")) > 30)
+        pids = ranks_of(process)
+        os.kill(pids[1], signal.SIGKILL)
+        wait_until(lambda: has_exited(pids[0]))
+    finally:
+        kill_group(process)
+    assert "rank 1 stopped responding" in process.communicate(timeout=60)[1]
 
 
 @pytest.mark.gpu
@@ -85,6 +175,7 @@ def test_a_captured_network_has_the_same_gradients_and_statistics_for_batches_of
         ),
         ("--data.progressive_resizing_epochs", "1", "--data.initial_resolution", "16", "--data.cache", "device"),
         ("--train.freeze_backbone", "true"),
+        ("--train.grad_accum_steps", "2"),
     ],
     ids=" ".join,
 )

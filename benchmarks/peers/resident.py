@@ -8,9 +8,9 @@ from benchmarks.peers.process_group import Process, run_loop
 from benchmarks.peers.protocol import EpochTimer, Settings
 from benchmarks.peers.samples import open_samples
 from data.augment.resize_normalize import ResizeNormalize
-from regnet.distributed.gradients import wrap_ddp
 from regnet.distributed.world import World
 from regnet.training.amp import Precision
+from regnet.training.builder import build_network
 from regnet.training.torch_setup import keep_freed_memory
 
 
@@ -25,20 +25,21 @@ def train(settings: Settings, process: Process) -> None:
     images = resize_normalize(pixels).contiguous(memory_format=settings.memory_format)
     labels = torch.tensor(samples.train.labels[first : first + size], device=process.device)
     world = World(process.rank, process.world_size, process.local_rank, process.device, control=None, heartbeat=None)
-    model = wrap_ddp(our_network(settings, samples.classes).to(process.device), world, deterministic=False)
-    optimizer = torch.optim.SGD(model.parameters(), **settings.sgd)
     precision = Precision(settings.precision, process.device)
+    model = our_network(settings, samples.classes).to(process.device)
+    network = build_network(model, world, precision.dtype)
+    optimizer = torch.optim.SGD(model.parameters(), **settings.sgd)
     timer = EpochTimer(settings, process.device)
     for _ in range(settings.epochs):
         timer.start_epoch()
         for _ in range(settings.steps):
             with precision.autocast():
-                logits = model(images)
-            loss = F.cross_entropy(logits.float(), labels)
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels) / world.size  # gradients are summed over ranks
             precision.scaler.scale(loss).backward()
             precision.scaler.step(optimizer)
             precision.scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=False)
             timer.step(loss, len(labels))
         timer.end_training()
     timer.write_report()

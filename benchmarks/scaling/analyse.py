@@ -11,7 +11,7 @@ from benchmarks.scaling.model import MIB, Compute, Exchange, Link, efficiency, r
 from benchmarks.scaling.options import powers
 from benchmarks.scaling.protocol import Key
 from benchmarks.timing import Spread
-from regnet.distributed.gradients import reduces_in_rank_order
+from regnet.distributed.gradients import needs_rank_order
 
 Rounds = dict[int, list[Mapping[Key, float]]]  # number of processes -> for each round, seconds of each measurement
 SHOWN = 4  # columns in the table of variants
@@ -48,7 +48,7 @@ def analyse(rounds: Rounds, setting: Report, cluster: Mapping[str, Any]) -> Repo
 def exchange_of(setting: Report, count: int) -> Exchange:
     """The exchange of the trainer on `count` processes."""
     kind = setting["device_type"]
-    in_rank_order = reduces_in_rank_order(count, kind, setting["deterministic"])
+    in_rank_order = needs_rank_order(count, kind, setting["deterministic"])
     return Exchange(setting["gradient_bytes"], in_rank_order=in_rank_order, overlaps=kind != "cpu")
 
 

@@ -166,8 +166,8 @@ class TrainConfig:
         freeze_backbone: train the head only; stem and body keep their weights and BatchNorm statistics.
         compile: torch.compile the network.
         cudnn_benchmark: let cuDNN time its algorithms on the first batch (takes seconds); ignored if deterministic.
-        cuda_graphs: capture the kernels of a step as CUDA graphs and replay them; takes effect in a single process on
-            a GPU without gradient accumulation or anomaly detection.
+        cuda_graphs: capture the kernels of a step as CUDA graphs and replay them. auto: on GPUs, as far as possible;
+            true: an error if forward and backward passes cannot be captured; false: never.
         sync_batchnorm: compute BatchNorm statistics over the global batch instead of each process's part.
         deterministic: use deterministic algorithms only.
         detect_anomaly: end the run at the first gradient that is NaN and name the operation that produced it; slow.
@@ -188,7 +188,7 @@ class TrainConfig:
     freeze_backbone: bool = False
     compile: bool = False
     cudnn_benchmark: bool = True
-    cuda_graphs: bool = False
+    cuda_graphs: Literal["auto", "true", "false"] = "auto"
     sync_batchnorm: bool = False
     deterministic: bool = False
     detect_anomaly: bool = False

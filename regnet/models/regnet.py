@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regnet.models.batchnorm import BatchNorm2d, count_batches
 from regnet.models.design_space import Design
 
 
@@ -21,7 +22,7 @@ class Stem(nn.Module):
     def __init__(self, in_width: int, out_width: int, stride: int) -> None:
         super().__init__()
         self.conv_3x3 = nn.Conv2d(in_width, out_width, 3, stride, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(out_width)
+        self.bn = BatchNorm2d(out_width)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv_3x3(x)), inplace=True)
@@ -33,7 +34,7 @@ class Downsample(nn.Module):
     def __init__(self, in_width: int, out_width: int, stride: int) -> None:
         super().__init__()
         self.conv_1x1 = nn.Conv2d(in_width, out_width, 1, stride, bias=False)
-        self.bn = nn.BatchNorm2d(out_width)
+        self.bn = BatchNorm2d(out_width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv_1x1(x))
@@ -76,13 +77,13 @@ class XBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1_1x1 = nn.Conv2d(in_width, inner_width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner_width)
+        self.bn1 = BatchNorm2d(inner_width)
         groups = inner_width // group_width
         self.conv2_3x3 = nn.Conv2d(inner_width, inner_width, 3, stride, padding=1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner_width)
+        self.bn2 = BatchNorm2d(inner_width)
         self.se = SqueezeExcitation(inner_width, se_width) if se_width else None
         self.conv3_1x1 = nn.Conv2d(inner_width, out_width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_width)
+        self.bn3 = BatchNorm2d(out_width)
         changes_shape = stride != 1 or in_width != out_width
         self.downsample = Downsample(in_width, out_width, stride) if changes_shape else None
 
@@ -125,6 +126,7 @@ class Head(nn.Module):
 class Model(nn.Sequential):
     """RegNetX or RegNetY: normalised float images (N, 3, H, W) -> logits (N, classes)."""
 
+    backbone_is_frozen = False  # see `freeze_backbone`
     stem: Stem
     body: nn.Sequential
     head: Head
@@ -147,6 +149,19 @@ class Model(nn.Sequential):
                 head=Head(in_width, classes),
             )
         )
+
+    def train(self, mode: bool = True) -> "Model":
+        """Sets the mode; a frozen backbone stays in evaluation mode, so BatchNorm keeps its running statistics."""
+        super().train(mode)
+        if self.backbone_is_frozen:
+            self.stem.eval()
+            self.body.eval()
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            count_batches(self)
+        return super().forward(input)
 
     @property
     def blocks(self) -> list[XBlock]:
@@ -183,15 +198,10 @@ def initialize_weights(model: Model, std: float, zero_init_residual: bool) -> No
 
 
 def freeze_backbone(model: Model) -> None:
-    """Excludes the weights of stem and body from training. Use `set_head_train_mode` for their mode in training."""
+    """Excludes the weights of stem and body from training, and their BatchNorm statistics: see `Model.train`."""
     for module in (model.stem, model.body):
         module.requires_grad_(False)
-
-
-def set_head_train_mode(model: Model) -> None:
-    """Puts only the head into training mode: BatchNorm uses its running statistics and does not update them."""
-    model.eval()
-    model.head.train()
+    model.backbone_is_frozen = True
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:

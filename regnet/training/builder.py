@@ -5,20 +5,23 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from regnet.config.schema import Config, to_plain_types
-from regnet.distributed.gradients import wrap_ddp
+from regnet.distributed.gradients import needs_rank_order, uses_one_bucket, wrap_ddp
 from regnet.distributed.world import World
 from regnet.metrics.training import TrainingAccumulator
-from regnet.models.regnet import Model, freeze_backbone, initialize_weights, set_drop_path_rates
+from regnet.models.regnet import Model, count_parameters, freeze_backbone, initialize_weights, set_drop_path_rates
 from regnet.models.sync_batchnorm import convert_sync_batchnorm
 from regnet.optim.optimizers import build_optimizer
 from regnet.training.amp import Precision
-from regnet.training.compiler import check_compiler
+from regnet.training.compiler import check_compiler, compile_network
+from regnet.training.compute_copy import compute_copy
 from regnet.training.dataset import Dataset
 from regnet.training.distillation import open_teacher
 from regnet.training.early_stopping import EarlyStopping
 from regnet.training.ema import ModelEma
+from regnet.training.flat_network import FlatNetwork
 from regnet.training.loss import Loss
 from regnet.training.state import Progress, TrainingState
 from regnet.training.torch_setup import rank_seed
@@ -40,8 +43,7 @@ def build_train_step(config: Config, world: World, dataset: Dataset) -> TrainSte
     model = build_model(config, world, len(dataset.classes))
     loss = build_loss(config, world, dataset)
     precision = Precision(config.train.precision, world.device)
-    network: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
-    network = wrap_ddp(network, world, config.train.deterministic)
+    network = build_network(model, world, precision.dtype, config.train.compile, config.train.deterministic)
     state = build_state(config, world, model, precision, dataset)  # after DDP has broadcast rank zero's weights
     torch.manual_seed(rank_seed(config.seed, world.rank))  # stochastic depth must drop different samples on each rank
     return TrainStep(config, world, network, loss, precision, state)
@@ -58,6 +60,27 @@ def build_model(config: Config, world: World, classes: int) -> Model:
     if train.freeze_backbone:
         freeze_backbone(model)
     return _to_device(model, config, world)
+
+
+def build_network(
+    model: nn.Module, world: World, dtype: torch.dtype, compile: bool = False, deterministic: bool = False
+) -> nn.Module:
+    """The training passes of `model`: a FlatNetwork, or a bare copy if gradients are exchanged in several buckets.
+
+    Args:
+        dtype: dtype of convolutions and matrix products.
+    """
+    flat = world.size == 1 or uses_one_bucket(count_parameters(model, trainable_only=True))
+    compute = compute_copy(model, dtype if flat else torch.float32)
+    if compile:
+        compile_network(compute.network)
+    if not flat:
+        return wrap_ddp(compute.network, world, needs_rank_order(world.size, world.device.type, deterministic))
+    network = FlatNetwork(model, compute)
+    wrapped = wrap_ddp(network, world)
+    if isinstance(wrapped, DistributedDataParallel):
+        network.share_bucket(wrapped)
+    return wrapped
 
 
 def build_loss(config: Config, world: World, dataset: Dataset) -> Loss:

@@ -24,8 +24,8 @@ class TrainStep:
     """The network and everything that one optimiser step needs.
 
     Attributes:
-        network: `state.model` for the forward pass in training: possibly compiled, captured and wrapped in DDP.
-            `state.model` is always the bare network.
+        network: computes the training passes with the weights of `state.model`: see FlatNetwork; possibly compiled,
+            captured and wrapped in DDP.
         predict: images (n, 3, H, W) -> logits float32 (n, classes) of the network that is evaluated (EMA if enabled).
     """
 
@@ -55,8 +55,7 @@ class TrainStep:
         for index, (images, labels, targets) in enumerate(zip(*parts, strict=True)):
             with self.no_sync() if index < accum_parts - 1 else nullcontext():
                 logits, loss = self.forward_pass(images, targets)
-                # DDP averages gradients over ranks; multiplying by the number of ranks turns the average into the sum.
-                self.backward_pass(loss * (self.world.size / batch.global_size))
+                self.backward_pass(loss * (1 / batch.global_size))
             self.update_metrics(logits.detach(), labels, loss.detach())
             total += loss.detach() / batch.global_size
         self.update()
@@ -107,7 +106,7 @@ class TrainStep:
             clip_gradients(state.model.parameters(), clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=False)  # gradients stay at their addresses
         if state.ema is not None:
             state.ema.update(state.model, state.progress.global_step)
 

@@ -17,7 +17,6 @@ from regnet.errors import Diverged
 from regnet.metrics.confident_errors import ConfidentErrorAccumulator
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
 from regnet.metrics.training import TrainingAccumulator, TrainingResult
-from regnet.models.regnet import set_head_train_mode
 from regnet.optim.schedules import learning_rate
 from regnet.tracking.base import EpochReport, StepReport
 from regnet.training.batches import EvaluationBatches, TrainingBatches, take
@@ -101,8 +100,6 @@ class Trainer:
         """
         progress = self.state.progress
         self.train_step.network.train()
-        if self.config.train.freeze_backbone:
-            set_head_train_mode(self.state.model)
         self.run.begin_epoch(progress.epoch + 1, self.steps_per_epoch, progress.step)
         pending: list[PendingStep] = []
         saved_at = time.monotonic()

@@ -1,0 +1,226 @@
+"""The training passes of a network, as functions of tensors whose addresses never change.
+
+The trained parameters are views of one flat parameter, as in PyTorch's FSDP, and their gradients are views of one
+buffer. DistributedDataParallel therefore exchanges one bucket by one all-reduce, and everything before and after it can
+be captured as CUDA graphs.
+"""
+
+from collections import Counter
+from collections.abc import Hashable
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.parallel import DistributedDataParallel
+
+from regnet.training.compute_copy import ComputeCopy
+from regnet.training.cuda_graphs import GraphCapture, Replay, call_key
+
+# cuDNN reads weights in place if they begin at a multiple of 128 bytes.
+_ALIGNMENT = 32
+# Uncaptured uses choose algorithms and create handles, which must not happen during capture.
+_USES_BEFORE_CAPTURE = 2
+
+
+class FlatNetwork(nn.Module):
+    """Runs the forward and backward pass of a network, and adds the gradients to one buffer.
+
+    The network's parameters stay ordinary parameters, with a `grad` that is never None and must be reset by
+    `zero_grad(set_to_none=False)`. They must not be moved to other memory.
+
+    Args:
+        network: on its device and in its memory format.
+        compute: a copy of it for the passes.
+
+    Attributes:
+        flat: the only parameter, and so all that DistributedDataParallel sees: float32 (numbers,).
+        capture: captures the passes as CUDA graphs; None to run them uncaptured. A shape of images is captured when it
+            occurs for the third time in an epoch, so an epoch's smaller last batch is not.
+    """
+
+    def __init__(self, network: nn.Module, compute: ComputeCopy) -> None:
+        super().__init__()
+        self._networks = (network, compute.network)  # a tuple hides them from DistributedDataParallel
+        self.compute = compute
+        self.capture: GraphCapture | None = None
+        self._captured: dict[Hashable, CapturedPasses] = {}
+        self._uses: Counter[Hashable] = Counter()
+        pairs = zip(network.parameters(), compute.network.parameters(), strict=True)
+        trained = [pair for pair in pairs if pair[0].requires_grad]
+        self._trained = [parameter for parameter, _ in trained]
+        self._inputs = [parameter for _, parameter in trained]
+        # the parameters whose gradients are in another dtype, and memory for them in that of the buffer
+        self._casts = [(index, torch.empty_like(own)) for index, (own, copy) in enumerate(trained) if own is not copy]
+        self.flat = nn.Parameter(self._flatten())
+        self._use_buffer(torch.empty_like(self.flat))
+
+    def _flatten(self) -> Tensor:
+        """Moves the trained parameters into one tensor, which it returns."""
+        sizes = [-(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT for parameter in self._trained]
+        self._offsets = list(accumulate(sizes, initial=0))[:-1]
+        flat = self._trained[0].new_zeros(sum(sizes))
+        for parameter, view in zip(self._trained, self._views(flat), strict=True):
+            parameter.data = view.copy_(parameter.detach())
+        return flat
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """Views of a flat tensor with the shapes and strides of the trained parameters."""
+        return [
+            flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset() + offset)
+            for parameter, offset in zip(self._trained, self._offsets, strict=True)
+        ]
+
+    def share_bucket(self, wrapped: DistributedDataParallel) -> None:
+        """Uses the memory of DistributedDataParallel's bucket for the gradients, which are then exchanged in place."""
+        for _ in range(2):  # after its first backward pass DistributedDataParallel allocates its bucket again
+            self.flat.grad = None
+            wrapped(None).backward()
+        assert self.flat.grad is not None
+        self._use_buffer(self.flat.grad)
+
+    def _use_buffer(self, buffer: Tensor) -> None:
+        self._buffer = buffer.detach().zero_()
+        self._gradients = self._views(self._buffer)
+        for parameter, gradient in zip(self._trained, self._gradients, strict=True):
+            parameter.grad = gradient
+
+    def train(self, mode: bool = True) -> "FlatNetwork":
+        """Sets the mode of the network; an epoch begins with it."""
+        for network in self._networks:
+            network.train(mode)
+        self._uses.clear()
+        return super().train(mode)
+
+    def forward(self, images: Tensor | None) -> Tensor:
+        """Logits (n, classes) of images (n, 3, H, W); a captured pass overwrites those of its previous use.
+
+        Without images: a scalar that depends on `flat` only, for `share_bucket`.
+        """
+        if images is None:
+            return self.flat.sum()
+        return _RunPasses.apply(images, self.flat, self, self._passes(images))
+
+    def _passes(self, images: Tensor) -> "Passes":
+        """The passes for these images: captured ones, or uncaptured ones of a single use."""
+        if self.capture is None:
+            return Passes(self)
+        key = call_key(images)
+        if key not in self._captured:
+            self._uses[key] += 1
+            if self._uses[key] <= _USES_BEFORE_CAPTURE:
+                return Passes(self)
+            captured = CapturedPasses(self, images)
+            replays = self.capture(captured.compute_forward, captured.compute_backward)
+            if replays is None:
+                self.capture = None
+                return Passes(self)
+            captured.replay_forward, captured.replay_backward = replays
+            self._captured[key] = captured
+        return self._captured[key]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits with a graph for the backward pass, computed with the network's current weights."""
+        self.compute.cast_weights()
+        with torch.enable_grad():
+            return self.compute.network(images)
+
+    def add_gradients(self, logits: Tensor, gradient: Tensor) -> None:
+        """Adds the gradients of the parameters, given those of the logits."""
+        found = torch.autograd.grad(logits, self._inputs, gradient)
+        gradients = [_restride(each, own.stride()) for each, own in zip(found, self._gradients, strict=True)]
+        if self._casts:
+            torch._foreach_copy_([cast for _, cast in self._casts], [gradients[index] for index, _ in self._casts])
+            for index, cast in self._casts:
+                gradients[index] = cast
+        torch._foreach_add_(self._gradients, gradients)
+
+    def backward_done(self) -> Tensor:
+        """The gradient of `flat`: the buffer itself, which DistributedDataParallel therefore need not copy."""
+        self.flat.grad = None  # otherwise autograd would add the buffer to itself
+        return self._buffer.detach()
+
+
+class Passes:
+    """A forward pass, and the backward pass that follows it."""
+
+    images: Tensor
+    logits: Tensor
+    gradient: Tensor | None = None
+    _output: Tensor | None = None
+
+    def __init__(self, network: FlatNetwork) -> None:
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images = images
+        self.compute_forward()
+        return self.logits
+
+    def backward(self, gradient: Tensor) -> None:
+        self.gradient = gradient
+        self.compute_backward()
+
+    def compute_forward(self) -> None:
+        self._output = self.network.logits(self.images)
+        self.logits = self._output.detach()
+        if self.gradient is None:
+            self.gradient = torch.empty_like(self.logits)
+
+    def compute_backward(self) -> None:
+        assert self._output is not None
+        assert self.gradient is not None
+        output, self._output = self._output, None  # releases what the forward pass has saved
+        self.network.add_gradients(output, self.gradient)
+
+
+class CapturedPasses(Passes):
+    """Passes whose tensors stay at the same addresses.
+
+    Attributes:
+        replay_forward, replay_backward: run the kernels of `compute_forward` and `compute_backward`.
+    """
+
+    replay_forward: Replay
+    replay_backward: Replay
+
+    def __init__(self, network: FlatNetwork, images: Tensor) -> None:
+        super().__init__(network)
+        self.images = images.clone()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images.copy_(images)
+        self.replay_forward()
+        return self.logits
+
+    def backward(self, gradient: Tensor) -> None:
+        assert self.gradient is not None
+        self.gradient.copy_(gradient)
+        self.replay_backward()
+
+
+class _RunPasses(torch.autograd.Function):
+    """Makes the passes one node of autograd's graph, whose input is the flat parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, flat: Tensor, network: FlatNetwork, passes: Passes) -> Tensor:
+        ctx.network, ctx.passes = network, passes
+        return passes.forward(images).detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
+        ctx.passes.backward(gradient)
+        ctx.passes = None
+        return None, ctx.network.backward_done(), None, None
+
+
+def _restride(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The same tensor with the strides of its parameter, if they differ in dimensions of size 1 only.
+
+    PyTorch's foreach kernels need equal strides; of a 1x1 convolution's weight, there are two valid ones.
+    """
+    pairs = zip(gradient.shape, gradient.stride(), strides, strict=True)
+    sizes = {size for size, own, wanted in pairs if own != wanted}
+    return gradient.as_strided(gradient.shape, strides) if sizes == {1} else gradient
