@@ -1,6 +1,6 @@
-"""Preemption: signals and the time limit set a flag, which the run reads at the next step.
+"""Preemption: signals and the time limit set a flag, which the run reads after each step.
 
-The flag travels: PreemptionNotice -> world.SharedFlags -> Trainer.train_epoch (saves) -> Run.record_preemption.
+The flag travels: PreemptionNotice -> SharedFlags -> Trainer.train_epoch (saves) -> Run.record_preemption.
 
 No slow imports: the handlers must be installed before torch is imported, which takes seconds.
 """

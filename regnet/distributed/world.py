@@ -68,10 +68,15 @@ class World:
         return tensor
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Copies rank zero's values to all ranks, in place."""
-        if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+        """Copies rank zero's values to all ranks, in place, by one broadcast per dtype."""
+        if self.size == 1:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order on all ranks
+            same = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.flatten() for tensor in same])
+            dist.broadcast(flat, src=0)
+            parts = flat.split([tensor.numel() for tensor in same])
+            torch._foreach_copy_(same, [part.view(tensor.shape) for part, tensor in zip(parts, same, strict=True)])
 
     def broadcast_object(self, value: T) -> T:
         """Returns rank zero's value on every rank."""
@@ -128,34 +133,6 @@ class World:
         return self.with_timeout(timedelta(days=7)).run_on_all(action if self.local_rank == 0 else None)
 
 
-class SharedFlags:
-    """Flags that any rank may set and that all ranks see at the same step, without blocking.
-
-    `exchange` starts an asynchronous all-reduce of this step's flags and returns the result of the previous step's,
-    which is complete by then: decisions are one step late and cost no time. A single process decides immediately.
-    """
-
-    def __init__(self, world: World, flags: int) -> None:
-        self.world = world
-        self._flags = torch.zeros(flags, dtype=torch.int32)
-        self._work: dist.Work | None = None
-
-    def exchange(self, *flags: bool) -> list[bool]:
-        """Takes the flags of this rank; returns for each flag whether any rank set it."""
-        if self.world.size == 1:
-            return list(flags)
-        result = self.wait()
-        self._flags = torch.tensor(flags, dtype=torch.int32)
-        self._work = dist.all_reduce(self._flags, op=dist.ReduceOp.MAX, group=self.world.control, async_op=True)
-        return result
-
-    def wait(self) -> list[bool]:
-        """Waits for the last exchange; required before the process group is destroyed."""
-        if self._work is not None:
-            self._work.wait()
-        return [bool(flag) for flag in self._flags.tolist()]
-
-
 @contextmanager
 def join_world(
     device: str, options: DistributedConfig, notice: PreemptionNotice, option: str = "--train.device"
@@ -177,6 +154,8 @@ def join_world(
     chosen = choose_device(device, launch.local_rank, option)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+        # DDP, warm-up, capture and replay of CUDA graphs share one stream, which must not be the default one.
+        torch.cuda.set_stream(torch.cuda.Stream(chosen))
     if launch.size == 1:
         yield World(0, 1, 0, chosen, None, None)
         return

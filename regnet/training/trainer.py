@@ -12,7 +12,8 @@ from torch import Tensor
 
 from regnet.config.schema import Config
 from regnet.distributed.preemption import PreemptionNotice
-from regnet.distributed.world import SharedFlags, World
+from regnet.distributed.shared_flags import SharedFlags
+from regnet.distributed.world import World
 from regnet.errors import Diverged
 from regnet.metrics.confident_errors import ConfidentErrorAccumulator
 from regnet.metrics.evaluation import Evaluation, EvaluationAccumulator
@@ -103,6 +104,7 @@ class Trainer:
         self.run.begin_epoch(progress.epoch + 1, self.steps_per_epoch, progress.step)
         pending: list[PendingStep] = []
         saved_at = time.monotonic()
+        self.flags.restart()
         batches = self.train_batches.epoch(progress.epoch, progress.step)
         for batch in take(batches, self.steps_per_epoch - progress.step):
             lr = self.lr_at(progress.global_step)
@@ -114,8 +116,7 @@ class Trainer:
                 self.report_steps(pending)
             overdue = self._overdue(saved_at)
             if overdue:
-                # reset now, or it would be requested again: the save follows one step later (SharedFlags)
-                saved_at = time.monotonic()
+                saved_at = time.monotonic()  # reset now, or it would be requested again: the save follows later
             preempted, save = self.flags.exchange(self.notice.reason is not None, overdue)
             if preempted or self._checkpoint_due(save):
                 self.report_steps(pending)
@@ -186,6 +187,7 @@ class Trainer:
         self.state.evaluated.eval()
         metrics = EvaluationAccumulator(self.classes, self.world.device)
         self.confident_errors = ConfidentErrorAccumulator()
+        self.flags.restart()
         with closing(iter(self.val_batches)) as batches:
             for _ in range(self.val_batches.steps):
                 # a rank may have one sample less than another, and so one batch less
