@@ -8,18 +8,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from regnet.models.batchnorm import BatchNorm2d
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d with training statistics over the samples of all ranks, however many each rank has."""
+
+class SyncBatchNorm2d(BatchNorm2d):
+    """BatchNorm2d with training statistics over the samples of all ranks, however many each rank has."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)
-        assert self.num_batches_tracked is not None
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.momentum is not None  # None would mean a cumulative average
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         count = torch.full((1,), x.numel() // x.shape[1], dtype=values.dtype, device=x.device)
         sums = _all_reduce(torch.cat([values.sum((0, 2, 3)), count]))
@@ -28,7 +28,6 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         centred = values - mean.view(1, -1, 1, 1)
         variance = _all_reduce(centred.square().sum((0, 2, 3))) / total
         with torch.no_grad():
-            self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * total / (total - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
@@ -58,7 +57,7 @@ def _all_reduce(x: Tensor) -> Tensor:
 def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
     """Replaces every BatchNorm2d inside `model` in place, keeping parameters and buffers."""
     for name, child in model.named_children():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, BatchNorm2d):
             synced = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
             synced.load_state_dict(child.state_dict())
             setattr(model, name, synced)

@@ -35,15 +35,13 @@ class ModelEma(nn.Module):
         Args:
             step: number of earlier updates.
         """
-        ema_tensors: list[Tensor] = []
-        tensors: list[Tensor] = []
-        for ema_tensor, tensor in zip(_tensors(self.module), _tensors(model), strict=True):
-            if ema_tensor.is_floating_point():
-                ema_tensors.append(ema_tensor)
-                tensors.append(tensor)
-            else:
-                ema_tensor.copy_(tensor)
-        torch._foreach_lerp_(ema_tensors, tensors, 1 - min(self.decay, (1 + step) / (10 + step)))
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([ema for ema, _ in averaged], [tensor for _, tensor in averaged], weight)
+        if copied:
+            torch._foreach_copy_([ema for ema, _ in copied], [tensor for _, tensor in copied])
 
 
 def _tensors(model: nn.Module) -> chain[Tensor]:
