@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from regnet.config.schema import OptimConfig
 from regnet.models.regnet import Model
 from regnet.optim.muon import Muon
+from regnet.optim.without_dynamo import without_dynamo
 
 
 class GroupKey(NamedTuple):
@@ -84,10 +85,11 @@ def build_optimizer(model: Model, config: OptimConfig, dtype: torch.dtype) -> Op
     """
     groups = parameter_groups(model, config)
     if config.name == "muon":
-        return Muon(groups, config.lr, config.momentum, dtype)
+        return without_dynamo(Muon)(groups, config.lr, config.momentum, dtype)
     if config.name == "sgd":
-        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
-    adam = {"adam": Adam, "adamw": AdamW}[config.name]
+        sgd = without_dynamo(SGD)
+        return sgd(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+    adam = without_dynamo(Adam if config.name == "adam" else AdamW)
     return adam(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
 
 

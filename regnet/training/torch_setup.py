@@ -33,7 +33,10 @@ def configure_torch(seed: int, train: TrainConfig, device: torch.device) -> None
                 f"train.deterministic needs CUBLAS_WORKSPACE_CONFIG={' or '.join(_DETERMINISTIC_CUBLAS)}, "
                 f"got {workspace!r}: unset it, or use --train.deterministic false"
             )
-    torch.use_deterministic_algorithms(train.deterministic)
+    if train.compile:
+        torch.use_deterministic_algorithms(train.deterministic)  # configures the compiler as well
+    else:  # the same without the import of the compiler, which takes a second
+        torch.set_deterministic_debug_mode("error" if train.deterministic else "default")
 
 
 def rank_seed(seed: int, rank: int) -> int:
