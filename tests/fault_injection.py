@@ -156,6 +156,24 @@ class Fault:
 
         wandb.Run.finish = lambda *_, **__: time.sleep(1000)
 
+    def unreachable_wandb(self) -> None:
+        """wandb.init does not return."""
+        import wandb
+
+        wandb.init = lambda **_: time.sleep(1000)
+
+    def connected_wandb(self) -> None:
+        """Training begins only when Weights & Biases is connected."""
+        from regnet.tracking.wandb_tracker import WandbTracker
+
+        original = WandbTracker.__init__
+
+        def connected(tracker, connect, *arguments) -> None:
+            run = connect()
+            original(tracker, lambda: run, *arguments)
+
+        WandbTracker.__init__ = connected
+
     def impatient_wandb(self) -> None:
         """wandb asks every 0.1 s whether the run was stopped at the server."""
         from wandb.sdk.lib.run_stopping import RunStopChecker

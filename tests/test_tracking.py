@@ -213,7 +213,10 @@ def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_
             wandb.process.kill()
         started = time.monotonic()
         flags = (*QUICK, "--tracking.wandb", "online", "--tracking.wandb_timeout", "3")
-        training = start(trainer(tmp_path, shards, *flags), **wandb.environment)
+        command = trainer(tmp_path, shards, *flags)
+        if behaviour in KILLED:  # the server, once the run is connected
+            command = faulty_trainer(tmp_path, shards, "connected_wandb", *flags)
+        training = start(command, **wandb.environment)
         try:
             if behaviour in KILLED:
                 wait_until(lambda: KILLED[behaviour](folder))

@@ -14,7 +14,7 @@ def parts(folder):
 
 def test_a_run_that_was_killed_online_is_complete(shards, tmp_path):
     with server() as wandb:
-        command = trainer(tmp_path, shards, *ONLINE)
+        command = faulty_trainer(tmp_path, shards, "connected_wandb", *ONLINE)
         kill_after(4, command, **wandb.environment)
         kill_after(25, command, **wandb.environment | {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "60"})
         assert len(wandb.run()["history"]) < 25, "the server has everything already"
@@ -29,7 +29,7 @@ def test_a_run_that_was_killed_online_is_complete(shards, tmp_path):
 
 def test_a_run_that_was_killed_offline_is_complete_after_the_printed_command(shards, tmp_path):
     home = tmp_path / "a b"
-    command = trainer(home, shards, *OFFLINE)
+    command = faulty_trainer(home, shards, "connected_wandb", *OFFLINE)
     kill_after(15, command)
     kill_after(36, command)
     out = finish(command)
@@ -40,6 +40,14 @@ def test_a_run_that_was_killed_offline_is_complete_after_the_printed_command(sha
         assert_complete(wandb.run()["history"], home / "tiny")
         assert wandb.run()["summary"]["best/top1"] == max(row["val_top1"] for row in rows(home / "tiny", "epoch"))
     finish(command)
+
+
+def test_a_run_trains_while_wandb_connects_and_may_be_killed_before(shards, tmp_path):
+    with server() as wandb:
+        kill_after(4, faulty_trainer(tmp_path, shards, "unreachable_wandb", *ONLINE), **wandb.environment)
+        assert not wandb.runs()
+        finish(trainer(tmp_path, shards, *ONLINE), **wandb.environment)
+        assert_complete(wandb.run()["history"], tmp_path / "tiny")
 
 
 def test_rows_that_were_logged_offline_are_sent_online_and_need_no_sync(shards, tmp_path):

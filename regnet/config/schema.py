@@ -306,7 +306,7 @@ class TrackingConfig:
         wandb_group: Weights & Biases group; empty for WANDB_RUN_GROUP or none.
         wandb_artifact: upload the best checkpoint to Weights & Biases at the end; a slow network needs a larger
             wandb_timeout.
-        wandb_timeout: seconds that Weights & Biases may delay the start and the end of a run.
+        wandb_timeout: seconds that Weights & Biases may take to connect, and to finish at the end of a run.
         report: write the HTML report (python -m regnet.report) when the run finishes.
         console_format: format of the epoch lines: default, or baseline (the original one-GPU program's line, whose
             avg_loss is the mean loss divided by the batch size).

@@ -1,5 +1,6 @@
 """The run directory of one attempt: its configuration and its state."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class RunDirectory:
         finished: a sentence about the run, if an earlier attempt has completed it; otherwise empty.
         starts_over: `begin` will delete the run that is there.
         wandb_id_is_new: no earlier attempt had this id at Weights & Biases.
-        wandb_url: of the run at Weights & Biases, which `write_state` records.
+        wandb_url: of the run at Weights & Biases, which `write_state` and `close` record.
     """
 
     def __init__(self, config: Config, data: str) -> None:
@@ -78,6 +79,7 @@ class RunDirectory:
         self.wandb_id_is_new = before is None or self.wandb_id != before.wandb_id
         self.wandb_url = "" if before is None or self.wandb_id_is_new else before.wandb_url
         self.writer = AtomicWriter(self.path)
+        self._written: RunState | None = None  # by this attempt
         if before is not None and self.finished:  # the launcher asks for the outcome of this attempt
             self._write(STATE, replace(before, launch=self.launch).to_json())
 
@@ -171,6 +173,7 @@ class RunDirectory:
         )
         try:
             self._write(STATE, state.to_json())
+            self._written = state
             if status is not Status.running:
                 log_event(self.writer, Event(str(status), self.attempt, epoch, step, ending.reason))
         except DirectoryTakenOver:
@@ -191,6 +194,10 @@ class RunDirectory:
         return json.loads((self.path / RESULT).read_text(encoding="utf-8"))
 
     def close(self) -> None:
+        """Releases the directory. A short run may have been connected to Weights & Biases only after its last state."""
+        if self._written is not None and self._written.wandb_url != self.wandb_url:
+            with contextlib.suppress(OSError):  # how the run ended is recorded, and the URL was printed
+                self._write(STATE, replace(self._written, wandb_url=self.wandb_url).to_json())
         self.writer.close()
         self._lock.close()
 

@@ -56,6 +56,8 @@ def choose_mode(tracking: TrackingConfig) -> Mode:
         return Mode("disabled", "")
     if tracking.wandb == "auto" and wandb_disabled():
         return Mode("disabled", f"WANDB_DISABLED={os.environ['WANDB_DISABLED']}")
+    if tracking.wandb == "auto" and os.environ.get("WANDB_MODE") == "disabled":  # without the import of wandb
+        return Mode("disabled", "WANDB_MODE=disabled")
     settings = own_settings()
     if tracking.wandb != "auto":
         return Mode(tracking.wandb, "")
