@@ -36,47 +36,42 @@ def _function(x: torch.Tensor) -> torch.Tensor:
 
 
 def compile_network(network: nn.Module, report: Callable[[str], None] | None = None) -> None:
-    """Lets the stem and the blocks of a network be compiled in place, one by one, when they are first used.
+    """Lets the stem and each block of a network be compiled in place when it is first used (regional compilation).
 
-    Blocks of equal shapes share their code, so a network of many blocks compiles a few forms, once for each shape of
-    images; PyTorch calls this regional compilation. Names of modules and parameters do not change, and copies of the
-    network are not compiled.
+    Blocks with the same shapes and drop-path rate share their code, so that a network of many blocks compiles a few
+    forms, anew for every shape of images. Module and parameter names do not change; copies are not compiled.
 
     Args:
-        report: gets a line after each pass that has compiled something; None for none.
+        report: gets a line after each step that has compiled something; None for no lines.
     """
     from torch._dynamo import config  # takes a second to import
 
-    # All parts share one cache. At the default limit of 8 entries the others would silently run uncompiled.
+    # All forms share one cache. At the default limit of eight entries, further forms would silently run uncompiled.
     config.recompile_limit = config.accumulated_recompile_limit = sys.maxsize
     for part in network.modules():
         if isinstance(part, Stem | XBlock):
-            # Kernels for fixed shapes: PyTorch would otherwise take the shapes of different blocks for a varying one.
+            # Not dynamic: torch would see the shapes of the first two blocks as one shape that varies.
             part.compile(dynamic=False)
     if report is not None:
-        _Reporter(network, report)
+        network.register_forward_pre_hook(_Reporter(report))
 
 
 class _Reporter:
-    """Reports what each forward pass of a network has compiled, including the code of its backward pass."""
+    """Reports what the previous step has compiled; the backward pass is compiled when it first runs."""
 
-    def __init__(self, network: nn.Module, report: Callable[[str], None]) -> None:
+    def __init__(self, report: Callable[[str], None]) -> None:
         self.report = report
         self.forms, self.seconds = _compiled()
-        network.register_forward_hook(self._after_forward)
 
-    def _after_forward(self, network: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def __call__(self, network: nn.Module, inputs: Any) -> None:
         forms, seconds = _compiled()
         if forms > self.forms:
-            shape = "x".join(map(str, inputs[0].shape))
-            count = forms - self.forms
-            took = seconds - self.seconds
-            self.report(f"Compiled {count} form{'s' * (count > 1)} of blocks in {took:.1f} s, for images {shape}")
+            self.report(f"Compiled {forms - self.forms} forms of stem and blocks in {seconds - self.seconds:.1f} s")
             self.forms, self.seconds = forms, seconds
 
 
 def _compiled() -> tuple[int, float]:
-    """How many graphs this process has compiled, and the seconds that it took."""
+    """How many graphs this process has compiled, and the seconds that this took."""
     from torch._dynamo.utils import calculate_time_spent, counters
 
-    return counters["stats"]["unique_graphs"], calculate_time_spent().get("total_wall_time", 0.0)
+    return counters["stats"]["unique_graphs"], calculate_time_spent()["total_wall_time"]
