@@ -1,9 +1,12 @@
-"""The device of a process."""
+"""The device of a process, and collectives."""
 
+import json
 import socket
 
 import pytest
 import torch
+from fork_server import ForkedCommand
+from programs import run
 
 from regnet.distributed.world import choose_device
 from regnet.errors import UsageError
@@ -73,3 +76,12 @@ def test_auto_uses_a_gpu_only_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto", local_rank=1) == torch.device("cuda", 1)
     assert choose_device("cpu", local_rank=1) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_tensors_are_broadcast_together_once_per_dtype(ranks):
+    done = run(ForkedCommand(["tests/broadcast_ranks.py"], ranks), timeout=60)
+    assert done.returncode == 0, done.stderr
+    results, broadcasts = json.loads(done.stdout)
+    assert results == [[0, [[0, 1, 2], [3, 4, 5]], [[0.5] * 4] * 3, [], [7, 8]]] * ranks
+    assert broadcasts == ["torch.int64", "torch.float32", "torch.float64"]

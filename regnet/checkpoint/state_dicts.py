@@ -1,5 +1,6 @@
 """Helpers for the contents of a checkpoint; its fields are defined by TrainingState in regnet/training/state.py."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,14 @@ def incomplete(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def copy_to_cpu(value: Any) -> Any:
-    """A copy of nested contents with all tensors on the CPU."""
+def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+    """Nested contents with every tensor replaced by `function` of it, in a fixed order."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        return function(value)
     if isinstance(value, dict):
-        return {key: copy_to_cpu(entry) for key, entry in value.items()}
+        return {key: map_tensors(entry, function) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(copy_to_cpu(entry) for entry in value)
+        return type(value)(map_tensors(entry, function) for entry in value)
     return value
 
 

@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from regnet.checkpoint.async_writer import AsyncWriter
 from regnet.checkpoint.file import CheckpointError
 from regnet.checkpoint.manager import CheckpointManager
+from regnet.checkpoint.snapshot import Snapshots
+from regnet.checkpoint.state_dicts import map_tensors
 from regnet.runs.directory import RunDirectory
 from regnet.runs.status import START_OVER
 from regnet.tracking.registry import Trackers
@@ -20,14 +24,18 @@ class LoadedCheckpoint(NamedTuple):
 class Checkpointer:
     """Saves and finds the checkpoints of one run directory.
 
+    Args:
+        pin_memory: for a network on a GPU, see Snapshots.
+
     Attributes:
         saved: completed epochs and steps of the newest checkpoint on disk.
     """
 
-    def __init__(self, directory: RunDirectory, keep_last: int) -> None:
+    def __init__(self, directory: RunDirectory, keep_last: int, pin_memory: bool) -> None:
         self.directory = directory
         self.checkpoints = CheckpointManager(directory.checkpoints, keep_last)
         self.saved = directory.completed
+        self._snapshots = Snapshots(pin_memory)
         self._background = AsyncWriter()
 
     def newest(self) -> LoadedCheckpoint | None:
@@ -86,17 +94,17 @@ class Checkpointer:
         self.restore_best(progress)
 
     def save(self, contents: dict[str, Any], is_best: bool, trackers: Trackers) -> None:
-        """Starts writing a checkpoint; returns as soon as the previous one is on disk.
-
-        Args:
-            contents: on the CPU, not changed afterwards.
+        """Copies the contents and starts writing them; returns as soon as the previous checkpoint is on disk.
 
         Raises:
             OSError: writing the previous checkpoint failed twice.
         """
-        self._background.start(lambda: self._write(contents, is_best, trackers))
+        self._background.wait()  # the copy overwrites the previous one
+        copied = self._snapshots.take(contents)
+        self._background.start(lambda: self._write(copied, is_best, trackers))
 
-    def _write(self, contents: dict[str, Any], is_best: bool, trackers: Trackers) -> None:
+    def _write(self, copied: dict[str, Any], is_best: bool, trackers: Trackers) -> None:
+        contents = map_tensors(copied, torch.clone)  # a file holds all of the memory that a tensor is part of
         trackers.sync()  # a resume relies on the metrics up to its checkpoint
         progress = contents["progress"]
         self.checkpoints.save(self.directory.writer, progress["global_step"], contents, is_best)

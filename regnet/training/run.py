@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from regnet.checkpoint.pretrained import load_pretrained, read_weights
-from regnet.checkpoint.state_dicts import copy_to_cpu
 from regnet.config.schema import Config
 from regnet.distributed.world import World
 from regnet.errors import Diverged
@@ -42,7 +41,8 @@ class Run(AbstractContextManager["Run"]):
         self.directory = world.on_main(lambda: RunDirectory(config, dataset.identity))
         self.checkpointer: Checkpointer | None = None
         if self.directory is not None:
-            self.checkpointer = Checkpointer(self.directory, config.checkpoint.keep_last)
+            pin_memory = world.device.type == "cuda"
+            self.checkpointer = Checkpointer(self.directory, config.checkpoint.keep_last, pin_memory)
         self._ending: Ending | None = None  # set when the run ends without an error
         if world.heartbeat is not None:
             world.heartbeat.before_exit = self._failed
@@ -120,11 +120,11 @@ class Run(AbstractContextManager["Run"]):
         """Copies the state, and writes it as a checkpoint in the background.
 
         Raises:
+            NonFinite: on all ranks at once, for a state that must not be saved.
             OSError: on rank zero, if writing the previous checkpoint failed twice.
         """
-        state.sync_buffers(self.world)
         contents = state.state_dict(self.world)
-        self.world.on_main(lambda: self._open_checkpointer().save(copy_to_cpu(contents), is_best, self.trackers))
+        self.world.on_main(lambda: self._open_checkpointer().save(contents, is_best, self.trackers))
 
     def wait(self) -> None:
         """Returns when all checkpoints are on disk. Raises the same errors as `save`."""

@@ -1,5 +1,6 @@
 """Everything that changes during training, as a checkpoint holds it."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from regnet.checkpoint.file import CheckpointError
-from regnet.checkpoint.state_dicts import check_same_shapes, copy_to_cpu, incomplete
+from regnet.checkpoint.snapshot import indices_by_kind
+from regnet.checkpoint.state_dicts import check_same_shapes, incomplete, map_tensors
 from regnet.distributed.world import World
 from regnet.metrics.training import TrainingAccumulator
 from regnet.models.regnet import Model
@@ -17,6 +19,10 @@ from regnet.training.early_stopping import EarlyStopping
 from regnet.training.ema import ModelEma
 
 _KEYS = ("model", "scaler", "ema", "metrics", "stopping", "progress", "random", "config", "data")
+
+
+class NonFinite(Exception):
+    """A weight, BatchNorm statistic or optimiser state that is not finite, by name; such a state must not be saved."""
 
 
 @dataclass
@@ -75,27 +81,43 @@ class TrainingState:
     def first_non_finite(self) -> str | None:
         """The name of the first weight, statistic or optimiser state that is not finite; None if all are.
 
-        Such a state must not be saved. Adam's second moment becomes infinite if the square of a gradient overflows, and
+        Adam's second moment becomes infinite if the square of a gradient overflows, and
         the weight never changes again.
         """
         tensors = self.model.state_dict()
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"{key} of {name}": value for key, value in state.items() if isinstance(value, Tensor)}
-        finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
-        return None if finite.all() else list(tensors)[int(finite.int().argmin())]
+        names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
+        values = [tensors[name] for name in names]
+        non_finite: list[int] = []
+        for indices in indices_by_kind(values).values():
+            # The largest magnitude is finite exactly if all numbers are; a sum of finite numbers might not be.
+            largest = torch.stack(torch._foreach_norm([values[index] for index in indices], math.inf))
+            pairs = zip(indices, largest.tolist(), strict=True)
+            non_finite += [index for index, found in pairs if not math.isfinite(found)]
+        return names[min(non_finite)] if non_finite else None
 
     def state_dict(self, world: World) -> dict[str, Any]:
-        """The contents of a checkpoint; all ranks call it together."""
+        """The contents of a checkpoint; all ranks call it together.
+
+        Raises:
+            NonFinite: on all ranks at once, for a weight, statistic or optimiser state of any rank.
+        """
+        metrics = map_tensors(self.metrics.state_dict(), Tensor.cpu)
+        ranks = world.gather((self.first_non_finite(), metrics, _random_states(world.device)))
+        for name, *_ in ranks:
+            if name is not None:
+                raise NonFinite(name)
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
-            "metrics": world.gather(copy_to_cpu(self.metrics.state_dict())),
+            "metrics": [metrics for _, metrics, _ in ranks],
             "stopping": {"best": self.stopping.best, "stale": self.stopping.stale},
             "progress": asdict(self.progress),
-            "random": world.gather(_random_states(world.device)),
+            "random": [random for *_, random in ranks],
             **self.metadata,
         }
 

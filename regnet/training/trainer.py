@@ -22,6 +22,7 @@ from regnet.optim.schedules import learning_rate
 from regnet.tracking.base import EpochReport, StepReport
 from regnet.training.batches import EvaluationBatches, TrainingBatches, take
 from regnet.training.run import Run
+from regnet.training.state import NonFinite
 from regnet.training.train_step import TrainStep
 
 
@@ -96,6 +97,8 @@ class Trainer:
     def train_epoch(self, started: float) -> bool:
         """Trains the rest of the current epoch; returns False if preempted, once a checkpoint is saved.
 
+        Afterwards all ranks have the same BatchNorm statistics, for the evaluation and the checkpoints.
+
         Args:
             started: time.perf_counter() minus the seconds already spent on this epoch.
         """
@@ -121,9 +124,11 @@ class Trainer:
             if preempted or self._checkpoint_due(save):
                 self.report_steps(pending)
                 progress.seconds = time.perf_counter() - started
+                self.state.sync_buffers(self.world)
                 self.save()
             if preempted:
                 return False
+        self.state.sync_buffers(self.world)
         return True
 
     def _overdue(self, saved_at: float) -> bool:
@@ -174,16 +179,15 @@ class Trainer:
         Raises:
             Diverged: on all ranks at once, for a weight that is not finite.
         """
-        bad = next(filter(None, self.world.gather(self.state.first_non_finite())), None)
-        if bad is not None:
+        try:
+            self.run.save(self.state, is_best)
+        except NonFinite as name:
             steps = self.state.progress.global_step
-            self.diverged(f"{bad} is not finite", steps, self.lr_at(steps - 1))
-        self.run.save(self.state, is_best)
+            self.diverged(f"{name} is not finite", steps, self.lr_at(steps - 1))
 
     @torch.inference_mode()
     def evaluate(self) -> Evaluation | None:
         """Counts every validation sample exactly once over all ranks; None if preempted before the end."""
-        self.state.sync_buffers(self.world)
         self.state.evaluated.eval()
         metrics = EvaluationAccumulator(self.classes, self.world.device)
         self.confident_errors = ConfidentErrorAccumulator()
