@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from regnet.distributed.eager_ddp import ddp_class
 from regnet.distributed.world import World
 
 # Above it, the exchange of gradients is worth hiding behind the backward pass: about 100 MB in float32.
@@ -36,7 +37,7 @@ def wrap_ddp(network: nn.Module, world: World, in_rank_order: bool = False) -> n
     options: dict[str, Any] = {sync_buffers: False}
     if "batched_grad_copy" in available:
         options["batched_grad_copy"] = True
-    wrapped = DistributedDataParallel(
+    wrapped = ddp_class()(
         network,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
