@@ -7,13 +7,16 @@ torchrun --nproc_per_node=N train_ddp.py --config configs/baseline.yaml [--secti
 import sys
 from collections.abc import Sequence
 
-from commandline.startup import require_importable_libraries
+from commandline.startup import pause_garbage_collection, require_importable_libraries, resume_garbage_collection
+from regnet.distributed.cuda_context import create_context_in_background
 from regnet.distributed.preemption import PreemptionNotice
 
 NOTICE = PreemptionNotice()
 if __name__ == "__main__":
     require_importable_libraries()
     NOTICE.install()  # before torch is imported, which takes seconds: a signal may arrive meanwhile
+    create_context_in_background(sys.argv[1:])
+    pause_garbage_collection()
 
 from commandline.command import run_command
 from commandline.exit_codes import DONE, exit_process, preempted_exit_code
@@ -93,4 +96,5 @@ def start_message(trainer: Trainer, batches: TrainingLoader) -> str:
 
 
 if __name__ == "__main__":
+    resume_garbage_collection()
     exit_process(main(sys.argv[1:]))

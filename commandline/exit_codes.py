@@ -31,6 +31,7 @@ def exit_process(code: int) -> NoReturn:
 
 def _remove_temporary_directories() -> None:
     """Those that libraries leave to Python's clean-up: Weights & Biases makes five in every run."""
+    gc.unfreeze()  # what startup.resume_garbage_collection has hidden from get_objects
     for found in gc.get_objects():
         if issubclass(type(found), tempfile.TemporaryDirectory):
             with contextlib.suppress(OSError):
