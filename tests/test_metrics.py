@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from benchmarks.step.kernels import KernelCounter
 from regnet.distributed.world import World
 from regnet.metrics.training import TrainingAccumulator
 
@@ -116,3 +117,40 @@ def test_small_losses_are_not_lost_in_a_large_sum():
     for _ in range(1000):
         accumulator.update(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.tensor(1.0))
     assert accumulator.result().loss * 1001 == pytest.approx(1e8 + 1000, rel=1e-9)
+
+
+@given(samples())
+@settings(deadline=None, max_examples=30)
+def test_the_state_has_the_documented_tensors_and_restores_all_sums(batch):
+    accumulator = accumulated(*batch)
+    state = accumulator.state_dict()
+    classes = batch[0].shape[1]
+    assert {name: (value.dtype, tuple(value.shape)) for name, value in state.items()} == {
+        "loss": (torch.float64, ()),
+        "top5": (torch.int64, ()),
+        "class_correct": (torch.int64, (classes,)),
+        "class_samples": (torch.int64, (classes,)),
+    }
+    restored = TrainingAccumulator(classes, CPU)
+    restored.update(torch.zeros(2, classes), torch.zeros(2, dtype=torch.int64), torch.tensor(5.0))
+    restored.load_state_dict(state)
+    assert restored.state_dict().keys() == state.keys()
+    assert all(torch.equal(restored.state_dict()[name], value) for name, value in state.items())
+
+
+def test_a_batch_of_a_skipped_step_is_not_counted():
+    accumulator = TrainingAccumulator(3, CPU)
+    for loss, counted in ((math.inf, False), (6.0, True)):
+        accumulator.update(torch.eye(3), torch.tensor([0, 1, 1]), torch.tensor(loss), torch.tensor(counted))
+    result = accumulator.result()
+    assert (result.class_samples, result.class_correct) == ((1, 2, 0), (1, 1, 0))
+    assert (result.loss, result.top5) == (2, 1)
+
+
+@pytest.mark.parametrize(("counted", "operations"), [(None, 6), (torch.tensor(True), 9)])
+def test_a_batch_is_added_by_few_operations(counted, operations):
+    accumulator, counter = TrainingAccumulator(10, CPU), KernelCounter()
+    logits, labels, loss = torch.rand(4, 10), torch.arange(4), torch.tensor(1.0)
+    with counter, counter.part("count"):
+        accumulator.update(logits, labels, loss, counted)
+    assert counter.kernels["count"] <= operations

@@ -41,10 +41,9 @@ class TrainingAccumulator:
     """
 
     def __init__(self, classes: int, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.top5 = torch.zeros((), dtype=torch.int64, device=device)
-        self.class_correct = torch.zeros(classes, dtype=torch.int64, device=device)
-        self.class_samples = torch.zeros(classes, dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        # By label: how often the first, ..., fifth most probable class was correct, and the number of samples.
+        self._counts = torch.zeros((classes, min(5, classes) + 1), dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, labels: Tensor, loss_sum: Tensor, counted: Tensor | None = None) -> None:
         """Adds a batch.
@@ -55,44 +54,48 @@ class TrainingAccumulator:
             loss_sum: sum of the n losses.
             counted: bool () on the device; the batch is ignored if it is false. None for always true.
         """
-        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
-        ones = torch.ones_like(labels)
+        label = labels.unsqueeze(1)
+        predicted = logits.topk(self._counts.shape[1] - 1, dim=1).indices
+        counts = torch.cat([predicted, label], dim=1) == label  # the label itself counts the sample
         if counted is not None:
-            hits, ones, loss_sum = hits & counted, ones * counted, loss_sum.where(counted, 0)
-        self.loss += loss_sum
-        self.top5 += hits.sum()
-        self.class_correct.index_add_(0, labels, hits[:, 0].long())
-        self.class_samples.index_add_(0, labels, ones)
+            counts, loss_sum = counts & counted, loss_sum.where(counted, 0)
+        self._loss += loss_sum
+        self._counts.index_add_(0, labels, counts.long())
 
     def state_dict(self) -> dict[str, Tensor]:
-        return dict(vars(self))
+        """loss float64 (), top5 int64 (), class_correct and class_samples int64 (classes,)."""
+        return {
+            "loss": self._loss,
+            "top5": self._counts[:, :-1].sum(),
+            "class_correct": self._counts[:, 0],
+            "class_samples": self._counts[:, -1],
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, counter in vars(self).items():
-            counter.copy_(state[name])
+        self._loss.copy_(state["loss"])
+        self._counts.zero_()
+        # Only the sum over all labels is known of the second to fifth most probable classes.
+        self._counts[0, 1] = state["top5"] - state["class_correct"].sum()
+        self._counts[:, 0] = state["class_correct"]
+        self._counts[:, -1] = state["class_samples"]
 
     def summed(self, world: World) -> "TrainingAccumulator":
         """A new accumulator with the sums over all ranks. Collective call."""
-        total = TrainingAccumulator(len(self.class_samples), self.loss.device)
-        counts = world.sum_(torch.cat([self.top5.view(1), self.class_correct, self.class_samples]))
-        total.loss.copy_(world.sum_(self.loss.clone()))
-        for counter, count in zip(
-            (total.top5, total.class_correct, total.class_samples),
-            counts.split([1, *[len(self.class_samples)] * 2]),
-            strict=True,
-        ):
-            counter.copy_(count.view_as(counter))
+        total = TrainingAccumulator(len(self._counts), self._counts.device)
+        total._loss.copy_(world.sum_(self._loss.clone()))
+        total._counts.copy_(world.sum_(self._counts.clone()))
         return total
 
     def result(self) -> TrainingResult:
         """The metrics, on the host; this synchronises with the device."""
-        samples = int(self.class_samples.sum())
-        divisor = samples or math.nan
+        counts = self._counts.cpu()
+        correct, samples = counts[:, 0], counts[:, -1]
+        divisor = int(samples.sum()) or math.nan
         return TrainingResult(
-            samples=samples,
-            loss=float(self.loss) / divisor,
-            top1=int(self.class_correct.sum()) / divisor,
-            top5=int(self.top5) / divisor,
-            class_correct=tuple(self.class_correct.tolist()),
-            class_samples=tuple(self.class_samples.tolist()),
+            samples=int(samples.sum()),
+            loss=float(self._loss) / divisor,
+            top1=int(correct.sum()) / divisor,
+            top5=int(counts[:, :-1].sum()) / divisor,
+            class_correct=tuple(correct.tolist()),
+            class_samples=tuple(samples.tolist()),
         )
