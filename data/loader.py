@@ -13,6 +13,7 @@ from data.augment.pipeline import BatchTransform, TrainingPipeline
 from data.augment.random_resized_crop import CropBoxes
 from data.augment.resize_normalize import ResizeNormalize
 from data.reading.device_reader import DeviceReader
+from data.run_ahead import SLOTS, RunAhead
 from data.sampler import BatchSampler, rank_slice
 
 
@@ -52,7 +53,8 @@ class TrainingLoader:
         steps: global batches per epoch.
         dropped: samples dropped per epoch, because they do not fill a batch.
         capture: wraps a function of tensors in CUDA-graph capture; None for no capture. Set it before the first epoch.
-            The pipeline is captured once per image side, and a batch is then overwritten by the next one.
+            The pipeline is captured twice per image side, for even and odd steps, because a batch is overwritten when
+            its capture runs again. On a GPU, a batch is therefore valid until the next but one is requested.
 
     Raises:
         DataError: the last batch has fewer than the two samples per rank that BatchNorm needs.
@@ -64,26 +66,36 @@ class TrainingLoader:
         self.steps = sampler.steps(rank.world_size)
         self.dropped = max(0, sampler.samples - self.steps * sampler.batch_size)
         self.capture: Callable[[BatchTransform], BatchTransform] | None = None
-        self._captured: dict[int, BatchTransform] = {}
+        self._captured: dict[tuple[int, int], BatchTransform] = {}
+        self._ahead = RunAhead(rank.device) if rank.device.type == "cuda" else None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
-        """The batches of an epoch (counted from 0), from step `first_step` on."""
+        """The batches of an epoch (counted from 0), from step `first_step` on.
+
+        On a GPU they are prepared on a second stream, concurrently with the step before.
+        """
+        batches = self._batches(epoch, first_step)
+        return batches if self._ahead is None else self._ahead(batches)
+
+    def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         pipeline, sampler = self.pipeline, self.sampler
-        transform = self._batch_transform(pipeline.resizing.side(epoch))
+        side = pipeline.resizing.side(epoch)
         boxes = pipeline.crop_boxes(self.reader.sizes["train"], epoch)
         steps = range(first_step, self.steps)
         own = sampler.rank_batches(epoch, steps, self.rank.rank, self.rank.world_size)
-        to_read = [pipeline.ids_to_read(ids, epoch) for ids in own]
+        to_read = pipeline.ids_to_read(own, epoch)
+        random_numbers = pipeline.random_numbers(to_read, epoch)
+        transforms = [self._batch_transform(side, slot) for slot in range(SLOTS)]
         with closing(self.reader.read("train", to_read, boxes)) as batches:
-            for step, (stored, labels, ids) in zip(steps, batches, strict=True):
-                yield Batch(*transform(stored, labels, ids, epoch), sampler.global_size(step))
+            for step, (stored, labels, _), numbers in zip(steps, batches, random_numbers, strict=True):
+                yield Batch(*transforms[step % SLOTS](stored, labels, numbers), sampler.global_size(step))
 
-    def _batch_transform(self, side: int) -> BatchTransform:
+    def _batch_transform(self, side: int, slot: int) -> BatchTransform:
         if self.capture is None:
             return self.pipeline.at(side)
-        if side not in self._captured:
-            self._captured[side] = self.capture(self.pipeline.at(side))
-        return self._captured[side]
+        if (side, slot) not in self._captured:
+            self._captured[side, slot] = self.capture(self.pipeline.at(side))
+        return self._captured[side, slot]
 
 
 class EvaluationLoader:
@@ -92,7 +104,7 @@ class EvaluationLoader:
     Args:
         boxes: centre crops; None for whole images.
         samples: number of validation samples.
-        batch_size: samples of a step, over all ranks.
+        batch_size: samples of a batch on one rank.
 
     Attributes:
         steps: the largest number of batches of any rank.
@@ -110,9 +122,8 @@ class EvaluationLoader:
         self.reader, self.resize_normalize, self.boxes = reader, resize_normalize, boxes
         self.samples = samples
         own = torch.arange(samples)[rank_slice(samples, rank.rank, rank.world_size)]
-        size = largest_part(min(batch_size, samples), rank.world_size)
-        self.steps = math.ceil(largest_part(samples, rank.world_size) / size)
-        self._ids = list(own.split(size)) if len(own) else []
+        self.steps = math.ceil(largest_part(samples, rank.world_size) / batch_size)
+        self._ids = list(own.split(batch_size)) if len(own) else []
 
     def __iter__(self) -> Generator[Batch]:
         with closing(self.reader.read("val", self._ids, self.boxes)) as batches:

@@ -16,6 +16,9 @@ from data.reading.device_reader import DeviceReader, StreamingReader
 from data.reading.shard_reader import ShardReader
 from data.sampler import BatchSampler
 
+# An evaluation batch on a GPU: so many images of at most this side (pixels), fewer of larger ones.
+_EVALUATION_BATCH, _EVALUATION_SIDE = 1000, 56
+
 
 @dataclass(frozen=True)
 class LoaderOptions:
@@ -58,24 +61,46 @@ def open_loaders(
     resizing = ProgressiveResizing(options.initial_resolution, options.resolution, options.progressive_resizing_epochs)
     pipeline = TrainingPipeline(options.augment, manifest, resizing, options.seed, rank.device)
     crops = pipeline.random_resized_crop is not None
-    reader = _open_reader(directory, manifest, options, rank, pipeline.images_per_sample, crops)
+    val_samples = manifest.samples("val")
+    side = options.resolution if crops else max(options.resolution, manifest.resolution)
+    val_batch = evaluation_batch(options.batch_size, side, val_samples, rank)
+    reader = _open_reader(directory, manifest, options, rank, pipeline.images_per_sample, val_batch, crops)
     sampler = BatchSampler(
         manifest.samples("train"), options.batch_size, options.drop_last, options.shuffle_window, options.seed
     )
     boxes = center_crop(reader.sizes["val"], options.center_crop_ratio, options.resolution) if crops else None
-    val_samples = manifest.samples("val")
     return (
         TrainingLoader(reader, sampler, pipeline, rank),
-        EvaluationLoader(reader, pipeline.resize_normalize, boxes, val_samples, options.batch_size, rank),
+        EvaluationLoader(reader, pipeline.resize_normalize, boxes, val_samples, val_batch, rank),
     )
 
 
+def evaluation_batch(train_batch: int, side: int, samples: int, rank: RankInfo) -> int:
+    """Samples of an evaluation batch on one rank: its part of a training batch, or more on a GPU if images are small.
+
+    Args:
+        train_batch: samples of a training step, over all ranks.
+        side: side of the images in pixels, as decoded or as the network's input, whichever is larger.
+        samples: number of validation samples.
+    """
+    size = largest_part(train_batch, rank.world_size)
+    if rank.device.type == "cuda":  # on CPUs larger batches exceed the caches and are slower
+        size = max(size, _EVALUATION_BATCH * _EVALUATION_SIDE**2 // max(side, _EVALUATION_SIDE) ** 2)
+    return min(size, largest_part(samples, rank.world_size))
+
+
 def _open_reader(
-    directory: Path, manifest: Manifest, options: LoaderOptions, rank: RankInfo, images_per_sample: int, crops: bool
+    directory: Path,
+    manifest: Manifest,
+    options: LoaderOptions,
+    rank: RankInfo,
+    images_per_sample: int,
+    val_batch: int,
+    crops: bool,
 ) -> DeviceReader:
     # A batch larger than the dataset needs no more memory than the dataset.
-    samples = max(manifest.samples(split) for split in manifest.splits)
-    size = largest_part(min(options.batch_size, samples), rank.world_size) * images_per_sample
+    train_batch = largest_part(min(options.batch_size, manifest.samples("train")), rank.world_size) * images_per_sample
+    size = max(train_batch, val_batch)
     release_every = 0 if options.keep_page_cache else math.ceil(max(options.shuffle_window, 1) / options.batch_size)
     shards = ShardReader(
         directory, manifest, size, options.workers, options.prefetch_batches, options.loader_timeout, release_every

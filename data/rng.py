@@ -5,13 +5,15 @@ finaliser of SplitMix64 (Steele, Lea, Flood, Fast Splittable Pseudorandom Number
 part of the key.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 X = TypeVar("X", int, Tensor)
-EpochNumber = int | Tensor  # a number, or int64 () on the device of the sample ids
+UNIFORM = 1 << 24  # bound of the integers that `to_uniform` takes
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
@@ -68,15 +70,19 @@ def _mix(x: X) -> X:
     return x ^ _shift(x, 31)
 
 
-def hashes(seed: int, epoch: EpochNumber, purpose: Purpose, ids: Tensor) -> Tensor:
-    """Hash of every sample id: int64 with the shape and device of `ids` (int64); all 64 bits are used."""
-    key: Any = 0  # an int, or a tensor if the epoch is one
+def _key(seed: int, epoch: int, purpose: Purpose) -> int:
+    key = 0
     for part in (seed, epoch, int(purpose)):
         key = _mix(key ^ part)
-    return _mix(_mix(ids) ^ key)
+    return key
 
 
-def integers(seed: int, epoch: EpochNumber, purpose: Purpose, ids: Tensor, bound: int | Tensor) -> Tensor:
+def hashes(seed: int, epoch: int, purpose: Purpose, ids: Tensor) -> Tensor:
+    """Hash of every sample id: int64 with the shape and device of `ids` (int64); all 64 bits are used."""
+    return _mix(_mix(ids) ^ _key(seed, epoch, purpose))
+
+
+def integers(seed: int, epoch: int, purpose: Purpose, ids: Tensor, bound: int | Tensor) -> Tensor:
     """Uniform integers from 0 to bound - 1: int64 with the shape and device of `ids`.
 
     Args:
@@ -85,6 +91,38 @@ def integers(seed: int, epoch: EpochNumber, purpose: Purpose, ids: Tensor, bound
     return _shift(hashes(seed, epoch, purpose, ids), 1) % bound
 
 
-def uniforms(seed: int, epoch: EpochNumber, purpose: Purpose, ids: Tensor) -> Tensor:
+def uniforms(seed: int, epoch: int, purpose: Purpose, ids: Tensor) -> Tensor:
     """Uniform numbers from [0, 1), multiples of 2**-24: float32 with the shape and device of `ids`."""
-    return integers(seed, epoch, purpose, ids, 1 << 24) * 2.0**-24
+    return to_uniform(integers(seed, epoch, purpose, ids, UNIFORM))
+
+
+def to_uniform(numbers: Tensor) -> Tensor:
+    """Integers below UNIFORM as numbers from [0, 1): float32 with the shape and device of `numbers`."""
+    return numbers * (1 / UNIFORM)
+
+
+class Column(NamedTuple):
+    """A column of `random_table`: a uniform integer for every sample, from 0 to bound - 1.
+
+    Attributes:
+        per_sample, position: every sample has `per_sample` numbers for this purpose; the column holds the one at
+            `position`, counted from 0.
+    """
+
+    purpose: Purpose
+    bound: int
+    per_sample: int = 1
+    position: int = 0
+
+
+def random_table(seed: int, epoch: int, columns: Sequence[Column], ids: Tensor) -> Tensor:
+    """The columns' random integers for every sample id: int64 (ids, columns), on the device of `ids` (int64 (ids,)).
+
+    A column equals `integers` for its purpose, its bound and the ids `ids * per_sample + position`, but the number of
+    operations does not depend on the number of columns.
+    """
+    parts = [(_key(seed, epoch, purpose), bound, per, position) for purpose, bound, per, position in columns]
+    # shape (4, columns), also without any column
+    parameters = torch.tensor(parts, dtype=torch.int64).view(-1, 4).T.to(ids.device)
+    keys, bounds, per_sample, positions = parameters.unbind()
+    return _shift(_mix(_mix(ids.unsqueeze(1) * per_sample + positions) ^ keys), 1) % bounds

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from data.augment.image_transforms import ImageTransforms
 from data.augment.resize_normalize import ResizeNormalize
-from data.rng import Purpose, integers
+from data.rng import Purpose, integers, random_table
 from regnet.config.schema import AugmentConfig
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -23,7 +23,13 @@ NO_AUGMENTATION = AugmentConfig(flip=False, crop_padding=0)
 
 
 def transforms(seed=SEED, **options):
-    return ImageTransforms(replace(NO_AUGMENTATION, **options), MEAN, seed, CPU)
+    """A function of images (N, H, H, 3), their ids and the epoch."""
+
+    def transform(images, ids, epoch):
+        enabled = ImageTransforms(replace(NO_AUGMENTATION, **options), MEAN, images.shape[1], CPU)
+        return enabled(images, random_table(seed, epoch, enabled.columns, ids))
+
+    return transform
 
 
 def augmented(images, ids, epoch, resolution=SIDE, **options):

@@ -21,6 +21,7 @@ from data.manifest import read_manifest
 from data.open_loaders import LoaderOptions, open_loaders
 from data.reading import shard_reader
 from data.reading.device_cache import CacheLocation, use_device_cache
+from data.rng import random_table
 from data.sampler import epoch_order
 from regnet.config.schema import AugmentConfig
 
@@ -145,13 +146,14 @@ def test_a_sample_is_mixed_with_the_augmented_image_of_its_partner(shards):
         images[ids], labels[ids] = batch.images, batch.labels
     mixup_cutmix = mixed.pipeline.mixup_cutmix
     for ids, batch in zip(order.split(OPTIONS.batch_size), mixed.epoch(2), strict=True):
-        both = torch.cat([ids, mixup_cutmix.partners(ids, 2)])
-        assert_equal([(batch.images, batch.targets)], [mixup_cutmix.mix(images[both], labels[both], ids, 2)])
+        both = torch.cat([ids, mixup_cutmix.partners(OPTIONS.seed, 2, ids)])
+        numbers = random_table(OPTIONS.seed, 2, mixup_cutmix.columns, ids)
+        assert_equal([(batch.images, batch.targets)], [mixup_cutmix.mix(images[both], labels[both], numbers)])
         assert torch.equal(batch.labels, labels[ids])
 
 
-def test_the_pipeline_is_captured_once_per_image_side(shards):
-    """Epoch numbers are arguments of the captured function: one capture serves all epochs of a side."""
+def test_the_pipeline_is_captured_twice_per_image_side(shards):
+    """Random numbers are arguments of the captured function: a capture serves every other step of all epochs."""
     captured = []
 
     def capture(function):
@@ -170,7 +172,7 @@ def test_the_pipeline_is_captured_once_per_image_side(shards):
     train.capture = capture
     for epoch in range(4):
         assert_equal(pairs(train.epoch(epoch, 9)), pairs(plain.epoch(epoch, 9)))
-    assert [calls for _, calls in captured] == [2, 2, 4], "two steps of the sides 32, 36, 40 and 40"
+    assert [calls for _, calls in captured] == [1, 1, 1, 1, 2, 2], "two steps of the sides 32, 36, 40 and 40"
 
 
 def test_a_cache_without_enough_memory_is_a_one_line_error(shards):

@@ -6,27 +6,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.augment.mixup_cutmix import MixupCutmix
+from data.rng import random_table
 
 SIDE, CLASSES, SAMPLES = 16, 10, 4000
 
 
-def mixup_cutmix(mixup_prob=0.0, cutmix_prob=0.0, seed=1):
-    return MixupCutmix(mixup_prob, cutmix_prob, SAMPLES, CLASSES, seed)
+def mixup_cutmix(mixup_prob=0.0, cutmix_prob=0.0):
+    return MixupCutmix(mixup_prob, cutmix_prob, SAMPLES, CLASSES)
 
 
-def mix_ones_with_zeros(transform, ids, epoch=0, side=SIDE):
+def mix(transform, images, labels, ids, epoch, seed=1):
+    return transform.mix(images, labels, random_table(seed, epoch, transform.columns, ids))
+
+
+def mix_ones_with_zeros(transform, ids, epoch=0, side=SIDE, seed=1):
     """Mixes samples of ones and class 3 with partners of zeros and class 7: the weights, and targets."""
     images = torch.ones(2 * len(ids), 3, side, side)
     images[len(ids) :] = 0
     labels = torch.tensor([3, 7]).repeat_interleave(len(ids))
-    return transform.mix(images, labels, ids, epoch)
+    return mix(transform, images, labels, ids, epoch, seed)
 
 
 @given(mixup_prob=st.floats(0, 1), rest=st.floats(0, 1), seed=st.integers(0, 2**62), epoch=st.integers(0, 500))
 @settings(deadline=None, max_examples=40)
 def test_targets_are_in_proportion_to_the_pixels(mixup_prob, rest, seed, epoch):
-    transform = mixup_cutmix(mixup_prob, (1 - mixup_prob) * rest, seed)
-    weights, targets = mix_ones_with_zeros(transform, torch.arange(200), epoch)
+    transform = mixup_cutmix(mixup_prob, (1 - mixup_prob) * rest)
+    weights, targets = mix_ones_with_zeros(transform, torch.arange(200), epoch, seed=seed)
     torch.testing.assert_close(targets[:, 3], weights.mean((1, 2, 3)), rtol=0, atol=1e-6)
     torch.testing.assert_close(targets[:, 7], 1 - targets[:, 3], rtol=0, atol=1e-6)
     assert (targets.sum(1) - 1).abs().max() < 1e-6
@@ -69,7 +74,7 @@ def test_the_probabilities_of_mixup_and_cutmix_are_those_given():
 
 
 def test_partners_are_uniform_over_all_samples_and_differ_between_epochs():
-    first, second = (mixup_cutmix(mixup_prob=1).partners(torch.arange(SAMPLES), epoch) for epoch in (0, 1))
+    first, second = (mixup_cutmix(mixup_prob=1).partners(1, epoch, torch.arange(SAMPLES)) for epoch in (0, 1))
     assert first.min() >= 0
     assert first.max() < SAMPLES
     assert 0.6 < len(first.unique()) / SAMPLES < 0.66, "1 - 1/e of them, chosen independently"
@@ -84,8 +89,8 @@ def test_a_mixed_sample_is_bit_identical_in_any_batch(side):
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(60) % CLASSES
     transform = mixup_cutmix(0.4, 0.4)
-    batch = transform.mix(images, labels, ids, 5)
+    batch = mix(transform, images, labels, ids, 5)
     for row in range(30):
         pair = torch.tensor([row, 30 + row])
-        alone = transform.mix(images[pair], labels[pair], ids[row : row + 1], 5)
+        alone = mix(transform, images[pair], labels[pair], ids[row : row + 1], 5)
         assert all(torch.equal(one, several[row : row + 1]) for one, several in zip(alone, batch, strict=True))

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from data.augment.randaugment import Operation, apply, randaugment
-from data.rng import Purpose, integers
+from data.augment.randaugment import Operation, RandAugment
+from data.rng import Purpose, integers, random_table
 from data.sources.torchvision_datasets import torchvision
 
 F, NEAREST = torchvision.transforms.functional, torchvision.transforms.InterpolationMode.NEAREST
 COUNT, SIDE = 40, 32
+CPU = torch.device("cpu")
 EXACT = [Operation.identity, Operation.translate_x, Operation.translate_y]
 EXACT += [Operation.posterize, Operation.solarize, Operation.equalize]
 
@@ -74,7 +75,8 @@ def torchvision_operation(image, operation, sign, magnitude):
 @pytest.mark.parametrize("operation", Operation)
 def test_operations_agree_with_torchvision(images, operation, sign, magnitude):
     count = len(images)
-    found = apply(images, torch.full((count,), operation), torch.full((count,), sign), magnitude)
+    transform = RandAugment(1, magnitude, SIDE, CPU)
+    found = transform.apply(images, torch.full((count,), operation), torch.full((count,), int(sign < 0)))
     expected = torch.stack(
         [torchvision_operation(image.permute(2, 0, 1), operation, sign, magnitude) for image in images]
     )
@@ -90,17 +92,22 @@ def test_operations_agree_with_torchvision(images, operation, sign, magnitude):
 
 def test_every_sample_gets_its_own_operations(images):
     ids = torch.arange(1000, 1000 + len(images))
-    found = randaugment(images, ids, 7, 2, 2, 9)
+    transform = RandAugment(2, 9, SIDE, CPU)
+
+    def augmented(epoch):
+        return transform(images, random_table(7, epoch, transform.columns, ids))
+
+    found = augmented(2)
     for row, sample in enumerate(ids.tolist()):
         expected = images[row : row + 1]
         for position in (0, 1):
             key = torch.tensor([2 * sample + position])
             operation = integers(7, 2, Purpose.randaugment_operation, key, len(Operation))
-            sign = 1.0 - 2.0 * integers(7, 2, Purpose.randaugment_sign, key, 2)
-            expected = apply(expected, operation, sign, 9)
+            negative = integers(7, 2, Purpose.randaugment_sign, key, 2)
+            expected = transform.apply(expected, operation, negative)
         assert torch.equal(found[row : row + 1], expected)
     counts = integers(7, 2, Purpose.randaugment_operation, 2 * torch.arange(5000), len(Operation)).bincount(
         minlength=14
     )
     assert counts.min() > 0.8 * 5000 / 14
-    assert not torch.equal(found, randaugment(images, ids, 7, 3, 2, 9)), "other operations in another epoch"
+    assert not torch.equal(found, augmented(3)), "other operations in another epoch"

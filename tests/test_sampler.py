@@ -63,13 +63,6 @@ def test_integers_are_within_the_bound_and_agree_with_big_integers(seed, epoch, 
     assert found == [slow_hash(seed, epoch, purpose, sample) // 2 % bound for sample in ids]
 
 
-@given(seeds, epochs, st.sampled_from(Purpose), st.lists(seeds, max_size=20))
-@settings(deadline=None, max_examples=100)
-def test_an_epoch_may_be_a_tensor(seed, epoch, purpose, ids):
-    samples = torch.tensor(ids, dtype=torch.int64)
-    assert torch.equal(hashes(seed, torch.tensor(epoch), purpose, samples), hashes(seed, epoch, purpose, samples))
-
-
 @pytest.mark.parametrize("bound", [2, 3, 9, 32, 100, 1000])
 @pytest.mark.parametrize("purpose", Purpose)
 def test_integers_are_uniform(purpose, bound):

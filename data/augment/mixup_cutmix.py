@@ -5,12 +5,13 @@ A sample is mixed with any sample of the training set, not with one of its batch
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.rng import EpochNumber, Purpose, integers, uniforms
+from data.rng import UNIFORM, Column, Purpose, integers, to_uniform
 
 
 @dataclass(frozen=True)
@@ -20,49 +21,51 @@ class MixupCutmix:
     Lambda, the fraction that a sample keeps, is uniform in 0..1: the papers' Beta(1, 1).
 
     Attributes:
+        columns: the random numbers that `mix` needs of each sample.
         mixup_prob: probability that a sample is blended with its partner (Zhang et al., mixup, 2018).
         cutmix_prob: probability that a rectangle of its partner is pasted into a sample (Yun et al., CutMix, 2019).
         samples, classes: numbers of samples and classes of the training set.
-        seed: seed of the random numbers.
     """
 
+    # kind, lambda, and the centre of the rectangle
+    columns: ClassVar[tuple[Column, ...]] = tuple(
+        Column(purpose, UNIFORM)
+        for purpose in (Purpose.mix_kind, Purpose.mix_lambda, Purpose.mix_row, Purpose.mix_column)
+    )
     mixup_prob: float
     cutmix_prob: float
     samples: int
     classes: int
-    seed: int
 
     @property
     def enabled(self) -> bool:
         return self.mixup_prob + self.cutmix_prob > 0
 
-    def partners(self, ids: Tensor, epoch: EpochNumber) -> Tensor:
+    def partners(self, seed: int, epoch: int, ids: Tensor) -> Tensor:
         """Ids of the samples that these are mixed with: int64 (n,)."""
-        return integers(self.seed, epoch, Purpose.mix_partner, ids, self.samples)
+        return integers(seed, epoch, Purpose.mix_partner, ids, self.samples)
 
-    def mix(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: EpochNumber) -> tuple[Tensor, Tensor]:
-        """Mixes the first n of 2n images and labels, samples `ids`, with the last n, their partners.
+    def mix(self, images: Tensor, labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixes the first n of 2n images and labels with the last n, their partners.
+
+        Args:
+            numbers: random numbers of the first n samples, int64 (n, columns).
 
         Returns:
             float32 (n, 3, H, W), and targets, float32 (n, classes).
         """
         own, partners = images.chunk(2)
-        weights = self._weights(ids, epoch, own.shape[-1])
+        weights = self._weights(to_uniform(numbers), own.shape[-1])
         lambdas = weights.mean((1, 2, 3)).unsqueeze(1)
         own_targets, partner_targets = F.one_hot(labels, self.classes).to(own.dtype).chunk(2)
         return torch.lerp(partners, own, weights), torch.lerp(partner_targets, own_targets, lambdas)
 
-    def _weights(self, ids: Tensor, epoch: EpochNumber, side: int) -> Tensor:
+    def _weights(self, uniform: Tensor, side: int) -> Tensor:
         """Weight of the sample's own pixels, 0 to 1: float32 (n, 1, side, side)."""
-
-        def uniform(purpose: Purpose) -> Tensor:
-            return uniforms(self.seed, epoch, purpose, ids).view(-1, 1, 1, 1)
-
-        kind, lambda_ = uniform(Purpose.mix_kind), uniform(Purpose.mix_lambda)
+        kind, lambda_ = uniform[:, :2].view(-1, 2, 1, 1, 1).unbind(1)
         half = (1 - lambda_).sqrt() / 2  # of the rectangle's side; what lies beyond the image's edge is lost
-        centres = (torch.arange(side, device=ids.device) + 0.5) / side
-        in_rows = (centres.view(1, 1, -1, 1) - uniform(Purpose.mix_row)).abs() < half
-        in_columns = (centres.view(1, 1, 1, -1) - uniform(Purpose.mix_column)).abs() < half
-        outside = ~(in_rows & in_columns)
-        blended = torch.where(kind < self.mixup_prob, lambda_, torch.ones_like(lambda_))
-        return torch.where((kind >= self.mixup_prob) & (kind < self.mixup_prob + self.cutmix_prob), outside, blended)
+        positions = (torch.arange(side, device=uniform.device) + 0.5) / side
+        in_rows, in_columns = ((positions - uniform[:, 2:].unsqueeze(2)).abs() < half.view(-1, 1, 1)).unbind(1)
+        outside = ~(in_rows.unsqueeze(2) & in_columns.unsqueeze(1)).unsqueeze(1)
+        unmixed_or_outside = outside | (kind >= self.mixup_prob + self.cutmix_prob)
+        return torch.where(kind < self.mixup_prob, lambda_, unmixed_or_outside)

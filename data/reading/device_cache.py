@@ -50,9 +50,12 @@ class DeviceCache:
         """The samples of each list of ids, in that order; images are whole, so `boxes` must be None."""
         assert boxes is None
         images, labels = self._splits[split]
-        for ids in batches:
-            device_ids = ids.to(self._device, non_blocking=True)
-            yield images.index_select(0, device_ids), labels.index_select(0, device_ids), device_ids
+        if not batches:
+            return
+        # one transfer for all batches, whose ids are then slices on the device
+        order = torch.cat(list(batches)).to(self._device, non_blocking=True)
+        for ids, device_ids in zip(batches, order.split([len(ids) for ids in batches]), strict=True):
+            yield images.index_select(0, device_ids), labels.index_select(0, device_ids), ids
 
 
 def _images(reader: ShardReader, split: str, batch_size: int) -> Iterator[Tensor]:

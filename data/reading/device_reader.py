@@ -24,6 +24,8 @@ class DeviceReader(Protocol):
     def read(self, split: str, batches: Sequence[Tensor], boxes: CropBoxes | None = None) -> Generator[StoredBatch]:
         """The samples of each list of ids, in that order; images may be overwritten by the next batch.
 
+        Images and labels are on the device, ids on the CPU.
+
         Args:
             boxes: the crop of every image of the split; None for whole images.
         """
@@ -52,10 +54,10 @@ class StreamingReader:
             # Images and ids are consumed before the next batch is requested; labels are passed on.
             return images, labels.clone(), ids
         with torch.cuda.stream(self._stream):
-            copies = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels, ids)]
+            copies = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels)]
             self._copied.record()
         current = torch.cuda.current_stream(self.device)
         current.wait_event(self._copied)  # on the device: the host continues and enqueues the step
         for copy in copies:
             copy.record_stream(current)
-        return copies[0], copies[1], copies[2]
+        return copies[0], copies[1], ids
