@@ -81,14 +81,16 @@ def test_a_frozen_backbone_computes_the_same_in_training_and_in_evaluation(shard
         build_trainer(config, world) as (trainer, _),
     ):
         images = torch.randn(4, 3, 32, 32)
-        outputs = {}
-        trainer.state.model.body.register_forward_hook(lambda _, inputs, output: outputs.update(output=output))
+        outputs = []
+        for network in (trainer.train_step.network.compute.network, trainer.state.model):
+            network.body.register_forward_hook(lambda _, inputs, output: outputs.append(output))
         trainer.run.resume_or_start(trainer.state)
         assert trainer.train_epoch(0.0)
+        outputs.clear()
         trainer.train_step.network(images)
-        training = outputs["output"]
         trainer.state.model.eval()(images)
-        assert torch.equal(training, outputs["output"])
+        training, evaluation = outputs
+        assert torch.equal(training, evaluation)
         assert not training.requires_grad, "no activations are saved for a backward pass"
 
 
