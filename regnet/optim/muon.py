@@ -64,8 +64,7 @@ class Muon(SGD):
     def step(self) -> None:  # type: ignore[override]
         """Updates all parameters that have a gradient.
 
-        SGD's own `step` launches the same kernels for each group separately, and imports torch._dynamo, which takes
-        seconds.
+        SGD's own `step` launches the fused kernels for each group separately, and imports torch._dynamo.
         """
         gradients = self._gradients()
         updates = gradients | self._muon_updates(gradients)
