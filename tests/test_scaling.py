@@ -16,17 +16,36 @@ from benchmarks.scaling.__main__ import main
 from benchmarks.scaling.analyse import analyse
 from benchmarks.scaling.fit import fit_compute, fit_link
 from benchmarks.scaling.measure import combine
-from benchmarks.scaling.model import FIRST_BUCKET, MIB, Compute, Exchange, Link, buckets, efficiency, gather, ring, step
+from benchmarks.scaling.model import (
+    FIRST_BUCKET,
+    MIB,
+    Cluster,
+    Compute,
+    Exchange,
+    Link,
+    buckets,
+    efficiency,
+    gather,
+    ring,
+    step,
+)
 from benchmarks.scaling.options import powers
 from benchmarks.scaling.protocol import RankResult, Request
 from benchmarks.scaling.rank import build_actions
 from data.loader import Batch
 
-links = st.builds(Link, latency=st.floats(1e-7, 1e-2), per_byte=st.floats(1e-12, 1e-7))
+one_link = st.builds(Link, latency=st.floats(1e-7, 1e-2), per_byte=st.floats(1e-12, 1e-7))
+links = st.builds(
+    Cluster,
+    local=one_link,
+    network=one_link | st.none(),
+    per_node=st.integers(1, 16),
+    start=st.just(0.0) | st.floats(0, 1e-4),
+)
 exchanges = st.builds(
     Exchange,
     gradients=st.integers(1, 2 * 10**8),
-    bucket=st.integers(MIB, 200 * MIB),
+    bucket=st.integers(MIB, 200 * MIB) | st.none(),
     half=st.booleans(),
     in_rank_order=st.booleans(),
     overlaps=st.booleans(),
@@ -72,8 +91,14 @@ def test_a_step_lies_between_full_and_no_overlap(compute, exchange, processes, l
 @given(compute=computes, exchange=exchanges, processes=several, link=links, faster=st.floats(1, 100))
 def test_a_better_setting_is_never_slower(compute, exchange, processes, link, faster):
     seconds = step(compute, processes, exchange, link)
-    assert at_most(step(compute, processes, exchange, replace(link, per_byte=link.per_byte / faster)), seconds)
-    assert at_most(step(compute, processes, exchange, replace(link, latency=link.latency / faster)), seconds)
+    for name in ("local", "network"):
+        slow = getattr(link, name)
+        if slow is not None:
+            for fast in (
+                replace(slow, per_byte=slow.per_byte / faster),
+                replace(slow, latency=slow.latency / faster),
+            ):
+                assert at_most(step(compute, processes, exchange, replace(link, **{name: fast})), seconds)
     assert at_most(step(compute / faster, processes, exchange, link), seconds)
     assert at_most(step(compute, processes, replace(exchange, half=True), link), seconds)
     assert at_most(step(compute, processes, replace(exchange, overlaps=True), link), seconds)
@@ -99,7 +124,7 @@ def test_buckets_contain_every_byte_and_the_first_is_small(size, bucket):
 
 
 def test_communication_costs_follow_the_published_formulas():
-    link = Link(latency=1e-3, per_byte=1e-6)
+    link = Cluster(Link(latency=1e-3, per_byte=1e-6))
     assert ring(8000, 4, link) == pytest.approx(6 * 1e-3 + 6 / 4 * 8000 * 1e-6)
     assert gather(8000, 4, link) == pytest.approx(3 * 1e-3 + 3 * 8000 * 1e-6)
     assert Exchange(1, half=True).seconds(8000, 4, link) == pytest.approx(ring(4000, 4, link))
@@ -107,14 +132,14 @@ def test_communication_costs_follow_the_published_formulas():
 
 
 @many
-@given(link=links, counts=st.sets(st.integers(2, 64), min_size=1, max_size=4))
+@given(link=one_link, counts=st.sets(st.integers(2, 64), min_size=1, max_size=4))
 def test_the_fit_recovers_the_link_of_synthetic_ring_all_reduces(link, counts):
     sizes = [4096 * 4**power for power in range(8)]
-    fitted = fit_link([(size, count, ring(size, count, link)) for size in sizes for count in counts])
+    fitted = fit_link([(size, count, ring(size, count, Cluster(link))) for size in sizes for count in counts])
     # A term below a thousandth of the measured time cannot be identified.
-    if ring(4096, 2, replace(link, per_byte=0)) > 1e-3 * ring(4096, 2, link):
+    if ring(4096, 2, Cluster(replace(link, per_byte=0))) > 1e-3 * ring(4096, 2, Cluster(link)):
         assert fitted.latency == pytest.approx(link.latency, rel=1e-4)
-    if ring(sizes[-1], 2, replace(link, latency=0)) > 1e-3 * ring(sizes[-1], 2, link):
+    if ring(sizes[-1], 2, Cluster(replace(link, latency=0))) > 1e-3 * ring(sizes[-1], 2, Cluster(link)):
         assert fitted.per_byte == pytest.approx(link.per_byte, rel=1e-4)
 
 
@@ -139,47 +164,54 @@ def test_the_time_of_a_launch_is_that_of_its_slowest_rank():
     assert combine([RankResult(40, a), RankResult(40, b)]) == (40, {("step", 8): 2.0, ("message", 4): 0.5})
 
 
-LINK, COMPUTE, GRADIENTS = Link(1e-4, 1e-9), Compute(0.02, 0.001), 3 * MIB
+LINK, COMPUTE = Link(1e-4, 1e-9), Compute(0.02, 0.001)
 
 
-def synthetic_rounds(device, counts, batch=64):
+def synthetic_rounds(device, counts, batch=64, gradients=3 * MIB):
     """One round of measurements on a machine that follows the model exactly."""
     shared = device == "cpu"
     setting = {"device_type": device, "shared": shared, "deterministic": False, "processes": counts}
-    setting |= {"batch_size": batch, "gradient_bytes": GRADIENTS}
+    setting |= {"batch_size": batch, "gradient_bytes": gradients}
     rounds = {}
     for count in counts:
         measured = {}
         for images in {batch // n for n in counts} if count == 1 else {batch // count, batch // counts[-1]}:
             compute = COMPUTE.seconds(images * count if shared else images)
-            exchange = Exchange(GRADIENTS, in_rank_order=shared and count > 2, overlaps=not shared)
-            measured["step", images] = step(compute, count, exchange, LINK)
+            one_bucket = Exchange(gradients, bucket=None, overlaps=False)
+            several = Exchange(gradients, in_rank_order=shared and count > 2, overlaps=not shared)
+            exchange = one_bucket if gradients <= 100_000_000 else several
+            measured["step", images] = step(compute, count, exchange, Cluster(LINK))
             if count > 1:
                 measured["compute", images] = compute
         if count > 1:
-            measured["gradients", GRADIENTS] = ring(GRADIENTS, count, LINK)
-            measured |= {("message", size): ring(size, count, LINK) for size in (4096, MIB, 16 * MIB)}
+            measured["gradients", gradients] = ring(gradients, count, Cluster(LINK))
+            measured |= {("message", size): ring(size, count, Cluster(LINK)) for size in (4096, MIB, 16 * MIB)}
         rounds[count] = [measured]
     return rounds, setting
 
 
 CLUSTER = {"up_to": 16, "latency": None, "bandwidth": None}
+CLUSTER |= {"per_node": None, "network_latency": None, "network_bandwidth": None}
 
 
+@pytest.mark.parametrize("gradients", [3 * MIB, 200 * MIB])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_machine_that_follows_the_model_is_predicted_exactly(device):
-    rounds, setting = synthetic_rounds(device, [1, 2, 4])
+def test_a_machine_that_follows_the_model_is_predicted_exactly(device, gradients):
+    rounds, setting = synthetic_rounds(device, [1, 2, 4], gradients=gradients)
     report = analyse(rounds, setting, CLUSTER)
     assert len(report["check"]) == 3 + 2 + 1  # batch sizes measured with one, two and four processes
     assert all(abs(row["error"]) < 1e-6 for row in report["check"])
     assert all(row["measured"] == pytest.approx(row["predicted"]) for row in report["messages"])
-    assert report["link"] == pytest.approx({"latency": LINK.latency, "per_byte": LINK.per_byte})
+    assert report["links"]["local"] == pytest.approx({"latency": LINK.latency, "per_byte": LINK.per_byte})
+    assert report["links"]["network"] is None
     assert [row["processes"] for row in report["cluster"]] == [1, 2, 4, 8, 16]
     assert report["cluster"][0]["weak"]["efficiency"] == pytest.approx(1)
     assert report["cluster"][0]["strong"]["efficiency"] == pytest.approx(1)
     two = next(row for row in report["strong"] if row["processes"] == 2)
     assert two["exposed"]["median"] == pytest.approx(two["step"]["median"] - two["compute"]["median"])
-    assert (report["variants"][-1]["name"] == "a ring, not rank order") == (device == "cpu")
+    large = gradients > 100_000_000
+    assert report["variants"][0]["name"] == ("buckets of 25 MiB" if large else "one bucket")
+    assert (report["variants"][-1]["name"] == "a ring, not rank order") == (large and device == "cpu")
     if device == "cuda":  # each process has its own GPU, as in a cluster
         for kind in ("weak", "strong"):
             for row, predicted in zip(report[kind], report["cluster"], strict=False):
@@ -197,7 +229,7 @@ def test_strong_and_weak_scaling_are_relative_to_one_process_with_the_same_work(
 def test_given_latency_and_bandwidth_replace_the_measured_ones():
     rounds, setting = synthetic_rounds("cuda", [1, 2])
     report = analyse(rounds, setting, {**CLUSTER, "latency": 20.0, "bandwidth": 12.5})
-    assert report["link"] == pytest.approx({"latency": 20e-6, "per_byte": 8e-11})
+    assert report["links"]["local"] == pytest.approx({"latency": 20e-6, "per_byte": 8e-11})
     assert report["measured_link"] == pytest.approx({"latency": LINK.latency, "per_byte": LINK.per_byte})
     alone = {1: [{("step", 64): 0.084, ("step", 32): 0.052}]}
     assert analyse(alone, {**setting, "processes": [1]}, CLUSTER)["cluster"] == []
@@ -277,6 +309,8 @@ def test_the_command_measures_predicts_and_compares(shards, tmp_path):
         (["--batch-size", "33", "--processes", "1,2"], "--batch-size 33"),
         (["--latency", "-1"], "--latency -1.0: must be a positive number"),
         (["--bandwidth", "nan"], "--bandwidth nan: must be a positive number"),
+        (["--per-node", "8", "--network-latency", "0"], "--network-latency 0.0: must be a positive number"),
+        (["--network-latency", "9"], "--network-latency and --network-bandwidth need --per-node"),
         (["--seconds", "0"], "--seconds 0.0: must be a positive number"),
         (["--shards", "/nowhere"], "manifest.json"),
         (["--config", "none.yaml"], "none.yaml"),

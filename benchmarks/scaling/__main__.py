@@ -20,10 +20,11 @@ process has all of them as torch threads, each of n processes has 1/n of them, a
 scaling the single process computes the batch of one process. Ratios are computed round by round.
 
 All-reduces of 4 KiB to --largest-message give latency and bandwidth, and steps of one process give the compute time.
-From both, a model predicts larger clusters: the cost of a ring all-reduce, the part of it that the backward pass
-hides, and the effect of other bucket sizes, bf16 gradients and gradient accumulation. Predictions are compared with
-every measured step, and the model's assumptions are printed below the tables. Use --latency and --bandwidth for a
-cluster with other links than this machine's.
+From both, a model predicts larger clusters: the cost of an all-reduce, the part of it that the backward pass hides,
+and the effect of other bucket sizes, bf16 gradients and gradient accumulation. Predictions are compared with every
+measured step, and the model's assumptions are printed below the tables. Use --latency and --bandwidth for a cluster
+with other links than this machine's, and --per-node for one of several nodes. python -m benchmarks.scaling.predict
+predicts GPUs from a step time alone, without measuring.
 
 On a CPU the machine must be otherwise idle.
 """

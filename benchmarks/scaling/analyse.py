@@ -7,11 +7,11 @@ from typing import Any
 
 from benchmarks.command import Report
 from benchmarks.scaling.fit import fit_compute, fit_link
-from benchmarks.scaling.model import MIB, Compute, Exchange, Link, efficiency, ring, step
+from benchmarks.scaling.model import MIB, Cluster, Compute, Exchange, Link, efficiency, ring, step
 from benchmarks.scaling.options import powers
 from benchmarks.scaling.protocol import Key
 from benchmarks.timing import Spread
-from regnet.distributed.gradients import needs_rank_order
+from regnet.distributed.gradients import needs_rank_order, uses_one_bucket
 
 Rounds = dict[int, list[Mapping[Key, float]]]  # number of processes -> for each round, seconds of each measurement
 SHOWN = 4  # columns in the table of variants
@@ -21,13 +21,13 @@ def analyse(rounds: Rounds, setting: Report, cluster: Mapping[str, Any]) -> Repo
     """The results that are added to the `setting`; all times are in seconds.
 
     Args:
-        cluster: up_to (processes), latency (microseconds) and bandwidth (1e9 bytes/s); None means as measured.
+        cluster: options of the predicted cluster, see `links_of`; `up_to`, its largest number of processes.
     """
     batch, each = setting["batch_size"], setting["batch_size"] // setting["processes"][-1]
     compute = fit_compute([(size, seconds) for (_, size), seconds in medians(rounds[1], "step").items()])
     measured = measured_link(rounds)
-    link = cluster_link(measured, cluster)
-    counts = powers(cluster["up_to"]) if link is not None else []
+    links = links_of(measured, cluster)
+    counts = powers(cluster["up_to"]) if links is not None else []
     return {
         "strong": [scaled(rounds, setting, count, batch // count, batch) for count in rounds],
         "weak": [scaled(rounds, setting, count, each, each) for count in rounds],
@@ -35,9 +35,9 @@ def analyse(rounds: Rounds, setting: Report, cluster: Mapping[str, Any]) -> Repo
         "measured_link": None if measured is None else asdict(measured),
         "messages": [] if measured is None else compare_messages(rounds, measured),
         "check": [] if measured is None else compare_steps(rounds, setting, compute, measured),
-        "link": None if link is None else asdict(link),
-        "cluster": [] if link is None else [predict(setting, count, each, compute, link) for count in counts],
-        "variants": [] if link is None else variants(setting, counts, compute.seconds(each), link),
+        "links": None if links is None else asdict(links),
+        "cluster": [] if links is None else [predict(setting, count, each, compute, links) for count in counts],
+        "variants": [] if links is None else variants(setting, counts, compute.seconds(each), links),
         "launches": {
             str(count): [[[*key, seconds] for key, seconds in measured.items()] for measured in launches]
             for count, launches in rounds.items()
@@ -47,9 +47,11 @@ def analyse(rounds: Rounds, setting: Report, cluster: Mapping[str, Any]) -> Repo
 
 def exchange_of(setting: Report, count: int) -> Exchange:
     """The exchange of the trainer on `count` processes."""
-    kind = setting["device_type"]
+    gradients, kind = setting["gradient_bytes"], setting["device_type"]
+    if uses_one_bucket(gradients // 4):
+        return Exchange(gradients, bucket=None, overlaps=False)
     in_rank_order = needs_rank_order(count, kind, setting["deterministic"])
-    return Exchange(setting["gradient_bytes"], in_rank_order=in_rank_order, overlaps=kind != "cpu")
+    return Exchange(gradients, in_rank_order=in_rank_order, overlaps=kind != "cpu")
 
 
 def medians(launches: Sequence[Mapping[Key, float]], kind: str) -> dict[Key, float]:
@@ -93,13 +95,26 @@ def measured_link(rounds: Rounds) -> Link | None:
     return fit_link(samples) if samples else None
 
 
-def cluster_link(measured: Link | None, cluster: Mapping[str, Any]) -> Link | None:
-    """The measured link, overridden by the command line; None if a value is neither measured nor given."""
-    given = cluster["latency"], cluster["bandwidth"]
-    if measured is None and None in given:
+def links_of(measured: Link | None, cluster: Mapping[str, Any]) -> Cluster | None:
+    """The predicted cluster's links; None if a value is neither measured nor given.
+
+    Args:
+        cluster: latency (microseconds) and bandwidth (1e9 bytes/s) inside a node, None for the measured ones;
+            network_latency and network_bandwidth between nodes, None for those inside a node; processes per_node, None
+            for a single node.
+    """
+    local = overridden(measured, cluster["latency"], cluster["bandwidth"])
+    if local is None or cluster["per_node"] is None:
+        return None if local is None else Cluster(local)
+    network = overridden(local, cluster["network_latency"], cluster["network_bandwidth"])
+    return Cluster(local, network, cluster["per_node"])
+
+
+def overridden(link: Link | None, latency: float | None, bandwidth: float | None) -> Link | None:
+    """A link with the given latency (microseconds) and bandwidth (1e9 bytes/s), where they are not None."""
+    if link is None and None in (latency, bandwidth):
         return None
-    base = measured or Link(0.0, 0.0)
-    latency, bandwidth = given
+    base = link or Link(0.0, 0.0)
     return Link(
         base.latency if latency is None else latency / 1e6,
         base.per_byte if bandwidth is None else 1 / (bandwidth * 1e9),
@@ -108,7 +123,7 @@ def cluster_link(measured: Link | None, cluster: Mapping[str, Any]) -> Link | No
 
 def compare_messages(rounds: Rounds, link: Link) -> list[dict[str, Any]]:
     return [
-        {"processes": count, "bytes": size, "measured": seconds, "predicted": ring(size, count, link)}
+        {"processes": count, "bytes": size, "measured": seconds, "predicted": ring(size, count, Cluster(link))}
         for count, launches in rounds.items()
         for (_, size), seconds in medians(launches, "message").items()
     ]
@@ -120,7 +135,7 @@ def compare_steps(rounds: Rounds, setting: Report, compute: Compute, link: Link)
     for count, launches in rounds.items():
         for (_, images), measured in medians(launches, "step").items():
             computes = compute.seconds(images * count if setting["shared"] else images)
-            predicted = step(computes, count, exchange_of(setting, count), link)
+            predicted = step(computes, count, exchange_of(setting, count), Cluster(link))
             own_compute = measured if count == 1 else medians(launches, "compute")["compute", images]
             rows.append(
                 {
@@ -135,11 +150,11 @@ def compare_steps(rounds: Rounds, setting: Report, compute: Compute, link: Link)
     return rows
 
 
-def predict(setting: Report, count: int, each: int, compute: Compute, link: Link) -> dict[str, Any]:
+def predict(setting: Report, count: int, each: int, compute: Compute, links: Cluster) -> dict[str, Any]:
     """A row of the cluster: weak scaling with `each` images per process, strong scaling with at least 2 per process."""
 
     def at(images: float, single: float) -> dict[str, float]:
-        seconds = step(compute.seconds(images), count, exchange_of(setting, count), link)
+        seconds = step(compute.seconds(images), count, exchange_of(setting, count), links)
         rate = images * count / seconds
         single_rate = single / compute.seconds(single)
         return {"step": seconds, "rate": rate, "efficiency": efficiency(rate, single_rate, count, shared=False)}
@@ -149,22 +164,23 @@ def predict(setting: Report, count: int, each: int, compute: Compute, link: Link
     return {"processes": count, "weak": at(each, each), "strong": strong}
 
 
-def variants(setting: Report, counts: Sequence[int], compute: float, link: Link) -> list[dict[str, Any]]:
+def variants(setting: Report, counts: Sequence[int], compute: float, links: Cluster) -> list[dict[str, Any]]:
     """Other settings of the exchange and their weak-scaling efficiency on some numbers of processes."""
     shown = counts[1:][:: -max(1, (len(counts) - 1) // SHOWN)][::-1]
+    usual, overlaps = exchange_of(setting, counts[-1]), setting["device_type"] != "cpu"
     changes: dict[str, dict[str, Any]] = {
-        "buckets of 25 MiB": {},
-        "buckets of 1 MiB": {"bucket": MIB},
-        "buckets of 100 MiB": {"bucket": 100 * MIB},
+        "one bucket" if usual.bucket is None else "buckets of 25 MiB": {},
+        "buckets of 1 MiB": {"bucket": MIB, "overlaps": overlaps},
+        "buckets of 100 MiB": {"bucket": 100 * MIB, "overlaps": overlaps},
         "gradients in bf16": {"half": True},
         "gradient accumulation of 4": {"accumulate": 4},
     }
-    if exchange_of(setting, counts[-1]).in_rank_order:
+    if usual.in_rank_order:
         changes["a ring, not rank order"] = {"in_rank_order": False}
 
     def efficiency_with(count: int, change: dict[str, Any]) -> float:
         exchange = replace(exchange_of(setting, count), **change)
-        return exchange.accumulate * compute / step(compute, count, exchange, link)
+        return exchange.accumulate * compute / step(compute, count, exchange, links)
 
     return [
         {"name": name, "efficiency": {str(count): efficiency_with(count, change) for count in shown}}

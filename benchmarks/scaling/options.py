@@ -33,18 +33,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     add("--precision", choices=("fp32", "bf16", "fp16"), help="precision (default: that of --config)")
     number("--largest-message", 64, "MIB", "largest all-reduce for the measurement of latency and bandwidth")
     number("--up-to", 1024, "N", "processes of the largest predicted cluster")
-    add(
-        "--latency",
-        type=float,
-        metavar="US",
-        help="latency of the cluster's links in microseconds (default: as measured)",
-    )
-    add(
-        "--bandwidth",
-        type=float,
-        metavar="GB/S",
-        help="bandwidth of the cluster's links in 1e9 bytes/s (default: as measured)",
-    )
+
+    def link(prefix: str, default: str, which: str) -> None:
+        for name, unit, described in (("latency", "US", "microseconds"), ("bandwidth", "GB/S", "1e9 bytes/s")):
+            text = f"{name} {which} in {described} (default: {default})"
+            add(f"--{prefix}{name}", type=float, metavar=unit, help=text)
+
+    link("", "as measured", "of the cluster's links")
+    add("--per-node", type=command.positive, metavar="N", help="processes of a node (default: all; no network)")
+    link("network-", "as inside a node", "between nodes, of all network adapters of a node together")
     number("--timeout", 3600, "S", "time limit of a launch in seconds")
     add("--figure", type=Path, metavar="FILE.png", help="draw measured and predicted efficiency")
     return result
@@ -68,10 +65,12 @@ def complete(args: argparse.Namespace) -> None:
         raise UsageError(
             f"--batch-size {args.batch_size}: must be a multiple of every --processes, and at least {4 * largest}"
         )
-    for name in ("latency", "bandwidth", "seconds"):
+    for name in ("latency", "bandwidth", "network_latency", "network_bandwidth", "seconds"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"--{name} {value}: must be a positive number")
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be a positive number")
+    if args.per_node is None and (args.network_latency or args.network_bandwidth):
+        raise UsageError("--network-latency and --network-bandwidth need --per-node")
     command.check_figure_path(args)
 
 
@@ -96,7 +95,6 @@ def configure(args: argparse.Namespace) -> Config:
     more = {
         "train.device": args.device,
         "train.grad_accum_steps": 1,
-        "train.cuda_graphs": "false",  # not available with several processes, which one process is compared with
         "data.workers": 1,
         "tracking.wandb": "disabled",
         **({"train.precision": args.precision} if args.precision else {}),

@@ -20,7 +20,7 @@ from regnet.distributed.world import World, join_world
 from regnet.training.trainer import Trainer
 
 Action = Callable[[], object]
-WARM_UP = 3  # steps: DDP records the order of gradients in the first one and then rebuilds its buckets
+WARM_UP = 3  # steps: passes are captured in the third one; DDP rebuilds its buckets after the first
 
 
 def build_actions(trainer: Trainer, batch: Batch, request: Request) -> dict[Key, Action]:

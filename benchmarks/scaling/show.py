@@ -31,7 +31,7 @@ def show(report: Report) -> None:
         f"weak scaling: {report['weak'][0]['images']} images per process; ms", scaling(report["weak"]), sep="\n"
     )
     compute = report["compute"]
-    console.print(f"compute of one process: {_ms(compute['fixed'])} ms + {_ms(compute['per_image'])} ms per image")
+    console.print(f"compute of one process: {in_ms(compute['fixed'])} ms + {in_ms(compute['per_image'])} ms per image")
     if report["measured_link"]:
         console.print(f"links: {_link(report['measured_link'])}")
         console.print("all-reduces, measured > predicted for a ring, ms", messages(report["messages"]), sep="\n")
@@ -40,7 +40,10 @@ def show(report: Report) -> None:
         console.print("no cluster predicted: this needs two processes, or --latency and --bandwidth")
         return
     unit = "a machine like this one" if report["shared"] else "a GPU"
-    console.print(f"prediction: each process has {unit}; links: {_link(report['link'])}")
+    console.print(f"prediction: each process has {unit}; links: {_link(report['links']['local'])}")
+    if report["links"]["network"]:
+        per_node = report["links"]["per_node"]
+        console.print(f"nodes of {per_node}; network between them: {_link(report['links']['network'])}")
     console.print(cluster(report["cluster"]))
     console.print(
         "predicted efficiency of weak scaling, by number of processes", variants(report["variants"]), sep="\n"
@@ -58,26 +61,26 @@ def further_assumptions(report: Report) -> list[str]:
         lines.append("In the table of steps, all processes together compute as fast as one process with all cores.")
     else:
         lines.append("Communication overlaps with the backward pass and does not slow it.")
-    if report["shared"] or report["deterministic"]:
+    if any(row["name"] == "a ring, not rank order" for row in report["variants"]):
         lines.append(
             "With three or more processes this trainer's ranks gather all gradients instead of using a ring: p-1 "
             "messages of n bytes. Adding them takes no time."
         )
-    if report["link"] == report["measured_link"]:
+    if report["links"]["local"] == report["measured_link"] and not report["links"]["network"]:
         lines.append("The cluster's links are those between processes of this machine; there is no network.")
     return lines
 
 
 def scaling(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("proc.", "step", "compute", "exposed", "alone", "images/s", "eff.", "min..max")
+    table = new_table("proc.", "step", "compute", "exposed", "alone", "images/s", "eff.", "min..max")
     for row in rows:
-        parts = [_ms(row[name]["median"]) if name in row else "" for name in ("compute", "exposed", "alone")]
+        parts = [in_ms(row[name]["median"]) if name in row else "" for name in ("compute", "exposed", "alone")]
         spread = row["efficiency"]
         table.add_row(
             str(row["processes"]),
-            _ms(row["step"]["median"]),
+            in_ms(row["step"]["median"]),
             *parts,
-            _rate(row["rate"]["median"]),
+            in_images(row["rate"]["median"]),
             f"{spread['median']:.3f}",
             f"{spread['lowest']:.2f}..{spread['highest']:.2f}",
         )
@@ -85,7 +88,7 @@ def scaling(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def check(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("proc.", "images")
+    table = new_table("proc.", "images")
     for heading in ("compute", "exposed", "step", "error"):
         table.add_column(heading, justify="right")
     for row in rows:
@@ -97,7 +100,7 @@ def check(rows: Sequence[Mapping[str, Any]]) -> Table:
 def messages(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Columns for the largest numbers of processes, as many as fit."""
     counts = sorted({row["processes"] for row in rows})[-4:]
-    table = _table("KiB", *(f"{n} proc." for n in counts))
+    table = new_table("KiB", *(f"{n} proc." for n in counts))
     for size in sorted({row["bytes"] for row in rows}):
         cells = {row["processes"]: _pair(row) for row in rows if row["bytes"] == size}
         table.add_row(f"{size // 1024:,}", *(cells[count] for count in counts))
@@ -105,13 +108,13 @@ def messages(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def cluster(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("proc.", "weak ms", "images/s", "eff.", "strong ms", "images/s", "eff.")
+    table = new_table("proc.", "weak ms", "images/s", "eff.", "strong ms", "images/s", "eff.")
     for row in rows:
         both = [
             text
             for kind in (row["weak"], row["strong"])
             for text in (
-                (_ms(kind["step"]), _rate(kind["rate"]), f"{kind['efficiency']:.3f}") if kind else ("", "", "")
+                (in_ms(kind["step"]), in_images(kind["rate"]), f"{kind['efficiency']:.3f}") if kind else ("", "", "")
             )
         ]
         table.add_row(str(row["processes"]), *both)
@@ -120,14 +123,14 @@ def cluster(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def variants(rows: Sequence[Mapping[str, Any]]) -> Table:
     counts = rows[0]["efficiency"]
-    table = _table("", *counts)
+    table = new_table("", *counts)
     table.columns[0].justify = "left"
     for row in rows:
         table.add_row(row["name"], *(f"{value:.3f}" for value in row["efficiency"].values()))
     return table
 
 
-def _table(*headings: str) -> Table:
+def new_table(*headings: str) -> Table:
     table = Table()
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -140,13 +143,13 @@ def _link(link: Mapping[str, float]) -> str:
 
 
 def _pair(values: Mapping[str, float]) -> str:
-    return f"{_ms(values['measured'])} > {_ms(values['predicted'])}"
+    return f"{in_ms(values['measured'])} > {in_ms(values['predicted'])}"
 
 
-def _ms(seconds: float) -> str:
+def in_ms(seconds: float) -> str:
     value = seconds * 1000
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _rate(rate: float) -> str:
+def in_images(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.1f}"
