@@ -11,7 +11,6 @@ from data.augment.random_resized_crop import center_crop
 from data.image_encoding import to_stored_size
 from data.manifest import Manifest
 from data.open_loaders import check_sizes
-from data.reading.ffcv_imports import resize_crop
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class InferenceTransform:
         stored = np.asarray(to_stored_size(image, self.stored_resolution, self.mixed))
         if not self.center_crop_ratio:
             return stored
+        from data.reading.ffcv_imports import resize_crop  # slow, and needed for crops only
+
         crop = center_crop(torch.tensor([stored.shape[:2]]), self.center_crop_ratio, self.resolution)
         top, left, height, width = crop.boxes[0].tolist()
         square = np.empty((self.resolution, self.resolution, 3), np.uint8)

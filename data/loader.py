@@ -13,7 +13,7 @@ from data.augment.pipeline import BatchTransform, TrainingPipeline
 from data.augment.random_resized_crop import CropBoxes
 from data.augment.resize_normalize import ResizeNormalize
 from data.reading.device_reader import DeviceReader
-from data.run_ahead import SLOTS, RunAhead
+from data.run_ahead import RunAhead
 from data.sampler import BatchSampler, rank_slice
 
 
@@ -53,8 +53,7 @@ class TrainingLoader:
         steps: global batches per epoch.
         dropped: samples dropped per epoch, because they do not fill a batch.
         capture: wraps a function of tensors in CUDA-graph capture; None for no capture. Set it before the first epoch.
-            The pipeline is captured twice per image side, for even and odd steps, because a batch is overwritten when
-            its capture runs again. On a GPU, a batch is therefore valid until the next but one is requested.
+            The pipeline is captured once per image side.
 
     Raises:
         DataError: the last batch has fewer than the two samples per rank that BatchNorm needs.
@@ -66,13 +65,14 @@ class TrainingLoader:
         self.steps = sampler.steps(rank.world_size)
         self.dropped = max(0, sampler.samples - self.steps * sampler.batch_size)
         self.capture: Callable[[BatchTransform], BatchTransform] | None = None
-        self._captured: dict[tuple[int, int], BatchTransform] = {}
+        self._captured: dict[int, BatchTransform] = {}
         self._ahead = RunAhead(rank.device) if rank.device.type == "cuda" else None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch (counted from 0), from step `first_step` on.
 
-        On a GPU they are prepared on a second stream, concurrently with the step before.
+        On a GPU they are prepared on a second stream, concurrently with the step before, and a batch is valid until
+        the next but one is requested.
         """
         batches = self._batches(epoch, first_step)
         return batches if self._ahead is None else self._ahead(batches)
@@ -85,17 +85,27 @@ class TrainingLoader:
         own = sampler.rank_batches(epoch, steps, self.rank.rank, self.rank.world_size)
         to_read = pipeline.ids_to_read(own, epoch)
         random_numbers = pipeline.random_numbers(to_read, epoch)
-        transforms = [self._batch_transform(side, slot) for slot in range(SLOTS)]
+        transform = self._batch_transform(side)
         with closing(self.reader.read("train", to_read, boxes)) as batches:
             for step, (stored, labels, _), numbers in zip(steps, batches, random_numbers, strict=True):
-                yield Batch(*transforms[step % SLOTS](stored, labels, numbers), sampler.global_size(step))
+                yield Batch(*transform(stored, labels, numbers), sampler.global_size(step))
 
-    def _batch_transform(self, side: int, slot: int) -> BatchTransform:
+    def _batch_transform(self, side: int) -> BatchTransform:
         if self.capture is None:
             return self.pipeline.at(side)
-        if (side, slot) not in self._captured:
-            self._captured[side, slot] = self.capture(self.pipeline.at(side))
-        return self._captured[side, slot]
+        if side not in self._captured:
+            self._captured[side] = with_own_memory(self.capture(self.pipeline.at(side)))
+        return self._captured[side]
+
+
+def with_own_memory(captured: BatchTransform) -> BatchTransform:
+    """The transform with copies of its results, which the next replay overwrites while a step still uses them."""
+
+    def transform(stored: Tensor, labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        images, own_labels, targets = captured(stored, labels, numbers)
+        return images.clone(), own_labels.clone(), targets.clone()
+
+    return transform
 
 
 class EvaluationLoader:

@@ -18,8 +18,8 @@ class RunAhead:
     on the device:
 
     * a step starts when its batch is ready;
-    * a batch is prepared when the step that used the batch before the previous one is complete, because it takes the
-      memory of that batch, from the allocator or as the output of the same captured graph.
+    * a batch is prepared when the step that used the batch before the previous one is complete, because the allocator
+      gives it the memory of that batch.
 
     Args:
         cuda: torch.cuda, or a substitute for tests.
@@ -31,7 +31,7 @@ class RunAhead:
 
     def __call__(self, batches: Generator[T]) -> Generator[T]:
         """The same batches for the caller's current stream; each is valid until the next but one is requested."""
-        self.stream.wait_stream(self.cuda.current_stream(self.device))  # earlier epochs are complete, their memory free
+        self.stream.wait_stream(self.cuda.current_stream(self.device))  # what the caller has enqueued may be read here
         kept: list[T | None] = [None] * SLOTS
         used = [self.cuda.Event() for _ in range(SLOTS)]  # waiting for an event that is not yet recorded does nothing
         try:
@@ -48,4 +48,6 @@ class RunAhead:
                 yield batch
                 used[slot].record(self.cuda.current_stream(self.device))
         finally:
+            # The batches kept are released after this: their memory is reused after the last steps that use them.
+            self.stream.wait_stream(self.cuda.current_stream(self.device))
             batches.close()

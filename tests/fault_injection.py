@@ -289,28 +289,28 @@ class Fault:
 
     def broken_loader(self) -> None:
         """This rank's loader thread raises an exception at the given batch."""
-        from data.reading.shard_reader import _Epoch
+        from data.reading.ffcv_pipeline import EpochThread
 
-        original = _Epoch.run_pipeline
+        original = EpochThread.run_pipeline
 
         def run_pipeline(epoch, index, *rest):
             if index == self.step:
                 raise ValueError("no such pixel")
             return original(epoch, index, *rest)
 
-        _Epoch.run_pipeline = run_pipeline
+        EpochThread.run_pipeline = run_pipeline
 
     def stalled_loader(self) -> None:
         """This rank's loader thread hangs at the given batch."""
-        from data.reading.shard_reader import _Epoch
+        from data.reading.ffcv_pipeline import EpochThread
 
-        original = _Epoch.run_pipeline
+        original = EpochThread.run_pipeline
 
         def run_pipeline(epoch, index, *rest):
             time.sleep(60 if index == self.step else 0)
             return original(epoch, index, *rest)
 
-        _Epoch.run_pipeline = run_pipeline
+        EpochThread.run_pipeline = run_pipeline
 
     def killed_while_writing(self) -> None:
         """The kernel kills this process in the middle of the first write past byte STEP of a file."""

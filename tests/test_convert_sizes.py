@@ -7,8 +7,8 @@ from images import class_folders
 from PIL import Image
 
 from data.manifest import read_manifest
-from data.reading.ffcv_imports import IMAGE_MODES
 from data.reading.mmap_shards import MappedShards
+from data.reading.shard_tables import IMAGE_MODES
 
 
 def test_larger_images_are_resized_and_compressed_on_request(tmp_path):

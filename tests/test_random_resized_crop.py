@@ -14,8 +14,8 @@ from data.convert import main as convert
 from data.errors import DataError, LoaderError
 from data.inference_transform import inference_transform
 from data.manifest import read_manifest
-from data.reading.ffcv_imports import Reader
 from data.reading.shard_reader import ShardReader
+from data.reading.shard_tables import read_tables
 from data.sources.torchvision_datasets import torchvision
 
 sides = st.integers(1, 400)
@@ -195,10 +195,10 @@ def test_a_table_that_does_not_match_the_bytes_is_rejected(photos, tmp_path):
     """The decoder would copy as many bytes as the table says, beyond the image's end."""
     out, manifest = converted(photos, tmp_path / "out")
     shard = out / manifest.splits["val"][0].name
-    rows = Reader(str(shard)).metadata.tobytes()
+    rows = read_tables(shard).samples.tobytes()
     content = bytearray(shard.read_bytes())
     start = content.index(rows)
-    row = np.frombuffer(content, Reader(str(shard)).metadata.dtype, count=1, offset=start).copy()
+    row = np.frombuffer(content, read_tables(shard).samples.dtype, count=1, offset=start).copy()
     row["f0"]["height"] = 1
     content[start : start + row.nbytes] = row.tobytes()
     shard.write_bytes(content)

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from data.loader import with_own_memory
 from data.run_ahead import SLOTS, RunAhead
+from regnet.training.cuda_graphs import CapturedFunction, GraphCapture
 
 
 class FakeStream:
@@ -95,11 +97,17 @@ def test_a_batch_is_prepared_concurrently_with_the_step_before(cuda):
         assert ("use", 0, step - 1) not in order["prepare", 0, step]
 
 
-def test_an_epoch_starts_after_all_steps_of_the_one_before(cuda):
+def test_the_memory_of_the_last_batches_is_reused_after_their_steps(cuda):
     order, ahead = {}, RunAhead(None, cuda)
-    for epoch in range(2):
-        train(cuda, ahead(prepared(cuda, 3, order, epoch)), order, epoch)
-    assert {("use", 0, step) for step in range(3)} <= order["prepare", 1, 0]
+    train(cuda, ahead(prepared(cuda, 3, order)), order)
+    assert {("use", 0, step) for step in range(3)} <= ahead.stream.before
+
+
+def test_a_batch_is_prepared_after_what_the_caller_had_enqueued_before_the_epoch(cuda):
+    order = {}
+    cuda.default.enqueue("images were copied to the device")
+    train(cuda, RunAhead(None, cuda)(prepared(cuda, 3, order)), order)
+    assert "images were copied to the device" in order["prepare", 0, 0]
 
 
 def test_the_memory_of_a_batch_is_kept_until_the_next_but_one_is_prepared(cuda):
@@ -153,21 +161,37 @@ def test_an_error_of_the_reader_reaches_the_consumer_on_its_own_stream(cuda):
 @pytest.mark.parametrize("captured", [False, True])
 def test_slow_steps_see_every_batch_unchanged(captured):
     """Each step waits on the device before it reads its batch: without the events, later batches would be in it."""
-    from regnet.training.cuda_graphs import CapturedFunction
 
-    def prepare(values):
-        return values * 2 + 1
+    def prepare(values, labels, numbers):
+        return values * 2 + numbers, labels, numbers
 
-    prepares = [CapturedFunction(prepare) if captured else prepare for _ in range(SLOTS)]
-    device, sums = torch.device("cuda"), []
+    if captured:
+        prepare = with_own_memory(CapturedFunction(GraphCapture("the batches", required=True, report=print), prepare))
+    device, seen = torch.device("cuda"), []
 
     def batches():
         for step in range(50):
-            yield prepares[step % SLOTS](torch.full((1 << 20,), step, device=device))
+            values = torch.full((1 << 20,), step, device=device)
+            yield prepare(values, values, torch.ones_like(values))
 
     ahead = RunAhead(device)
     for _ in range(2):
-        for batch in ahead(batches()):
+        for images, labels, _ in ahead(batches()):
             torch.cuda._sleep(2_000_000)  # cycles
-            sums.append(batch.double().mean())
-    assert torch.stack(sums).tolist() == [2 * step + 1 for step in range(50)] * 2
+            seen.append(torch.stack([images.double().mean(), labels.double().mean()]))
+    assert torch.stack(seen).tolist() == [[2 * step + 1, step] for step in range(50)] * 2
+
+
+def test_a_replay_does_not_change_the_batch_before():
+    """`memory` stands for the outputs of a captured graph."""
+    memory = [torch.zeros(3) for _ in range(3)]
+
+    def replay(*inputs):
+        for output, value in zip(memory, inputs, strict=True):
+            output.copy_(value)
+        return tuple(memory)
+
+    transform = with_own_memory(replay)
+    first = transform(*torch.arange(3).repeat_interleave(3).view(3, 3))
+    transform(*torch.zeros(3, 3))
+    assert torch.equal(torch.stack(first), torch.arange(3.0).repeat_interleave(3).view(3, 3))

@@ -1,6 +1,6 @@
 """An FFCV decoder that crops every image to a given box and resizes the crop.
 
-Whole images use FFCV's SimpleRGBImageDecoder: see shard_reader._compiled.
+Whole images use FFCV's SimpleRGBImageDecoder: see ffcv_pipeline.compiled_pipeline.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from data.reading.ffcv_imports import (
-    IMAGE_MODES,
     AllocationQuery,
     Compiler,
     SimpleRGBImageDecoder,
@@ -18,6 +17,7 @@ from data.reading.ffcv_imports import (
     memcpy,
     resize_crop,
 )
+from data.reading.shard_tables import IMAGE_MODES
 
 
 class CropDecoder(SimpleRGBImageDecoder):

@@ -12,7 +12,7 @@ numba.typed.Dict = dict
 try:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.basics import IntDecoder
-    from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.libffcv import imdecode, memcpy, resize_crop
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.memory_allocator import MemoryAllocator
@@ -22,7 +22,6 @@ try:
     from ffcv.pipeline.operation import Operation
     from ffcv.pipeline.pipeline_spec import PipelineSpec
     from ffcv.pipeline.state import State
-    from ffcv.reader import Reader
     from ffcv.transforms import ToTensor
     from ffcv.transforms.common import Squeeze
     from ffcv.utils import cast_int_to_byte_ptr
@@ -32,7 +31,6 @@ finally:
     torch.set_num_threads(_threads)
 
 __all__ = [
-    "IMAGE_MODES",
     "MIN_PAGE_SIZE",
     "AllocationQuery",
     "Compiler",
@@ -45,7 +43,6 @@ __all__ = [
     "Operation",
     "PipelineSpec",
     "RGBImageField",
-    "Reader",
     "SimpleRGBImageDecoder",
     "Squeeze",
     "State",

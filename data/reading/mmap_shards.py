@@ -7,17 +7,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numba
 import numpy as np
 
 from data.errors import DataError, LoaderError
 from data.manifest import Manifest
 from data.open_files import allow_open_files
-from data.reading.ffcv_imports import IMAGE_MODES, Compiler, Reader, cast_int_to_byte_ptr
+from data.reading.shard_tables import IMAGE_MODES, read_tables
 
-_TABLE = numba.uint64[::1]
-_BOXES = numba.int64[:, ::1]
-_FLAGS = numba.uint8[::1]
 _FILES_PER_SHARD = 2  # the file, and the copy of its descriptor that mmap makes
 _OTHER_FILES = 100  # that a run opens afterwards: checkpoints, logs, connections
 _CONVERT_AGAIN = "convert the images again: python -m data.convert --overwrite"
@@ -55,19 +51,18 @@ class MappedShards:
         weakref.finalize(self, _close, self._files)
         for shard in manifest.splits[split]:
             path = directory / shard.name
-            reader = Reader(str(path))
+            tables = read_tables(path)
             file = open(path, "rb")  # noqa: SIM115  # stays open as long as it is mapped
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._files.append(_File(path, file, mapped, shard.samples))
             base = np.uint64(np.frombuffer(mapped, np.uint8).ctypes.data)
-            rows = reader.metadata.copy()
+            rows = tables.samples
             _check_samples(path, rows, shard.first_id, shard.samples, manifest)
-            _check_extents(path, rows["f0"], reader.alloc_table, len(mapped))
+            _check_extents(path, rows["f0"], tables.allocations, len(mapped))
             rows["f0"]["data_ptr"] += base
             metadata.append(rows)
-            pointers.append(reader.alloc_table["ptr"] + base)
-            sizes.append(reader.alloc_table["size"])
-            self.handlers = reader.handlers
+            pointers.append(tables.allocations["ptr"] + base)
+            sizes.append(tables.allocations["size"])
         self.metadata = np.concatenate(metadata)
         joined = np.concatenate(pointers)
         by_address = np.argsort(joined)
@@ -127,15 +122,6 @@ class MappedShards:
         for _, file, mapped, _ in self._files:
             mapped.madvise(mmap.MADV_DONTNEED)
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-    @staticmethod
-    def compile_read():  # type: ignore[no-untyped-def]  # returns numba's compiled function
-        def read(address, tables):  # type: ignore[no-untyped-def]
-            size = tables[1][np.searchsorted(tables[0], address)]
-            return numba.carray(cast_int_to_byte_ptr(address), size)
-
-        tables = numba.types.Tuple([_TABLE, _TABLE, _BOXES, _FLAGS])
-        return Compiler.compile(read, numba.uint8[::1](numba.uint64, tables))
 
 
 class EpochShards:

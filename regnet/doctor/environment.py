@@ -110,7 +110,7 @@ def gpus(config: Config, processes: int) -> list[Finding]:
 
 def ffcv() -> list[Finding]:
     try:
-        import data.reading.shard_reader  # noqa: F401  # imports everything of FFCV that a run uses
+        import data.reading.ffcv_pipeline  # noqa: F401  # imports everything of FFCV that a run uses
     except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
         return [fail("FFCV", f"cannot be imported: {error}", INSTALL)]
     return [ok("FFCV", "can be imported")]

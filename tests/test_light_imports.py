@@ -1,0 +1,84 @@
+"""FFCV, numba and OpenCV are imported when an image is decoded, and not before."""
+
+import json
+
+import numpy as np
+import pytest
+from converting import convert
+from ffcv.reader import Reader
+from hypothesis import given
+from hypothesis import strategies as st
+from images import photo_folders
+from programs import PYTHON, run, trainer
+
+from data.errors import DataError
+from data.reading.shard_tables import IMAGE_MODES, read_tables
+
+# Trains, and prints which of them the run has imported, and which the module that decodes imports.
+PROGRAM = """
+import json, sys
+import train_ddp
+imported = lambda: sorted({"numba", "cv2", "ffcv"} & set(sys.modules))
+code = train_ddp.main(sys.argv[1:])
+trained = imported()
+import data.reading.ffcv_pipeline
+print(json.dumps([code, trained, imported()]))
+"""
+
+
+def test_a_run_on_raw_cached_images_imports_no_decoder(shards, tmp_path):
+    flags = ("--data.cache", "device", "--train.epochs", "1", "--train.max_steps_per_epoch", "2")
+    done = run(trainer(tmp_path, shards, *flags, launcher=PYTHON, script=("-c", PROGRAM)))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, [], ["cv2", "ffcv", "numba"]]
+
+
+@pytest.mark.parametrize("variables", [{}, {"NUMBA_NUM_THREADS": "3"}], ids=str)
+def test_the_limit_of_decoding_threads_is_numbas(variables):
+    program = "from data.reading.shard_reader import max_workers; ours = max_workers(); import numba; "
+    program += "print(ours == numba.config.NUMBA_NUM_THREADS)"
+    assert run([*PYTHON, "-c", program], **variables).stdout == "True\n"
+
+
+@pytest.fixture(scope="module", params=["raw", "jpg", "mixed"])
+def shard(request, tmp_path_factory):
+    """A shard of each kind."""
+    folder = tmp_path_factory.mktemp(request.param)
+    photos = photo_folders(folder / "photos", train=2, val=1)
+    size = ("--longest-side", 100) if request.param == "mixed" else ("--resolution", 40, "--resize")
+    mode = ("--mode", "jpg") if request.param == "jpg" else ("--mode", "raw")
+    done = convert("--source", "folder", "--root", photos, "--out", folder / "out", "--shards", 1, *size, *mode)
+    assert done.returncode == 0, done.stderr
+    return next((folder / "out").glob("train*"))
+
+
+def test_tables_are_those_that_ffcv_reads(shard):
+    tables, theirs = read_tables(shard), Reader(str(shard))
+    assert tables.samples.dtype == theirs.metadata.dtype
+    assert len(tables.samples) == theirs.num_samples > 1
+    assert np.array_equal(tables.samples, theirs.metadata)
+    assert tables.allocations.dtype == theirs.alloc_table.dtype
+    assert np.array_equal(tables.allocations, theirs.alloc_table)
+
+
+def test_image_modes_are_those_of_ffcv():
+    from ffcv.fields.rgb_image import IMAGE_MODES as THEIRS
+
+    assert dict(THEIRS) == IMAGE_MODES
+
+
+@given(content=st.binary(max_size=3500))
+def test_other_files_are_rejected(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "other.beton"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not an FFCV file"):
+        read_tables(path)
+
+
+@pytest.mark.parametrize(("offset", "value"), [(0, 3), (2, 2), (24, 0)], ids=["version", "fields", "type of a field"])
+def test_files_of_other_versions_or_fields_are_rejected(shard, tmp_path, offset, value):
+    content = bytearray(shard.read_bytes())
+    content[offset] = value
+    (tmp_path / "other.beton").write_bytes(content)
+    with pytest.raises(DataError, match="not an FFCV file"):
+        read_tables(tmp_path / "other.beton")
