@@ -56,7 +56,7 @@ def test_compiled_blocks_compute_the_gradients_and_statistics_of_uncompiled_ones
 def test_no_shape_of_images_runs_uncompiled():
     """Beyond its limit of compilations PyTorch runs uncompiled code."""
     model = tiny_model()
-    compile_network(model)
+    compile_network(model, None)
     before = counters["stats"]["unique_graphs"]
     shapes = [(4, 16), (3, 16), (4, 8)]
     for count, side in shapes * 2:
@@ -66,7 +66,7 @@ def test_no_shape_of_images_runs_uncompiled():
 
 def test_a_copy_of_a_compiled_network_is_not_compiled():
     model = tiny_model()
-    compile_network(model)
+    compile_network(model, None)
     before = counters["stats"]["unique_graphs"]
     deepcopy(model)(torch.randn(2, 3, 16, 16, dtype=torch.float64))
     assert counters["stats"]["unique_graphs"] == before

@@ -85,7 +85,7 @@ class DataConfig:
             with progressive_resizing_epochs.
         progressive_resizing_epochs: epochs over which training images grow from initial_resolution to resolution, in
             steps of 4 pixels; 0 for none. Early stopping on train_loss compares losses of different resolutions;
-            train.compile recompiles once, for dynamic shapes.
+            train.compile compiles anew for each resolution.
         drop_last: drop an epoch's last batch if it is incomplete.
         verify: which shards to check with SHA-256: once per node, always, or sizes (check file sizes only).
         workers: decoding threads per process, reduced to those that the process may use; one is enough for raw images,
@@ -164,7 +164,7 @@ class TrainConfig:
             shortcut.
         drop_path: stochastic depth: probability of skipping the last block, decreasing linearly to the first.
         freeze_backbone: train the head only; stem and body keep their weights and BatchNorm statistics.
-        compile: torch.compile the network.
+        compile: torch.compile the stem and the blocks of the network, each form of block once for each shape of images.
         cudnn_benchmark: let cuDNN time its algorithms on the first batch (takes seconds); ignored if deterministic.
         cuda_graphs: capture the kernels of a step as CUDA graphs and replay them. auto: on GPUs, as far as possible;
             true: an error if forward and backward passes cannot be captured; false: never.

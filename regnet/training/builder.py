@@ -1,6 +1,7 @@
 """Builds what a run trains with, from its configuration: model, loss, optimiser, EMA."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -73,7 +74,7 @@ def build_network(
     flat = world.size == 1 or uses_one_bucket(count_parameters(model, trainable_only=True))
     compute = compute_copy(model, dtype if flat else torch.float32)
     if compile:
-        compile_network(compute.network)
+        compile_network(compute.network, partial(print, flush=True) if world.is_main else None)
     if not flat:
         return wrap_ddp(compute.network, world, needs_rank_order(world.size, world.device.type, deterministic))
     network = FlatNetwork(model, compute)

@@ -35,7 +35,7 @@ def _function(x: torch.Tensor) -> torch.Tensor:
     return x.sin() + 1
 
 
-def compile_network(network: nn.Module, report: Callable[[str], None] | None = None) -> None:
+def compile_network(network: nn.Module, report: Callable[[str], None] | None) -> None:
     """Lets the stem and each block of a network be compiled in place when it is first used (regional compilation).
 
     Blocks with the same shapes and drop-path rate share their code, so that a network of many blocks compiles a few
