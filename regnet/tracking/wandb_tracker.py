@@ -21,7 +21,8 @@ from regnet.tracking.wandb_tables import tables
 class WandbTracker(Tracker):
     """Passes the reports to a run at Weights & Biases, in a separate thread that also imports wandb and connects.
 
-    Training begins meanwhile. Reports wait until the thread has connected, and are dropped if it could not.
+    The thread starts with the first report: Python runs one thread at a time, so earlier it would delay the first step
+    by as long as the import takes. Reports wait until it has connected, and are dropped if it could not.
 
     Args:
         connect: starts the run at Weights & Biases; None without one, after a message that says why.
@@ -38,7 +39,13 @@ class WandbTracker(Tracker):
         self._calls.put(WandbRun.define_charts)
         self._calls.put(WandbRun.catch_up)
         self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+
+    def _call(self, *calls: Callable[[WandbRun], object] | None) -> None:
+        """Adds calls that the thread makes once it is connected, in this order; None ends it."""
+        for call in calls:
+            self._calls.put(call)
+        if self._thread.ident is None:
+            self._thread.start()
 
     def _work(self) -> None:
         run = None
@@ -62,27 +69,28 @@ class WandbTracker(Tracker):
     def log_steps(self, reports: list[StepReport]) -> None:
         self._last_step = reports[-1].step
         rows = [metrics_row(Kind.step, asdict(report)) for report in reports]
-        self._calls.put(lambda run: [run.send(row) for row in rows])
+        self._call(lambda run: [run.send(row) for row in rows])
 
     def log_epoch(self, report: EpochReport) -> None:
         self._last_step = report.step
         row = metrics_row(Kind.epoch, report.row())
         further = dict(zip(NOT_IN_METRICS, (report.val.calibration_error, peak_memory() / 1e9), strict=True))
-        self._calls.put(lambda run: run.send(Row(row.wandb_step, {**row.values, **further})))
+        self._call(lambda run: run.send(Row(row.wandb_step, {**row.values, **further})))
 
     def log_result(self, result: Mapping[str, Any], evaluation: EvaluationFile) -> None:
         summary = {f"final/{name}": result[name] for name in ("top1", "top5", "loss", "calibration_error")}
-        self._calls.put(lambda run: run.summarise(summary))
         step = wandb_step(self._last_step, Kind.result)
-        self._calls.put(lambda run: run.send(Row(step, tables(result, evaluation))))
-        self._calls.put(WandbRun.upload_best)
+        self._call(
+            lambda run: run.summarise(summary),
+            lambda run: run.send(Row(step, tables(result, evaluation))),
+            WandbRun.upload_best,
+        )
 
     def close(self, status: Status) -> None:
         # With an exit code other than 0, W&B shows the run as preempted, and a sweep starts it again.
         if status is Status.preempted:
-            self._calls.put(WandbRun.mark_preempting)
-        self._calls.put(lambda run: run.finish(exit_code=int(status is not Status.finished)))
-        self._calls.put(None)
+            self._call(WandbRun.mark_preempting)
+        self._call(lambda run: run.finish(exit_code=int(status is not Status.finished)), None)
         self._thread.join(3 * self.timeout)  # to connect, to send, to finish
         if self._thread.is_alive():
             self.say("Weights & Biases does not respond: the run ends without it")
