@@ -128,7 +128,9 @@ class FlatNetwork(nn.Module):
 
     def add_gradients(self, logits: Tensor, gradient: Tensor) -> None:
         """Adds the gradients of the parameters, given those of the logits."""
-        found = torch.autograd.grad(logits, self._inputs, gradient)
+        with torch.enable_grad():
+            scalar = _WithGradient.apply(logits, gradient)
+        found = torch.autograd.grad(scalar, self._inputs)
         gradients = [_restride(each, own.stride()) for each, own in zip(found, self._gradients, strict=True)]
         if self._casts:
             torch._foreach_copy_([cast for _, cast in self._casts], [gradients[index] for index, _ in self._casts])
@@ -198,6 +200,24 @@ class CapturedPasses(Passes):
         assert self.gradient is not None
         self.gradient.copy_(gradient)
         self.replay_backward()
+
+
+class _WithGradient(torch.autograd.Function):
+    """A scalar whose gradient with respect to `logits` is `gradient`, and that has no other meaning.
+
+    torch.autograd.grad(logits, inputs, gradient) does the same, but imports SymPy, which takes a third of a second.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return logits.new_empty(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient, None
 
 
 class _RunPasses(torch.autograd.Function):
