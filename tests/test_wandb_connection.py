@@ -2,7 +2,11 @@
 
 import threading
 
-from regnet.runs.status import Status
+from programs import TINY, state
+
+from regnet.config.parser import parse_config
+from regnet.runs.directory import RunDirectory
+from regnet.runs.status import Ending, Status
 from regnet.tracking.base import StepReport
 from regnet.tracking.wandb_tracker import WandbTracker
 
@@ -51,3 +55,14 @@ def test_an_error_of_the_connection_is_reported_once_and_ends_nothing():
     tracker.log_steps(REPORTS)
     tracker.close(Status.finished)
     assert connection.said == ["Weights & Biases failed: ConnectionError: no route"]
+
+
+def test_an_address_that_arrives_after_the_end_of_a_short_run_is_recorded(tmp_path):
+    config = parse_config(["--config", str(TINY), "--runs_dir", str(tmp_path)])
+    directory = RunDirectory(config, data="")
+    directory.begin(0, 0, "")
+    directory.write_state(2, 22, Ending(Status.finished, "Finished"))
+    directory.wandb_url = "https://wandb.ai/someone/regnet/runs/1"
+    directory.close()
+    recorded = state(tmp_path / "tiny")
+    assert (recorded["wandb_url"], recorded["state"], recorded["step"]) == (directory.wandb_url, "finished", 22)
