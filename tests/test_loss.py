@@ -50,9 +50,9 @@ def test_a_step_computes_the_loss_from_targets_and_the_accuracy_from_labels(trai
     labels = logits.argmax(1)
     loss = trainer.train_step.run(Batch(images, labels, targets, 30), 0.0)
     torch.testing.assert_close(loss, -logits.log_softmax(1)[:, 99].mean())
-    metrics = trainer.state.metrics
-    assert torch.equal(metrics.class_samples, labels.bincount(minlength=100))
-    assert torch.equal(metrics.class_correct, metrics.class_samples)
+    metrics = trainer.state.metrics.state_dict()
+    assert torch.equal(metrics["class_samples"], labels.bincount(minlength=100))
+    assert torch.equal(metrics["class_correct"], metrics["class_samples"])
 
 
 @pytest.mark.parametrize("flags", [(), ("--train.init_std", "0.01", "--train.zero_init_residual", "true")])
