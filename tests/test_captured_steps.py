@@ -25,8 +25,8 @@ def train(folder, shards, *flags, fault=None, processes=0):
         (1, MUON, 2),
         (2, ("--train.precision", "fp16", *MUON), 2),
         (3, ("--train.precision", "bf16", "--train.drop_path", "0.2", *MIXED), 2),
-        (1, ("--train.grad_accum_steps", "3"), 2),
-        (3, ("--train.grad_accum_steps", "3"), 4),  # of 32 images: 11, 11 and 10
+        (1, ("--train.grad_accum_steps", "3"), 4),  # the first part of a step overwrites the gradients
+        (3, ("--train.grad_accum_steps", "3"), 6),  # of 32 images: 11, 11 and 10
         (2, ("--data.progressive_resizing_epochs", "1", "--data.initial_resolution", "24"), 4),
         (2, ("--train.freeze_backbone", "true"), 2),
         (1, ("--train.sync_batchnorm", "true"), 2),

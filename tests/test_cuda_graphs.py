@@ -113,7 +113,7 @@ def test_fifty_captured_steps_under_ddp_are_bit_identical_to_uncaptured_ones(par
                     logits = network(part)
                 F.cross_entropy(logits.float(), torch.arange(len(part), device="cuda") % 3).backward()
             optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
+            network.zero_grad()
         assert [parameter.grad.data_ptr() for parameter in model.parameters()] == addresses
         trained.append(model.state_dict())
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])

@@ -39,7 +39,7 @@ def train(settings: Settings, process: Process) -> None:
             precision.scaler.scale(loss).backward()
             precision.scaler.step(optimizer)
             precision.scaler.update()
-            optimizer.zero_grad(set_to_none=False)
+            network.zero_grad()
             timer.step(loss, len(labels))
         timer.end_training()
     timer.write_report()

@@ -25,10 +25,10 @@ _USES_BEFORE_CAPTURE = 2
 
 
 class FlatNetwork(nn.Module):
-    """Runs the forward and backward pass of a network, and adds the gradients to one buffer.
+    """Runs the forward and backward pass of a network, and writes the gradients into one buffer.
 
-    The network's parameters stay ordinary parameters, with a `grad` that is never None and must be reset by
-    `zero_grad(set_to_none=False)`. They must not be moved to other memory.
+    The network's parameters stay ordinary parameters, with a `grad` that is never None. The first backward pass after
+    this module's `zero_grad` overwrites it, further ones add to it. Parameters must not be moved to other memory.
 
     Args:
         network: on its device and in its memory format.
@@ -51,8 +51,9 @@ class FlatNetwork(nn.Module):
         trained = [pair for pair in pairs if pair[0].requires_grad]
         self._trained = [parameter for parameter, _ in trained]
         self._inputs = [parameter for _, parameter in trained]
-        # the parameters whose gradients are in another dtype, and memory for them in that of the buffer
-        self._casts = [(index, torch.empty_like(own)) for index, (own, copy) in enumerate(trained) if own is not copy]
+        indices = range(len(trained))
+        dtypes = dict.fromkeys(parameter.dtype for parameter in self._inputs)
+        self._same_dtype = [[index for index in indices if self._inputs[index].dtype == dtype] for dtype in dtypes]
         self.flat = nn.Parameter(self._flatten())
         self._use_buffer(torch.empty_like(self.flat))
 
@@ -82,6 +83,7 @@ class FlatNetwork(nn.Module):
 
     def _use_buffer(self, buffer: Tensor) -> None:
         self._buffer = buffer.detach().zero_()
+        self.flat.grad = None
         self._gradients = self._views(self._buffer)
         for parameter, gradient in zip(self._trained, self._gradients, strict=True):
             parameter.grad = gradient
@@ -104,18 +106,19 @@ class FlatNetwork(nn.Module):
 
     def _passes(self, images: Tensor) -> "Passes":
         """The passes for these images: captured ones, or uncaptured ones of a single use."""
+        accumulates = self.flat.grad is not None
         if self.capture is None:
-            return Passes(self)
-        key = call_key(images)
+            return Passes(self, accumulates)
+        key = (accumulates, call_key(images))
         if key not in self._captured:
             self._uses[key] += 1
             if self._uses[key] <= _USES_BEFORE_CAPTURE:
-                return Passes(self)
-            captured = CapturedPasses(self, images)
+                return Passes(self, accumulates)
+            captured = CapturedPasses(self, accumulates, images)
             replays = self.capture(captured.compute_forward, captured.compute_backward)
             if replays is None:
                 self.capture = None
-                return Passes(self)
+                return Passes(self, accumulates)
             captured.replay_forward, captured.replay_backward = replays
             self._captured[key] = captured
         return self._captured[key]
@@ -126,17 +129,22 @@ class FlatNetwork(nn.Module):
         with torch.enable_grad():
             return self.compute.network(images)
 
-    def add_gradients(self, logits: Tensor, gradient: Tensor) -> None:
-        """Adds the gradients of the parameters, given those of the logits."""
+    def write_gradients(self, logits: Tensor, gradient: Tensor, accumulates: bool) -> None:
+        """Writes the gradients of the parameters, given those of the logits, or adds them to those that are there."""
         with torch.enable_grad():
             scalar = _WithGradient.apply(logits, gradient)
         found = torch.autograd.grad(scalar, self._inputs)
-        gradients = [_restride(each, own.stride()) for each, own in zip(found, self._gradients, strict=True)]
-        if self._casts:
-            torch._foreach_copy_([cast for _, cast in self._casts], [gradients[index] for index, _ in self._casts])
-            for index, cast in self._casts:
-                gradients[index] = cast
-        torch._foreach_add_(self._gradients, gradients)
+        for indices in self._same_dtype:
+            own = [self._gradients[index] for index in indices]
+            new = [_restride(found[index], self._gradients[index].stride()) for index in indices]
+            if not accumulates:
+                torch._foreach_copy_(own, new)
+            elif new[0].dtype == own[0].dtype:
+                torch._foreach_add_(own, new)
+            else:  # foreach additions have no fast kernel for two dtypes
+                widened = [torch.empty_like(each) for each in own]
+                torch._foreach_copy_(widened, new)
+                torch._foreach_add_(own, widened)
 
     def backward_done(self) -> Tensor:
         """The gradient of `flat`: the buffer itself, which DistributedDataParallel therefore need not copy."""
@@ -152,8 +160,8 @@ class Passes:
     gradient: Tensor | None = None
     _output: Tensor | None = None
 
-    def __init__(self, network: FlatNetwork) -> None:
-        self.network = network
+    def __init__(self, network: FlatNetwork, accumulates: bool) -> None:
+        self.network, self.accumulates = network, accumulates
 
     def forward(self, images: Tensor) -> Tensor:
         self.images = images
@@ -174,7 +182,7 @@ class Passes:
         assert self._output is not None
         assert self.gradient is not None
         output, self._output = self._output, None  # releases what the forward pass has saved
-        self.network.add_gradients(output, self.gradient)
+        self.network.write_gradients(output, self.gradient, self.accumulates)
 
 
 class CapturedPasses(Passes):
@@ -187,8 +195,8 @@ class CapturedPasses(Passes):
     replay_forward: Replay
     replay_backward: Replay
 
-    def __init__(self, network: FlatNetwork, images: Tensor) -> None:
-        super().__init__(network)
+    def __init__(self, network: FlatNetwork, accumulates: bool, images: Tensor) -> None:
+        super().__init__(network, accumulates)
         self.images = images.clone()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class TrainStep:
             clip_gradients(state.model.parameters(), clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=False)  # gradients stay at their addresses
+        self.network.zero_grad()
         if state.ema is not None:
             state.ema.update(state.model, state.progress.global_step)
 
