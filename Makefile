@@ -60,20 +60,20 @@ else
 endif
 	$(TORCHRUN) $(HERE)train_ddp.py --config $(CONFIG) $(ARGS)
 
-# Two workers more than cores, because tests wait for processes at times; not many more, because of their memory.
-WORKERS ?= $(shell n=$$(nproc); echo $$((n < 5 ? n + 2 : 6)))
+# Two workers more than cores, because tests wait for processes at times.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 14 ? n + 2 : 16)))
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-test: lint ## run lint and all tests that need neither root nor a cluster
-	$(PYTEST) -m "not cluster" $(ARGS)
-
-test-all: lint ## run lint and all tests, including a SLURM cluster and the image (as root)
+test: lint ## run lint and a little of everything: minutes on two cores
 	$(PYTEST) $(ARGS)
 
-# Test files that start processes import these helpers. Random configurations take half of the remaining time.
-FAST = $(shell cd $(HERE)tests && grep -LE '^from (benchmarks|images|fork_server|programs|test_convert)' test_*.py)
+test-all: lint ## run lint and all tests with many cases, a SLURM cluster and the image among them (as root)
+	$(PYTEST) --thorough $(ARGS)
+
+# Test files that start processes import these helpers.
+FAST = $(shell cd $(HERE)tests && grep -LE '^from (benchmarks|images|fork_server|processes|browser|converting)' test_*.py)
 test-fast: .venv/.ready-dev ## run the tests that start no processes, without lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -q $(FAST:%=tests/%) -k "not test_any_ and not enormous and not reads_back"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -q $(FAST:%=tests/%) $(ARGS)
 
 lint: .venv/.ready-dev ## check format, style, types, imports, shell scripts and the Dockerfile
 	.venv/bin/ruff check .

@@ -8,16 +8,38 @@ from pathlib import Path
 # strided 1x1 convolution with 8 channels, as in the tests, for an odd number of images.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from limits import TEST_TIMEOUT  # measures the import of torch, so before any other import of it
+
+# isort: split
 import pytest
+import thoroughness  # noqa: F401  # registers the profiles
+from hypothesis import settings
 from images import convert_synthetic
-from programs import ROOT, outcome, run, trainer
+from processes import ROOT, run, trainer
+from run_directory import outcome
 
 CIFAR100_ZIPS = ROOT.parent / "shared" / "cifar100"
 LONGEST_GROUPS = ("image", "slurm", "real", "benchmarks", "report", "export")
 
 
-def pytest_collection_modifyitems(items):
-    """Puts the longest xdist groups first: one worker runs a whole group, so a late start would delay the end."""
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="also run the tests marked thorough, and try more cases")
+
+
+def pytest_configure(config):
+    settings.load_profile("thorough" if config.getoption("thorough") else "quick")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselects thorough tests in a quick run, limits the duration of a test, and puts the longest xdist groups first.
+
+    One worker runs a whole group, so a late start would delay the end.
+    """
+    if not config.getoption("thorough"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    for item in items:
+        item.add_marker(pytest.mark.timeout(TEST_TIMEOUT))
 
     def position(item):
         group = item.get_closest_marker("xdist_group")

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 from fork_server import ForkedCommand
-from programs import has_exited, is_stopped, result, run, signal_pending, start, state, wait_until
+from limits import LIMIT
+from processes import has_exited, is_stopped, run, signal_pending, start, wait_until
+from run_directory import result, state
 
 from benchmarks.attempts import attempt
 from benchmarks.launch import Launcher, kill_tree, process_tree
@@ -22,19 +24,18 @@ def accuracy_command(folder, shards, *options, trainer=()):
     return ForkedCommand(["-m", "benchmarks.accuracy", "--config", "tests/tiny.yaml", *options, "--", *trainer])
 
 
-@pytest.mark.timeout(700)
 def test_an_interrupted_run_resumes_and_every_seed_is_reported(shards, tmp_path):
     report, runs = tmp_path / "report.json", tmp_path / "runs"
     options = ("--seeds", "2", "--target", "0.5", "--json", str(report))
     command = accuracy_command(runs, shards, *options, trainer=("--train.epochs", "4"))
     process = start(command)
-    wait_until(lambda: (runs / "tiny-0" / "state.json").exists() and state(runs / "tiny-0")["epoch"] >= 1, timeout=120)
+    wait_until(lambda: (runs / "tiny-0" / "state.json").exists() and state(runs / "tiny-0")["epoch"] >= 1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=100)
+    process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + signal.SIGTERM
     assert state(runs / "tiny-0")["state"] == "preempted", "the run must save a checkpoint before it exits"
 
-    finished = run(command, timeout=400)
+    finished = run(command)
     assert finished.returncode == 0, finished.stderr
     assert [state(runs / f"tiny-{seed}")["attempt"] for seed in (0, 1)] == [2, 1]
     measured = json.loads(report.read_text())
@@ -49,21 +50,20 @@ def test_an_interrupted_run_resumes_and_every_seed_is_reported(shards, tmp_path)
     assert (runs / "tiny-accuracy" / "index.html").exists()
 
 
-@pytest.mark.timeout(500)
 def test_a_second_ctrl_c_kills_all_processes(shards, tmp_path):
     flags = ("--train.epochs", "1000", "--train.max_minutes", "6")  # ends by itself even if this test fails
     forked = accuracy_command(tmp_path, shards, "--seeds", "1", trainer=flags)
     # Not forked, because multiprocessing prints exceptions differently. A shell's background jobs ignore Ctrl-C.
     process = start(["env", "--default-signal=INT", sys.executable, *forked.arguments])
     try:
-        wait_until(lambda: (tmp_path / "tiny-0" / "metrics.jsonl").exists(), timeout=240)
+        wait_until(lambda: (tmp_path / "tiny-0" / "metrics.jsonl").exists())
         children = process_tree(process.pid)[1:]
         os.kill(children[0], signal.SIGSTOP)  # the trainer can then neither save nor exit
         wait_until(lambda: is_stopped(children[0]))
         process.send_signal(signal.SIGINT)
         wait_until(lambda: signal_pending(children[0], signal.SIGTERM))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT)
         assert process.returncode == -signal.SIGINT, "a shell script that runs it must stop too"
         assert not err, out
         wait_until(lambda: all(map(has_exited, children)))
@@ -71,7 +71,6 @@ def test_a_second_ctrl_c_kills_all_processes(shards, tmp_path):
         kill_tree(process)
 
 
-@pytest.mark.timeout(600)
 def test_a_finished_run_is_reused_only_for_the_same_number_of_epochs(shards, tmp_path):
     report, metrics = tmp_path / "report.json", tmp_path / "tiny-0" / "metrics.jsonl"
 
@@ -79,7 +78,7 @@ def test_a_finished_run_is_reused_only_for_the_same_number_of_epochs(shards, tmp
         # This schedule allows train.epochs to change.
         flags = ("--schedule.name", "baseline", "--train.epochs", str(epochs))
         options = ("--seeds", "1", "--target", "0.5", "--json", str(report))
-        return run(accuracy_command(tmp_path, shards, *options, trainer=flags), timeout=180)
+        return run(accuracy_command(tmp_path, shards, *options, trainer=flags))
 
     assert measure(2).returncode == 0
     first, trained = json.loads(report.read_text())["runs"], metrics.read_bytes()
@@ -93,9 +92,7 @@ def test_a_finished_run_is_reused_only_for_the_same_number_of_epochs(shards, tmp
 
 
 def test_a_run_without_progress_fails_with_one_line(shards, tmp_path):
-    finished = run(
-        accuracy_command(tmp_path, shards, trainer=("--optim.name", "sgd", "--optim.lr", "1e6")), timeout=200
-    )
+    finished = run(accuracy_command(tmp_path, shards, trainer=("--optim.name", "sgd", "--optim.lr", "1e6")))
     assert finished.returncode == 1
     lines = finished.stderr.strip().splitlines()
     assert len(lines) == 1
@@ -114,7 +111,7 @@ def test_a_run_without_progress_fails_with_one_line(shards, tmp_path):
     ],
 )
 def test_invalid_usage_is_reported_in_one_line(options, message):
-    finished = run(ForkedCommand(["-m", "benchmarks.accuracy", *options]), timeout=60)
+    finished = run(ForkedCommand(["-m", "benchmarks.accuracy", *options]))
     assert finished.returncode == 2
     assert message in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 from torch.nn import functional as F
 
 from data.augment.image_transforms import ImageTransforms
@@ -82,7 +83,7 @@ def slow_training_image(image, sample, epoch, flip, crop_padding, cutout_size):
     first_id=st.integers(0, 2**40),
     epoch=st.integers(0, 100),
 )
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_transforms_agree_with_a_pixel_by_pixel_implementation(flip, crop_padding, cutout_size, first_id, epoch):
     images, ids = random_images(4), torch.arange(first_id, first_id + 4)
     found = augmented(images, ids, epoch, flip=flip, crop_padding=crop_padding, cutout_size=cutout_size)
@@ -106,7 +107,7 @@ def test_transforms_agree_with_a_pixel_by_pixel_implementation(flip, crop_paddin
         }
     ),
 )
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_a_sample_is_bit_identical_in_any_batch(order, splits, resolution, options):
     images, ids = random_images(12), torch.arange(100, 112)
     augment, normalize = transforms(**options), ResizeNormalize(MEAN, STD, resolution, CPU)

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 from fork_server import ForkedCommand
-from programs import has_exited, kill_group, run, start, wait_until
+from limits import LIMIT
+from processes import has_exited, kill_group, run, start, wait_until
 
 from benchmarks.launch import process_tree
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("benchmarks")
 
 
 def benchmark(*options):
-    return run(ForkedCommand(["-m", "benchmarks.convert", *map(str, options)]), timeout=200)
+    return run(ForkedCommand(["-m", "benchmarks.convert", *map(str, options)]))
 
 
 def test_the_conversion_benchmark_compares_both_writers(tmp_path):
@@ -44,7 +45,7 @@ def test_a_signal_leaves_neither_processes_nor_files(tmp_path, number):
         wait_until(lambda: list(tmp_path.glob("*/out/images.beton")) or list(tmp_path.glob("*/out/.conversion-*/*")))
         processes = process_tree(process.pid)
         os.killpg(process.pid, number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=LIMIT)
         if number == signal.SIGTERM:  # a forked process does not use sys.excepthook, which is silent after Ctrl-C
             assert "Traceback" not in err
         assert all(has_exited(pid) for pid in processes)

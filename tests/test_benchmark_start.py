@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from programs import PYTHON, ROOT, TINY, run
+from processes import PYTHON, ROOT, TINY, run
 
 pytestmark = pytest.mark.xdist_group("benchmarks")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from fork_server import ForkedCommand
-from programs import ROOT, TINY, run
+from processes import ROOT, TINY, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step.machine import Traffic, work_of
@@ -25,7 +25,7 @@ SMALL = ("--batch-size", 50, "--rounds", 1, "--seconds", 0.3, "--config", "confi
 
 
 def benchmark(name, *options):
-    return run(ForkedCommand(["-m", f"benchmarks.{name}", *map(str, options)]), timeout=200)
+    return run(ForkedCommand(["-m", f"benchmarks.{name}", *map(str, options)]))
 
 
 def in_order(results):
@@ -77,7 +77,7 @@ PARTS = {"load", "copy", "augment", "forward", "backward", "count", "update", "r
 def step_report(folder, shards, processes, *more):
     report = folder / "report.json"
     flags = ("--shards", shards, *STEP, "--json", report, *more)
-    finished = run(ForkedCommand(["-m", "benchmarks.step", *map(str, flags)], processes), timeout=200)
+    finished = run(ForkedCommand(["-m", "benchmarks.step", *map(str, flags)], processes))
     assert finished.returncode == 0, finished.stderr
     return finished, json.loads(report.read_text())
 

@@ -1,7 +1,8 @@
 """best.pt is written again if it is lost: from another checkpoint, or at the next evaluation."""
 
 import pytest
-from programs import comparable, faulty_trainer, result, run, trainer
+from processes import faulty_trainer, run, trainer
+from run_directory import comparable, result
 
 from regnet.checkpoint.file import load
 from regnet.checkpoint.manager import CheckpointManager

@@ -5,7 +5,8 @@ tested. tests/test_cuda_graphs.py compares real graphs on a GPU.
 """
 
 import pytest
-from programs import faulty_trainer, kill_group, outcome, rows, run, start, trainer, wait_until
+from processes import faulty_trainer, kill_group, run, start, trainer, wait_until
+from run_directory import outcome, rows
 
 PASSES = "captured the forward and backward passes"
 MUON = ("--optim.name", "muon", "--optim.lr", "0.05", "--optim.ema_decay", "0.9")

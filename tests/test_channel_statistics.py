@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 
 from data.writing import channel_statistics
 from data.writing.channel_statistics import ChannelStatistics
@@ -17,7 +18,7 @@ def images(shapes, seed):
 
 
 @given(st.lists(sizes, min_size=1, max_size=4), st.integers(0, 2**32), st.sampled_from([7, 100, 1 << 24]))
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_counts_are_those_of_numpy(shapes, seed, largest):
     """Also if an image has more pixels than are counted at once."""
     pixels = images(shapes, seed)

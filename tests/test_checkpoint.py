@@ -13,9 +13,13 @@ import subprocess
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from disks import mounted_tmpfs
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from programs import faulty_trainer, mounted_tmpfs, outcome, rows, run, start, state, trainer, wait_until
+from limits import LIMIT
+from processes import faulty_trainer, run, start, trainer, wait_until
+from run_directory import outcome, rows, state
+from thoroughness import either, examples
 
 from regnet.checkpoint.file import CheckpointError, CorruptCheckpoint, load, pack
 from regnet.checkpoint.manager import CheckpointManager
@@ -38,11 +42,12 @@ def copy_of(trained, tmp_path):
 
 
 def test_a_write_that_is_interrupted_at_any_byte_leaves_the_previous_checkpoint(trained, shards, tmp_path):
-    """A limit on the file size makes the kernel kill the writer at 50 offsets."""
+    """A limit on the file size makes the kernel kill the writer at 50 offsets, or at 15 in a quick run."""
     checkpoints, run_dir = copy_of(trained, tmp_path), tmp_path / "tiny"
     saved = load(checkpoints.path(11))
     size = len(pack(saved))
-    offsets = [0, 1, size - 1, size - 44, size - 32, *random.Random(1).sample(range(size), 45)]
+    others = random.Random(1).sample(range(size), either(quick=10, thorough=45))
+    offsets = [0, 1, size - 1, size - 44, size - 32, *others]
     for offset in offsets:
         pid = os.fork()
         if pid == 0:
@@ -115,7 +120,7 @@ def test_a_disk_that_is_full_during_logging_ends_the_run_and_its_state_is_failed
         with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 1, out
         assert f"No space left on device: '{disk}/tiny/" in err
         assert "Traceback" not in err
@@ -133,10 +138,10 @@ def test_a_write_that_fails_once_is_retried(shards, uninterrupted, tmp_path, fsy
 def test_a_read_only_directory_is_reported_in_one_line(trained, shards, tmp_path):
     with mounted_tmpfs(tmp_path / "disk", "size=10m") as disk:
         shutil.copytree(trained / "tiny", disk / "tiny")
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=20)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=LIMIT)
         done = run(trainer(disk, shards, *LONGER, "2"))
         one_line(done, str(disk / "tiny"), "Read-only file system", status=2)
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True, timeout=20)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True, timeout=LIMIT)
         assert run(trainer(disk, shards, *LONGER, "2")).returncode == 0
 
 
@@ -160,7 +165,7 @@ def test_a_trainer_that_was_taken_over_exits_with_a_message(shards, tmp_path):
     process = start(trainer(tmp_path, shards, "--train.epochs", "400"))
     wait_until(lambda: rows(tmp_path / "tiny", "epoch"))
     AtomicWriter(tmp_path / "tiny")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, out
     assert "a newer attempt has taken over this run" in err
     assert "Traceback" not in err
@@ -252,7 +257,7 @@ def test_loading_executes_no_code_from_the_file(tmp_path):
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_corruption_is_detected(tmp_path, data):
     valid = pack({"weights": torch.arange(300.0), "step": 7})
     path = tmp_path / "some.pt"

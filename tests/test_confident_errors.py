@@ -1,7 +1,7 @@
 """The most confident errors, compared with a sort of all samples."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from regnet.distributed.world import World
@@ -10,7 +10,6 @@ from regnet.metrics.confident_errors import MAX_ERRORS, ConfidentErrorAccumulato
 SINGLE_PROCESS = World(0, 1, 0, torch.device("cpu"), None, None)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.lists(st.integers(1, 40), min_size=1, max_size=6), st.booleans())
 def test_the_result_is_the_most_confident_errors_of_all_batches(seed, sizes, with_nan):
     generator = torch.Generator().manual_seed(seed)

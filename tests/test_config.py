@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from thoroughness import examples
 
 from data.open_loaders import LoaderOptions
 from regnet.config.parser import option_names, parse_config
@@ -107,7 +108,7 @@ configs = st.builds(
 @example(Config(name="1e5"))
 @example(Config(name="12e4", tracking=TrackingConfig(wandb_group="1e-5")))
 @example(Config(name="null", tracking=TrackingConfig(wandb_group="2020-01-01", wandb_project="0x10")))
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_a_written_configuration_reads_back_as_an_equal_one(config):
     assert parse_text(config.to_yaml()) == config
 

@@ -4,9 +4,10 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_config import OPTIONS, SECTIONS, parse_text
+from thoroughness import examples
 
 from regnet.config.aliases import ALIASES
 from regnet.config.parser import option_names, parse_config
@@ -204,7 +205,6 @@ def test_incomplete_or_stray_arguments_are_rejected(flags):
     assert flags[0].rstrip("=").removeprefix("--") in rejection(flags=flags)
 
 
-@pytest.mark.timeout(10)
 @pytest.mark.parametrize("text", ['"a\\0b"', '"a\\nb"'])
 def test_a_character_that_no_file_name_may_contain_is_rejected(text):
     assert "runs_dir must not contain control characters" in rejection(f"runs_dir: {text}")
@@ -259,13 +259,13 @@ def parses_or_is_rejected(text):
 
 
 @given(st.one_of(documents, real_options, real_sections))
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_any_document_parses_or_is_rejected_in_one_line(document):
     parses_or_is_rejected(yaml.safe_dump(document, allow_unicode=True))
 
 
 @given(st.text(st.sampled_from("seedmodl:{}[]-,&*!|>'\"#%@? \n\t1.~"), max_size=20))
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_any_text_parses_or_is_rejected_in_one_line(text):
     parses_or_is_rejected(text)
 
@@ -274,7 +274,7 @@ def test_any_text_parses_or_is_rejected_in_one_line(text):
     st.sampled_from([name for name in OPTIONS if name != "model.depth"]),
     st.sampled_from([2**64, 10**400, -(10**400), 1e300, 1e-320]),
 )
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_enormous_and_tiny_numbers_parse_or_are_rejected_in_one_line(name, value):
     parses_or_is_rejected(nested(name, value))
 

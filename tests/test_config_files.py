@@ -4,7 +4,7 @@ import pytest
 from fork_server import ForkedCommand
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import TINY, run
+from processes import TINY, run
 from test_config import OPTIONS
 
 from regnet.config.parser import option_types, parse_config

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from image_builder import NO_NETWORK, Builder, why_unavailable
-from programs import ROOT
+from processes import ROOT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("image")]
 
 PROGRAM_FILES = {"LICENSE", "Makefile", "README.md", "requirements.txt", "requirements-ffcv.txt", "train_ddp.py"}
 PROGRAM_FILES |= {"artifacts", "benchmarks", "commandline", "configs", "data", "regnet", "slurm", "tools"}
@@ -46,8 +46,8 @@ def inside(builder, image):
     # buildah can lose the output of a command that exits at once.
     delayed_exit = ("sh", "-c", '"$@"; status=$?; sleep 1; exit $status', "sh")
 
-    def inside(*command, flags=(), timeout=60):
-        return builder("run", *flags, container, "--", *delayed_exit, *command, prefix=NO_NETWORK, timeout=timeout)
+    def inside(*command, flags=()):
+        return builder("run", *flags, container, "--", *delayed_exit, *command, prefix=NO_NETWORK)
 
     yield inside
     builder("rm", container)
@@ -61,7 +61,7 @@ def demo(inside):
     """
     short = "--train.epochs 1 --train.max_steps_per_epoch 20 --schedule.warmup_epochs 0"
     script = 'cat /proc/net/dev && exec make demo "$@"'
-    return inside("sh", "-c", script, "demo", f"ARGS={short}", "MIN_ACCURACY=-1", timeout=400)
+    return inside("sh", "-c", script, "demo", f"ARGS={short}", "MIN_ACCURACY=-1")
 
 
 def find(inside, *conditions):
@@ -83,11 +83,11 @@ def test_any_user_can_run_the_image_from_any_directory(inside, tmp_path):
     tmp_path.chmod(0o777)
     caller = ["--user", "4321:4321", "--env", "HOME=/work", "--volume", f"{tmp_path}:/work", "--workingdir", "/work"]
     convert = ["python", "-m", "data.convert", "--source", "synthetic", "--per-class", "10", "--out", "shards/demo"]
-    converted = inside(*convert, flags=caller, timeout=100)
+    converted = inside(*convert, flags=caller)
     assert converted.returncode == 0, converted.stderr[-3000:]
     torchrun = ["torchrun", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
     program = ["--local-addr=127.0.0.1", "/opt/regnet/train_ddp.py", "--config", "/opt/regnet/configs/debug.yaml"]
-    trained = inside(*torchrun, *program, flags=caller, timeout=200)
+    trained = inside(*torchrun, *program, flags=caller)
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert (tmp_path / "runs" / "debug" / "result.json").stat().st_uid == 4321
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from converting import assert_rejected, convert, one_class_per_folder, plain, read_all
 from images import class_folders
+from limits import LIMIT
 from PIL import Image
-from programs import PYTHON, result, run
+from processes import PYTHON, run
+from run_directory import result
 
 from data.convert import parser
 from data.errors import DataError
@@ -57,7 +59,7 @@ def test_samples_can_be_read_in_any_order_across_shards(tmp_path):
     assert convert("--source", "folder", "--root", source, "--out", tmp_path / "out", "--shards", 3).returncode == 0
     in_order = read_all(tmp_path / "out", "train")
     out = tmp_path / "out"
-    reader = ShardReader(out, read_manifest(out), 5, workers=1, prefetch_batches=1, timeout=30)
+    reader = ShardReader(out, read_manifest(out), 5, workers=1, prefetch_batches=1, timeout=LIMIT)
     for images, labels, ids in reader.read("train", epoch_order(12, seed=1, epoch=2).split(5)):
         assert np.array_equal(images, in_order[0][ids])
         assert np.array_equal(labels, in_order[1][ids])
@@ -151,4 +153,4 @@ def test_labels_outside_the_classes_are_rejected_when_writing_and_reading(tmp_pa
     manifest = read_manifest(out)
     write_manifest(out, replace_field(manifest, classes=manifest.classes[:50]))
     with pytest.raises(DataError, match="label outside 0 to 49"):
-        ShardReader(out, read_manifest(out), 10, workers=1, prefetch_batches=1, timeout=10)
+        ShardReader(out, read_manifest(out), 10, workers=1, prefetch_batches=1, timeout=LIMIT)

@@ -8,7 +8,8 @@ import sys
 import pytest
 from converting import assert_rejected, convert, faulty_convert
 from images import class_folders
-from programs import ROOT, has_exited, kill_group, run, start, wait_until
+from limits import LIMIT, scaled
+from processes import ROOT, has_exited, kill_group, run, start, wait_until
 
 from data.manifest import Verify, read_manifest, verify
 
@@ -100,7 +101,7 @@ def test_a_signal_ends_a_conversion_in_one_line(old, new, out, writers, number):
     process = start(faulty_convert("blocked_in_sample:3", *new, "--out", out, "--overwrite"))
     wait_until(lambda: len(writers()) == 2)
     os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (128 + number, f"interrupted by {number.name}: nothing was converted\n")
     assert all(has_exited(pid) for pid in writers())
     assert identity(out) == identity(old)
@@ -165,8 +166,10 @@ def test_a_second_conversion_into_a_directory_is_rejected_while_the_first_is_run
 def test_an_overwrite_that_fails_changes_nothing(new, out):
     before = {path: (path.stat().st_ino, path.read_bytes()) for path in out.iterdir()}
     assert_rejected(convert(*new, "--out", out, "--overwrite", "--shards", 50), "cannot fill 50 shards")
-    stalled = faulty_convert("blocked_in_sample:3", *new, "--out", out, "--overwrite", "--timeout", 1)
-    assert_rejected(run(stalled, WRITERS=str(out.parent)), "no progress for 1 s after 2 of", "--timeout", exit_code=1)
+    stalled = faulty_convert("blocked_in_sample:3", *new, "--out", out, "--overwrite", "--timeout", scaled(5))
+    assert_rejected(
+        run(stalled, WRITERS=str(out.parent)), f"no progress for {scaled(5):g} s after 2 of", "--timeout", exit_code=1
+    )
     assert before == {path: (path.stat().st_ino, path.read_bytes()) for path in out.iterdir()}
 
 
@@ -179,6 +182,6 @@ def test_converting_the_same_images_again_keeps_the_files_that_runs_may_be_readi
 def test_slow_images_are_progress(tmp_path):
     """A shard of 21 images takes 4.2 s, more than the timeout; FFCV itself counts hundreds of images."""
     root = class_folders(tmp_path / "images", train=7, val=1)
-    options = ("--source", "folder", "--root", root, "--shards", 1, "--workers", 2, "--timeout", 3)
+    options = ("--source", "folder", "--root", root, "--shards", 1, "--workers", 2, "--timeout", scaled(3))
     done = run(faulty_convert("slow_samples", *options, "--out", tmp_path / "out"))
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,7 +4,9 @@ import os
 import signal
 
 from converting import assert_rejected, convert
-from programs import PYTHON, kill_group, mounted_tmpfs, run, start, trainer, wait_until
+from disks import mounted_tmpfs
+from limits import LIMIT
+from processes import PYTHON, kill_group, run, start, trainer, wait_until
 
 from data.manifest import Verify, read_manifest, verify
 
@@ -32,7 +34,7 @@ def test_a_writer_that_dies_aborts_the_conversion(tmp_path):
     process = start([*PYTHON, "-m", "data.convert", *command])
     wait_until(lambda: list((tmp_path / "out").glob(".conversion-*/*.beton")))
     os.kill(writers_of(process)[-1], signal.SIGKILL)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, out + err
     assert "its writer process died (signal 9)" in err
     assert not (tmp_path / "out").exists()
@@ -43,7 +45,7 @@ def test_a_writer_that_stalls_is_killed(tmp_path):
     process = start([*PYTHON, "-m", "data.convert", *command, "--timeout", "2"])
     wait_until(lambda: list((tmp_path / "out").glob(".conversion-*/*.beton")))
     os.kill(writers_of(process)[-1], signal.SIGSTOP)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, out + err
     assert "no progress for 2 s" in err
     assert "--timeout" in err

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 from converting import assert_rejected, convert, faulty_convert, one_class_per_folder
+from disks import mounted_tmpfs
 from images import class_folders
-from programs import PYTHON, ROOT, mounted_tmpfs, run
+from processes import PYTHON, ROOT, run
 
 from data.errors import DataError
 from data.manifest import MANIFEST, Verify, read_manifest, shard_names, verify, write_manifest

@@ -3,7 +3,7 @@
 import pytest
 from converting import assert_rejected, convert, faulty_convert
 from images import class_folders
-from programs import run
+from processes import run
 
 OPTIONS = ("--shards", 1, "--workers", 1)
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from programs import PYTHON, ROOT, TINY, run
+from processes import PYTHON, ROOT, TINY, run
 
 from regnet.distributed.cuda_context import create_context, may_use_gpu
 

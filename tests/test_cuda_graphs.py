@@ -9,19 +9,9 @@ import signal
 import pytest
 import torch
 import torch.distributed as dist
-from programs import (
-    faulty_trainer,
-    has_exited,
-    kill_group,
-    outcome,
-    ranks_of,
-    result,
-    rows,
-    run,
-    start,
-    trainer,
-    wait_until,
-)
+from limits import LIMIT
+from processes import faulty_trainer, has_exited, kill_group, ranks_of, run, start, trainer, wait_until
+from run_directory import outcome, result, rows
 from torch.nn import functional as F
 
 from regnet.config.schema import TrainConfig
@@ -154,7 +144,7 @@ def test_when_a_rank_is_killed_while_graphs_are_replayed_the_other_exits(shards,
         wait_until(lambda: has_exited(pids[0]))
     finally:
         kill_group(process)
-    assert "rank 1 stopped responding" in process.communicate(timeout=60)[1]
+    assert "rank 1 stopped responding" in process.communicate(timeout=LIMIT)[1]
 
 
 @pytest.mark.gpu

@@ -4,7 +4,8 @@ import pytest
 import torch
 from fork_server import ForkedCommand
 from images import class_folders
-from programs import rows, run, trainer
+from processes import run, trainer
+from run_directory import rows
 from torch.nn import functional as F
 
 from benchmarks.trainer import build_trainer

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from programs import ROOT, environment
+from limits import LIMIT
+from processes import ROOT, environment
 
 pytest.importorskip("mkdocs", reason="needs requirements-docs.txt")
 pytestmark = pytest.mark.xdist_group("site")
@@ -33,7 +34,7 @@ def build(repository):
     """The exit code, and all that was printed."""
     command = (sys.executable, "-m", "mkdocs", "build")  # not --quiet, with which warnings do not fail it
     clean = environment(NO_MKDOCS_2_WARNING="1")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=repository, env=clean)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=repository, env=clean)
     return done.returncode, done.stdout + done.stderr
 
 

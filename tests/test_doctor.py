@@ -11,8 +11,10 @@ from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
+from disks import mounted_tmpfs
 from fork_server import ForkedCommand
-from programs import PYTHON, TINY, TORCHRUN, kill_group, mounted_tmpfs, run, start
+from limits import LIMIT, scaled
+from processes import PYTHON, TINY, TORCHRUN, kill_group, run, start
 
 from data.errors import DataError
 from regnet.config.schema import Config, DataConfig, ModelConfig, OptimConfig
@@ -215,13 +217,13 @@ def test_two_ranks_exchange_data_and_only_rank_zero_prints(shards, tmp_path):
 
 def test_findings_that_differ_between_nodes_name_their_nodes(shards, tmp_path):
     unshare = ("unshare", "--uts", "sh", "-c", 'hostname far-away && exec "$@"', "sh")
-    if subprocess.run([*unshare, "true"], capture_output=True, timeout=20).returncode != 0:
+    if subprocess.run([*unshare, "true"], capture_output=True, timeout=LIMIT).returncode != 0:
         pytest.skip("changing the host name requires root, and a container that permits it")
     file, port = damaged(shards, tmp_path / "there"), free_port()
     far = start(doctor(tmp_path, file.parent, start=(*unshare, *PYTHON)), **rank(1, port), GLOO_SOCKET_IFNAME="lo")
     try:
         found = findings(run(doctor(tmp_path, shards, "--json"), **rank(0, port), GLOO_SOCKET_IFNAME="lo"))
-        out, err = far.communicate(timeout=30)
+        out, err = far.communicate(timeout=LIMIT)
     finally:
         kill_group(far)
     assert far.returncode == 1, err
@@ -237,12 +239,10 @@ def test_a_rank_that_does_not_start_is_reported(shards, tmp_path):
     flags = ("--distributed.timeout", 3, "--json")
     other = start(doctor(tmp_path, shards, *flags), **rank(1, free_port()))
     try:
-        started = time.monotonic()
         found = findings(run(doctor(tmp_path, shards, *flags), **rank(0, free_port())))
-        out, err = other.communicate(timeout=30)
+        out, err = other.communicate(timeout=LIMIT)
     finally:
         kill_group(other)
-    assert time.monotonic() - started < 30
     assert failed(found) == {"ranks"}
     assert "rendezvous failed" in found["ranks"]["message"]
     assert "WORLD_SIZE" in found["ranks"]["fix"]
@@ -253,7 +253,7 @@ def test_a_rank_that_does_not_start_is_reported(shards, tmp_path):
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
 def test_a_rank_that_dies_or_hangs_is_reported_with_the_other_findings(shards, tmp_path, how):
-    port, flags = free_port(), ("--distributed.heartbeat_timeout", 4, "--json")
+    port, flags = free_port(), ("--distributed.heartbeat_timeout", scaled(4), "--json")
     fault = f"import os, signal, sys, regnet.doctor.command as c; c.check_device = lambda *_: os.kill(0, signal.{how})"
     program = [*PYTHON, "-c", f"{fault}; c.main(sys.argv[3:], 0)"]
     far = start([*program, *doctor(tmp_path, shards, *flags, start=PYTHON)[1:]], **rank(1, port))

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from images import convert_synthetic
-from programs import faulty_trainer, run, trainer
+from processes import faulty_trainer, run, trainer
 from test_doctor import doctor, findings
 
 SHORT = ("--train.max_steps_per_epoch", "2")

@@ -3,9 +3,10 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import needs_baseline_data, read_baseline_table
+from thoroughness import examples
 
 from regnet.training.early_stopping import EarlyStopping
 
@@ -24,7 +25,7 @@ def is_improvement(history, mode):
 
 @modes
 @given(values=values, patience=st.integers(0, 6))
-@settings(deadline=None, max_examples=300)
+@examples(300)
 def test_early_stopping_agrees_with_a_search_through_all_previous_values(mode, values, patience):
     stopping = EarlyStopping(patience, mode)
     epochs_without_improvement = 0

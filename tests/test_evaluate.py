@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fork_server import ForkedCommand
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from images import class_folders
-from programs import result, run, trainer
+from processes import run, trainer
 from rich.console import Console
+from run_directory import result
 from test_convert import convert
+from thoroughness import examples
 from torch.nn import functional as F
 
 from data.loader import RankInfo
@@ -109,7 +111,7 @@ def cases(classes=6):
 
 @given(cases())
 @example((2731734, 1, 6))  # a loss of 0.0077, the difference of float32 numbers of about 6
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_metrics_follow_their_definitions(case):
     seed, samples, classes = case
     generator = torch.Generator().manual_seed(seed)

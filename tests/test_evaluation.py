@@ -5,7 +5,8 @@ import shutil
 import pytest
 from fork_server import ForkedCommand
 from images import class_folders
-from programs import result, run, trainer
+from processes import run, trainer
+from run_directory import result
 
 from regnet.metrics.evaluation_file import read_evaluation_file
 

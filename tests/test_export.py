@@ -11,7 +11,7 @@ import pytest
 import torch
 from fork_server import ForkedCommand
 from images import class_folders
-from programs import PYTHON, ROOT, run, trainer
+from processes import PYTHON, ROOT, run, trainer
 from test_convert import convert
 from test_real_cifar100 import PUBLISHED_MEAN, PUBLISHED_STD
 

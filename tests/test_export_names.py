@@ -10,7 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 from fork_server import ForkedCommand
-from programs import TINY, run
+from processes import TINY, run
 from test_pretrained import randomise
 
 from data.sources.torchvision_datasets import torchvision

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import safetensors.torch
 from fork_server import ForkedCommand
-from programs import TINY, run
+from processes import TINY, run
 
 from regnet.checkpoint.file import load, pack
 from regnet.checkpoint.load_model import untrained_model

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import ROOT, environment
+from limits import LIMIT
+from processes import ROOT, environment
 
 pytestmark = pytest.mark.xdist_group("extending")  # which starts the runner once
 
@@ -81,7 +82,7 @@ def shell(tree, command, text=""):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     clean = environment(PATH=path, GIT_CEILING_DIRECTORIES=str(tree.parent), PYTHONDONTWRITEBYTECODE="1")
     done = subprocess.run(
-        ["bash", "-c", command], cwd=tree, env=clean, input=text, text=True, capture_output=True, timeout=60
+        ["bash", "-c", command], cwd=tree, env=clean, input=text, text=True, capture_output=True, timeout=LIMIT
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 

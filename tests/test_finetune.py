@@ -3,9 +3,11 @@
 import pytest
 import torch
 from fork_server import ForkedCommand
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from programs import TINY, outcome, run, trainer
+from processes import TINY, run, trainer
+from run_directory import outcome
+from thoroughness import examples
 
 from benchmarks.trainer import build_trainer
 from data.sources.torchvision_datasets import torchvision
@@ -26,7 +28,7 @@ FROZEN = ("--train.freeze_backbone", "true", "--optim.ema_decay", "0.5", "--opti
 ONE_EPOCH = ("--train.epochs", "1", "--schedule.name", "baseline")
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(depth=st.integers(1, 6), decay=st.floats(0.01, 1), name=st.sampled_from(["adamw", "sgd", "muon"]))
 def test_layer_decay_multiplies_the_learning_rate_from_block_to_block(depth, decay, name):
     with torch.device("meta"):

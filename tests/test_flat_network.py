@@ -5,8 +5,9 @@ from copy import deepcopy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 from torch import nn
 from torch.nn import functional as F
 
@@ -56,7 +57,7 @@ def backward(network, images, labels, dtype):
     captured=st.booleans(),
     frozen=st.booleans(),
 )
-@settings(deadline=None, max_examples=15)
+@examples(15)
 def test_logits_accumulated_gradients_and_statistics_are_those_of_the_network_itself(steps, dtype, captured, frozen):
     plain, model = build(frozen), build(frozen)
     network = flatten(model, dtype)

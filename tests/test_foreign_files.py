@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from programs import TINY
+from processes import TINY
 
 from regnet.checkpoint.file import CheckpointError
 from regnet.checkpoint.load_model import untrained_model

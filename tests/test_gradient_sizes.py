@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from thoroughness import examples
 from torch import nn
 
 from regnet.optim.clipping import clip_gradients
@@ -23,7 +24,7 @@ def random(seed, *shape):
 @given(size=sizes, dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99), tall=st.booleans())
 @example(size=1e-25, dtype=torch.float32, seed=0, tall=False)
 @example(size=1e20, dtype=torch.bfloat16, seed=0, tall=True)
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_orthogonalised_updates_do_not_depend_on_the_size_of_the_gradient(size, dtype, seed, tall):
     matrices = random(seed, 2, 12, 5) if tall else random(seed, 2, 5, 12)
     actual = orthogonalize(size * matrices, dtype).float()
@@ -32,14 +33,14 @@ def test_orthogonalised_updates_do_not_depend_on_the_size_of_the_gradient(size, 
 
 
 @given(exponent=st.integers(-40, 40), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_orthogonalisation_is_bit_identical_for_gradients_scaled_by_a_power_of_two(exponent, dtype, seed):
     matrices = random(seed, 2, 5, 12)
     assert torch.equal(orthogonalize(2.0**exponent * matrices, dtype), orthogonalize(matrices, dtype))
 
 
 @given(gradient_sizes=st.lists(sizes, min_size=1, max_size=4), dtype=st.sampled_from(DTYPES))
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_muon_makes_a_finite_step_for_every_finite_gradient(gradient_sizes, dtype):
     convolution, bias = nn.Parameter(random(1, 8, 4, 3, 3)), nn.Parameter(random(2, 8))
     groups = [
@@ -64,7 +65,7 @@ def test_the_momentum_of_a_weight_whose_gradient_stays_zero_decays_to_zero_witho
 
 
 @given(size=st.floats(-30, 30).map(lambda exponent: 10.0**exponent), max_norm=st.sampled_from([1e-3, 1.0, 5.0]))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_clipping_keeps_the_direction_of_gradients_of_any_size(size, max_norm):
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in [(3, 4), (7,), (1,)]]
     for seed, parameter in enumerate(parameters):

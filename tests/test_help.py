@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 from fork_server import ForkedCommand
-from programs import run
+from processes import run
 
 COMMANDS = ("evaluate", "export.__main__", "predict", "report.__main__", "summary")
 

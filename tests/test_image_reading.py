@@ -8,11 +8,12 @@ import zlib
 import numpy as np
 import pytest
 from fork_server import ForkedCommand
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from images import class_folders
 from PIL import ExifTags, Image, ImageOps
-from programs import run
+from processes import run
+from thoroughness import examples
 
 from data.errors import DataError
 from data.image_encoding import resize_and_crop
@@ -236,7 +237,7 @@ def originals(tmp_path_factory):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_mutated_image_is_read_or_refused_by_name(originals, tmp_path, capfd, data):
     name = data.draw(st.sampled_from(sorted(originals)))
     content = bytearray(originals[name])
@@ -260,7 +261,7 @@ def test_a_mutated_image_is_read_or_refused_by_name(originals, tmp_path, capfd, 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 50))
 @example(16000, 1, 224)
 @example(1, 16000, 224)
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_the_centre_of_any_shape_is_cropped_before_it_is_resized(width, height, side):
     ramp = np.broadcast_to((np.arange(width) * 255 // width).astype(np.uint8), (height, width))
     image = resize_and_crop(Image.fromarray(ramp).convert("RGB"), side)

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import ROOT
+from limits import LIMIT
+from processes import ROOT
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def tree(tmp_path):
 
 def lint_imports(tree):
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    return subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=LIMIT)
 
 
 def test_contracts_hold(tree):

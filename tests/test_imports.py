@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from programs import PYTHON, ROOT, TINY, TORCHRUN, run, trainer
+from processes import PYTHON, ROOT, TINY, TORCHRUN, run, trainer
 
 _MODULE = re.compile(r"^import time:[\d |]+?(\S+)$", re.MULTILINE)
 

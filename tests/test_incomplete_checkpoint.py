@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from programs import comparable, faulty_trainer, run, trainer
+from processes import faulty_trainer, run, trainer
+from run_directory import comparable
 
 from regnet.checkpoint.file import CheckpointError, load, pack
 from regnet.checkpoint.load_model import load_trained_model

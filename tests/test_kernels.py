@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from programs import ROOT
+from processes import ROOT
 
 from benchmarks.step.kernels import KERNEL_PARTS, KernelCounter, kernels_per_step
 from data.manifest import read_manifest

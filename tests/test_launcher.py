@@ -7,7 +7,7 @@ import pytest
 from fork_server import ForkedCommand
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import TINY, run
+from processes import TINY, run
 
 from commandline.environment import VariableError, check_libraries
 from regnet.distributed.launcher import Launch, read_launch

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from programs import PYTHON, run
+from processes import PYTHON, run
 
 from data.manifest import read_manifest
 from data.reading.mmap_shards import MappedShards

@@ -9,7 +9,7 @@ from ffcv.reader import Reader
 from hypothesis import given
 from hypothesis import strategies as st
 from images import photo_folders
-from programs import PYTHON, run, trainer
+from processes import PYTHON, run, trainer
 
 from data.errors import DataError
 from data.reading.shard_tables import IMAGE_MODES, read_tables

@@ -12,7 +12,8 @@ from fork_server import ForkedCommand
 from hypothesis import given
 from hypothesis import strategies as st
 from images import convert_synthetic
-from programs import run
+from limits import LIMIT
+from processes import run
 
 from data.augment.progressive_resizing import ProgressiveResizing
 from data.errors import DataError, LoaderError
@@ -34,7 +35,7 @@ OPTIONS = LoaderOptions(
     drop_last=False,
     workers=1,
     prefetch_batches=2,
-    loader_timeout=20.0,
+    loader_timeout=LIMIT,
     cache="none",
     shuffle_window=0,
     keep_page_cache=True,
@@ -113,7 +114,9 @@ def test_shards_larger_than_their_share_of_memory_are_streamed(tmp_path):
     assert done.returncode == 0, done.stderr
     grew = {}
     for keep_page_cache in ("true", "false"):
-        done = run(ForkedCommand(["tests/measure_streaming.py", str(tmp_path / "large"), "80", keep_page_cache]))
+        done = run(
+            ForkedCommand(["tests/helpers/measure_streaming.py", str(tmp_path / "large"), "80", keep_page_cache])
+        )
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         assert report["samples"] == 2 * 800 + 100

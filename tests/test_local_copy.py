@@ -7,8 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from disks import mounted_tmpfs
 from images import convert_synthetic
-from programs import ROOT, mounted_tmpfs, outcome, run, start, trainer, wait_until
+from limits import LIMIT
+from processes import ROOT, run, start, trainer, wait_until
+from run_directory import outcome
 
 from data.errors import DataError
 from data.local_copy import copy_directory, copy_shards
@@ -112,7 +115,7 @@ def test_a_process_that_waits_for_another_one_says_so(shards, tmp_path, capsys):
         waiting = pool.submit(copy_shards, shards, tmp_path)
         wait_until(lambda: "waiting for another process" in capsys.readouterr().out)
         fcntl.flock(lock, fcntl.LOCK_UN)
-        assert waiting.result(timeout=60) == target
+        assert waiting.result(timeout=LIMIT) == target
 
 
 def test_concurrent_processes_share_one_copy(shards, tmp_path):
@@ -122,7 +125,7 @@ def test_concurrent_processes_share_one_copy(shards, tmp_path):
     )
     command = [sys.executable, "-c", program, str(shards), str(tmp_path)]
     racing = [start(command, PYTHONPATH=str(ROOT)) for _ in range(3)]
-    directories = {process.communicate(timeout=60)[0].splitlines()[-1] for process in racing}
+    directories = {process.communicate(timeout=LIMIT)[0].splitlines()[-1] for process in racing}
     assert [process.returncode for process in racing] == [0, 0, 0]
     (copy,) = map(Path, directories)
     verify(copy, read_manifest(copy), Verify.always)

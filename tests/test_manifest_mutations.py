@@ -5,9 +5,10 @@ import json
 import math
 from contextlib import suppress
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from manifests import VALID, entry_paths, manifest_of, read_error, resealed, valid_record
+from thoroughness import examples
 
 from data.errors import DataError
 from data.manifest import Verify, read_manifest, verify, write_manifest
@@ -86,14 +87,14 @@ def mutated_records(draw):
 
 
 @given(mutated_records())
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_a_mutated_manifest_with_a_matching_digest_is_rejected_or_valid(record):
     with manifest_of(resealed(record)) as directory:
         assert_rejected_or_valid(directory)
 
 
 @given(mutated_records())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_a_mutated_manifest_with_its_old_digest_is_rejected(record):
     with manifest_of(json.dumps(record)) as directory:
         if record != valid_record():
@@ -101,14 +102,14 @@ def test_a_mutated_manifest_with_its_old_digest_is_rejected(record):
 
 
 @given(json_values)
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_other_json_is_rejected(document):
     with manifest_of(json.dumps(document)) as directory:
         read_error(directory)
 
 
 @given(st.floats(0, 1, exclude_max=True))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_a_truncated_manifest_is_rejected(fraction):
     text = json.dumps(valid_record())
     with manifest_of(text[: int(fraction * len(text))]) as directory:
@@ -116,7 +117,7 @@ def test_a_truncated_manifest_is_rejected(fraction):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=80)
+@examples(80)
 def test_a_manifest_with_one_changed_byte_is_rejected_unless_its_content_is_equal(data):
     text = bytearray(json.dumps(valid_record()).encode())
     position = data.draw(st.integers(0, len(text) - 1))

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 from torch.nn import functional as F
 
 from benchmarks.step.kernels import KernelCounter
@@ -41,7 +42,7 @@ def integer_counts(result):
 
 
 @given(samples())
-@settings(deadline=None, max_examples=80)
+@examples(80)
 def test_metrics_agree_with_a_loop_over_samples(batch):
     logits, labels = batch
     result = accumulated(logits, labels).result()
@@ -71,7 +72,7 @@ def test_perfect_accuracy_is_exactly_one(samples):
 
 
 @given(samples(), st.lists(st.integers(0, 20), max_size=5))
-@settings(deadline=None, max_examples=80)
+@examples(80)
 def test_counts_do_not_depend_on_how_samples_are_distributed_over_batches(batch, boundaries):
     logits, labels = batch
     at_once = accumulated(logits, labels).result()
@@ -86,7 +87,7 @@ def test_counts_do_not_depend_on_how_samples_are_distributed_over_batches(batch,
 
 
 @given(samples())
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_a_restored_state_and_the_sum_over_one_process_are_equal(batch):
     accumulator = accumulated(*batch)
     restored = TrainingAccumulator(batch[0].shape[1], CPU)
@@ -120,7 +121,7 @@ def test_small_losses_are_not_lost_in_a_large_sum():
 
 
 @given(samples())
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_the_state_has_the_documented_tensors_and_restores_all_sums(batch):
     accumulator = accumulated(*batch)
     state = accumulator.state_dict()

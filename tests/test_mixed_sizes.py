@@ -5,7 +5,8 @@ import json
 import pytest
 from fork_server import ForkedCommand
 from images import photo_folders
-from programs import PYTHON, result, rows, run, trainer
+from processes import PYTHON, run, trainer
+from run_directory import result, rows
 
 from data.manifest import read_manifest
 from regnet.config.parser import parse_config
@@ -36,7 +37,7 @@ SHORT = ("--train.batch_size", "16", "--train.epochs", "6", "--schedule.warmup_e
 def train_on_folder(run_dir, shards, *flags, processes=0):
     """Trains with configs/folder.yaml, reduced to the size of a test."""
     config = ("--config", "configs/folder.yaml", "--data.shards", str(shards), "--schedule.start_lr", "0.01")
-    return run(trainer(run_dir, shards, *config, *SMALL, *SHORT, *flags, processes=processes), timeout=200)
+    return run(trainer(run_dir, shards, *config, *SMALL, *SHORT, *flags, processes=processes))
 
 
 @pytest.fixture(scope="module")

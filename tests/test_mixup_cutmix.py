@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 
 from data.augment.mixup_cutmix import MixupCutmix
 from data.rng import random_table
@@ -28,7 +29,7 @@ def mix_ones_with_zeros(transform, ids, epoch=0, side=SIDE, seed=1):
 
 
 @given(mixup_prob=st.floats(0, 1), rest=st.floats(0, 1), seed=st.integers(0, 2**62), epoch=st.integers(0, 500))
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_targets_are_in_proportion_to_the_pixels(mixup_prob, rest, seed, epoch):
     transform = mixup_cutmix(mixup_prob, (1 - mixup_prob) * rest)
     weights, targets = mix_ones_with_zeros(transform, torch.arange(200), epoch, seed=seed)

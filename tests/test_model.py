@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from reference import needs_baseline_data, read_baseline_table
+from thoroughness import examples
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -249,7 +250,7 @@ design_parameters = st.fixed_dictionaries(
 
 
 @given(design_parameters, st.integers(1, 5))
-@settings(deadline=None, max_examples=80)
+@examples(80)
 def test_any_parameters_are_rejected_in_one_line_or_give_a_network_that_runs(parameters, classes):
     try:
         design = generate_design(**parameters)

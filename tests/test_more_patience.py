@@ -1,6 +1,7 @@
 """An early-stopped run trains on with more patience, and says why it does not without."""
 
-from programs import faulty_trainer, outcome, rows, run, state, trainer
+from processes import faulty_trainer, run, trainer
+from run_directory import outcome, rows, state
 
 # No epoch improves on the first, so that the run stops after `patience` further epochs.
 FLAGS = ("--train.epochs", "4", "--train.max_steps_per_epoch", "2", "--early_stopping.monitor", "val_top1")

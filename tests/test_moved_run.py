@@ -3,7 +3,9 @@
 import shutil
 
 import pytest
-from programs import rows, run, start, state, trainer, wait_until
+from limits import LIMIT
+from processes import run, start, trainer, wait_until
+from run_directory import rows, state
 
 FLAGS = ("--train.epochs", "400", "--checkpoint.every_steps", "1", "--tracking.log_every", "1")
 
@@ -15,7 +17,7 @@ def test_the_run_fails_in_one_line_and_makes_no_new_directory(shards, tmp_path, 
     (runs / "tiny").rename(elsewhere)
     if what == "deleted":
         shutil.rmtree(elsewhere)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     assert err == f"failed: {runs}/tiny was moved or deleted while the run was training\n"
     assert list(runs.iterdir()) == []

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 from torch import nn
 
 from regnet.training.state import TrainingState
@@ -24,7 +25,7 @@ def state_of(tensors):
 numbers = st.sampled_from([0.0, -0.0, 1.0, -3e4, math.inf, -math.inf, math.nan])
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(values=st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(numbers, max_size=5)), min_size=1, max_size=6))
 def test_the_first_tensor_with_a_number_that_is_not_finite_is_named(values):
     tensors = {f"t{index}": torch.tensor(row, dtype=dtype) for index, (dtype, row) in enumerate(values)}

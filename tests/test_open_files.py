@@ -5,7 +5,7 @@ import sys
 import pytest
 from converting import assert_rejected, convert
 from images import convert_synthetic
-from programs import PYTHON, run
+from processes import PYTHON, run
 
 SHARDS = 60
 

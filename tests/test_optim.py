@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 from torch import nn
 from torch.nn import functional as F
 
@@ -105,7 +106,7 @@ def test_updates_of_a_matrix_match_torchs_muon(shape):
     torch.testing.assert_close(mine.detach().view(shape), theirs.detach(), rtol=0, atol=2e-3)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(count=st.integers(1, 3), rows=st.integers(1, 12), columns=st.integers(1, 12), scale=st.floats(1e-4, 1e4))
 def test_orthogonalize_keeps_singular_vectors_and_brings_singular_values_near_one(count, rows, columns, scale):
     generator = torch.Generator().manual_seed(count * 144 + rows * 12 + columns)
@@ -140,7 +141,7 @@ def test_muon_does_not_update_biases_of_squeeze_and_excitation():
     assert all(decays[name] == 0 for name in se_names - muon_names)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(exponent=st.integers(-9, 5), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
 def test_updates_do_not_depend_on_the_scale_of_the_gradients(exponent, dtype):
     """fp16 cannot represent numbers below 6e-8 or above 65,504."""

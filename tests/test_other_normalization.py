@@ -8,7 +8,7 @@ import torch
 from converting import convert
 from images import class_folders
 from PIL import Image
-from programs import TINY, run, trainer
+from processes import TINY, run, trainer
 
 from data.manifest import read_manifest
 from regnet.checkpoint.file import load, pack

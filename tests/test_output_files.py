@@ -7,7 +7,8 @@ import stat
 import sys
 
 import pytest
-from programs import ROOT, mounted_tmpfs, run
+from disks import mounted_tmpfs
+from processes import ROOT, run
 
 from benchmarks import accuracy, baseline_curves
 from commandline.errors import InputError

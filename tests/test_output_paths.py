@@ -5,7 +5,7 @@ import re
 
 import pytest
 from fork_server import ForkedCommand
-from programs import run
+from processes import run
 
 
 @pytest.mark.parametrize("option", ["evaluate --json", "export --onnx", "export --weights", "export --architecture"])

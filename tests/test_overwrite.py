@@ -10,7 +10,9 @@ import pytest
 import torch.distributed as dist
 import yaml
 from fork_server import ForkedCommand
-from programs import TINY, TORCHRUN, kill_group, ranks_of, rows, run, start, state, trainer, wait_until
+from limits import LIMIT
+from processes import TINY, TORCHRUN, kill_group, ranks_of, run, start, trainer, wait_until
+from run_directory import rows, state
 
 import regnet.runs.directory
 from regnet.checkpoint.file import pack
@@ -241,7 +243,7 @@ def test_ranks_that_torchrun_restarts_resume_the_run_that_they_have_started_over
     try:
         wait_until(lambda: _has_saved(tiny))
         os.kill(ranks_of(process)[1], signal.SIGKILL)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=LIMIT)
     finally:
         kill_group(process)
     assert process.returncode == 0, err

@@ -12,7 +12,8 @@ from shutil import copy, copytree, ignore_patterns
 
 import pytest
 import yaml
-from programs import ROOT, environment
+from limits import LIMIT
+from processes import ROOT, environment
 
 pytestmark = pytest.mark.xdist_group("packaging")  # the wheel is built once
 
@@ -27,7 +28,7 @@ TORCH = "import signal; print('handled:', signal.getsignal(signal.SIGTERM) is no
 
 def pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(PIP_NO_INDEX="1"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment(PIP_NO_INDEX="1"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -69,7 +70,7 @@ def metadata(distribution) -> Message:
 def run_installed(installed: Path, *command: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """From another directory, so that nothing is imported from the repository."""
     found = environment(PYTHONPATH=f"{path}:{installed}" if path else str(installed))
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=found, cwd=installed.parent)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=found, cwd=installed.parent)
 
 
 def test_metadata_names_the_licence_and_the_readme(metadata):
@@ -117,7 +118,7 @@ def test_an_editable_installation_imports_the_clone_from_any_directory(source, t
         "print(importlib.util.find_spec('train_ddp').origin)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, timeout=120, env=environment(), cwd=tmp_path
+        [sys.executable, "-c", check], capture_output=True, text=True, timeout=LIMIT, env=environment(), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert [Path(line).is_relative_to(source) for line in done.stdout.splitlines()] == [True] * 4, done.stdout

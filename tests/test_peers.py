@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 
 import pytest
 from fork_server import ForkedCommand
-from programs import ROOT, has_exited, run, wait_until
+from limits import LIMIT
+from processes import ROOT, has_exited, run, wait_until
 
 from benchmarks.launch import Launcher, LaunchFailed, kill_tree, process_tree
 from benchmarks.peers import options, roster
@@ -29,7 +30,7 @@ SMALL = ("--config", "tests/tiny.yaml", "--batch-size", "96", "--epochs", "2", "
 
 
 def compare(*arguments):
-    return run(ForkedCommand(["-m", "benchmarks.peers", *SMALL, *map(str, arguments)]), timeout=250)
+    return run(ForkedCommand(["-m", "benchmarks.peers", *SMALL, *map(str, arguments)]))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_a_failed_launch_reports_its_error_and_keeps_its_output(make_settings, t
     settings = replace(
         make_settings("--steps", "8", "--lr", "0.3"), images=str(tmp_path / "none"), reports=str(tmp_path)
     )
-    launcher = Launcher(processes=1, threads=1, timeout=100, logs=tmp_path)
+    launcher = Launcher(processes=1, threads=1, timeout=LIMIT, logs=tmp_path)
     with pytest.raises(LaunchFailed, match=r"exit code 1: FileNotFoundError: .*none") as failure:
         launcher.launch(PEERS["resident"].module, asdict(settings), tmp_path)
     assert str(tmp_path / "peers-resident.log") in str(failure.value)
@@ -154,7 +155,7 @@ def test_killing_a_launch_kills_its_ranks():
     members = process_tree(process.pid)
     assert members[0] == process.pid
     kill_tree(process)
-    wait_until(lambda: all(map(has_exited, members)), timeout=10)
+    wait_until(lambda: all(map(has_exited, members)))
 
 
 GOOD = [Epoch(2, 192, 1.0, 4.6, 0.01), Epoch(2, 192, 0.5, 4.5, 0.02)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fork_server import ForkedCommand
 from PIL import ExifTags, Image
-from programs import run, trainer
+from processes import run, trainer
 
 from data.sources.registry import Kind, open_source
 

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from programs import ROOT
+from processes import ROOT
 
 from data.sources.torchvision_datasets import torchvision
 from regnet.config.parser import parse_config

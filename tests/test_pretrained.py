@@ -9,9 +9,11 @@ import pytest
 import safetensors.torch
 import torch
 from fork_server import ForkedCommand
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from programs import ROOT, result, rows, run, trainer
+from processes import ROOT, run, trainer
+from run_directory import result, rows
+from thoroughness import examples
 
 from data.manifest import read_manifest
 from data.sources.torchvision_datasets import torchvision
@@ -171,7 +173,7 @@ def test_batchnorm_counters_may_be_missing(file, tmp_path):
 @given(
     length=st.integers(0, 2**20), noise=st.binary(max_size=40), suffix=st.sampled_from([".pth", ".safetensors", ".bin"])
 )
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_other_file_is_a_one_line_error(file, tmp_path, length, noise, suffix):
     content, path = file.read_bytes(), tmp_path / f"noise{suffix}"
     path.write_bytes(noise + content[: length % len(content)])

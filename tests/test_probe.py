@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from fork_server import ForkedCommand
-from programs import TINY, run
+from processes import TINY, run
 
 from benchmarks.probe.clock import Clock
 from benchmarks.probe.layers import Convolution, Normalized, layers_of
@@ -22,7 +22,7 @@ SMALL = ("--config", TINY, "--batch-size", 2, "--rounds", 1, "--seconds", 0.001)
 def test_the_probe_times_every_convolution_in_every_variant(shards, tmp_path):
     report = tmp_path / "report.json"
     flags = ("--shards", shards, *SMALL, "--set", "train.precision=bf16", "--json", report)
-    finished = run(ForkedCommand(["-m", "benchmarks.probe", *map(str, flags)]), timeout=200)
+    finished = run(ForkedCommand(["-m", "benchmarks.probe", *map(str, flags)]))
     assert finished.returncode == 0, finished.stderr
     measured = json.loads(report.read_text())
     for layer in measured["convolutions"]:

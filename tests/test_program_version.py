@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import pytest
+from limits import LIMIT
 
 from regnet.runs.program_version import describe_program, git_commit
 
@@ -20,7 +21,7 @@ def clone(tmp_path):
 
 def git(directory, *command):
     identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")
-    done = subprocess.run(["git", *identity, *command], cwd=directory, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["git", *identity, *command], cwd=directory, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

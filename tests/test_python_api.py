@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from programs import ROOT, TINY, run, trainer
+from processes import ROOT, TINY, run, trainer
 
 from data.sources.torchvision_datasets import torchvision
 from regnet.checkpoint.file import load

@@ -4,10 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from images import photo_folders
+from limits import LIMIT
 from PIL import Image
+from thoroughness import examples
 
 from data.augment.random_resized_crop import RandomResizedCrop, center_crop
 from data.convert import main as convert
@@ -31,7 +33,7 @@ def inside(boxes, sizes):
     return bool((boxes >= 0).all() and (boxes[:, 2:] > 0).all() and (ends <= torch.tensor(sizes)).all())
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(sizes=size_lists, min_scale=st.floats(0.01, 1), epoch=st.integers(0, 5))
 def test_boxes_are_inside_their_images_with_the_required_area_and_aspect_ratio(sizes, min_scale, epoch):
     boxes = random_boxes(sizes, min_scale, epoch=epoch)
@@ -44,7 +46,7 @@ def test_boxes_are_inside_their_images_with_the_required_area_and_aspect_ratio(s
         assert (crop_height + 0.5) * (crop_width + 0.5) >= min_scale * height * width or as_large_as_possible
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(sizes=size_lists, other=st.tuples(sides, sides), epoch=st.integers(0, 5))
 def test_a_box_does_not_depend_on_other_images(sizes, other, epoch):
     boxes = random_boxes(sizes, 0.9, epoch=epoch)
@@ -79,7 +81,7 @@ def test_boxes_are_distributed_like_torchvisions():
     assert ((ours.std(0) - theirs.double().std(0)).abs() < 4 * error).all()
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(sizes=size_lists, ratio=st.floats(0.05, 1))
 def test_center_crops_are_centred_squares(sizes, ratio):
     boxes = center_crop(torch.tensor(sizes, dtype=torch.int64), ratio, 8).boxes
@@ -102,7 +104,7 @@ def converted(photos, out, *options):
 
 
 def decoded(out, manifest, split, boxes):
-    reader = ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=60)
+    reader = ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=LIMIT)
     ids = torch.arange(manifest.samples(split))
     batches = reader.read(split, ids.split(5), boxes(reader.sizes[split]))
     return torch.cat([images.clone() for images, _, _ in batches])
@@ -149,7 +151,7 @@ def test_the_inference_transform_gives_what_evaluation_reads(photos, tmp_path):
 def test_images_keep_their_size_unless_a_side_is_too_long(photos, tmp_path):
     out, manifest = converted(photos, tmp_path / "out")
     assert manifest.mixed
-    reader = ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=60)
+    reader = ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=LIMIT)
     expected = [shrunk(path).shape[:2] for path in sorted((photos / "train").glob("*/*"))]
     assert reader.sizes["train"].tolist() == [list(size) for size in expected]
     assert max(max(size) for size in expected) == 160
@@ -203,4 +205,4 @@ def test_a_table_that_does_not_match_the_bytes_is_rejected(photos, tmp_path):
     content[start : start + row.nbytes] = row.tobytes()
     shard.write_bytes(content)
     with pytest.raises(DataError, match="an image's bytes does not match the file's table"):
-        ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=60)
+        ShardReader(out, manifest, 5, workers=1, prefetch_batches=1, timeout=LIMIT)

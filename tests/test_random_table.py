@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 
 from data.augment import pipeline
 from data.augment.pipeline import TrainingPipeline
@@ -30,7 +31,7 @@ columns = st.lists(
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 10_000), columns, ids)
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_a_table_equals_its_numbers_one_column_at_a_time(seed, epoch, columns, ids):
     table = random_table(seed, epoch, columns, ids)
     assert table.dtype == torch.int64

@@ -3,7 +3,8 @@
 from collections import Counter
 
 import pytest
-from programs import faulty_trainer, kill_group, rows, run, start, state, trainer, wait_until
+from processes import faulty_trainer, kill_group, run, start, trainer, wait_until
+from run_directory import rows, state
 
 from regnet.checkpoint.manager import CheckpointManager
 

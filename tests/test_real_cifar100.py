@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import ROOT, TORCHRUN, result, rows, run
+from limits import LIMIT
+from processes import ROOT, TORCHRUN, run
+from run_directory import result, rows
 
 from data.manifest import read_manifest
 from data.reading.shard_reader import ShardReader
@@ -26,7 +28,7 @@ REQUIRED_TOP1 = 0.15
 def converted(real_cifar100, tmp_path_factory):
     out = tmp_path_factory.mktemp("converted")
     options = ["--source", "cifar100", "--root", str(real_cifar100), "--out", str(out), "--shards", "4"]
-    done = run([sys.executable, "-m", "data.convert", *options], timeout=200)
+    done = run([sys.executable, "-m", "data.convert", *options])
     assert done.returncode == 0, done.stderr
     return out
 
@@ -36,7 +38,7 @@ def test_every_pixel_and_label_can_be_read_back(real_cifar100, converted):
     assert (manifest.samples("train"), manifest.samples("val"), len(manifest.classes)) == (50_000, 10_000, 100)
     assert (manifest.classes[0], manifest.classes[99]) == ("apple", "worm")
     source, _ = open_source(Kind.cifar100, real_cifar100)
-    reader = ShardReader(converted, manifest, 1000, workers=2, prefetch_batches=2, timeout=60)
+    reader = ShardReader(converted, manifest, 1000, workers=2, prefetch_batches=2, timeout=LIMIT)
     for split in ("train", "val"):
         for images, labels, ids in reader.read(split, torch.arange(manifest.samples(split)).split(1000)):
             originals = [source.split(split)[index] for index in ids.tolist()]
@@ -80,7 +82,7 @@ def test_a_few_hundred_steps_learn_real_images(converted, tmp_path):
     paths = ["--config", "configs/baseline.yaml", "--data.shards", str(converted), "--runs_dir", str(tmp_path)]
     torchrun = [*TORCHRUN, "--nproc_per_node=2"]
     quiet = ["--tracking.wandb", "disabled", "--tracking.report", "false"]
-    done = run([*torchrun, "train_ddp.py", *paths, *model, *schedule, *training, *quiet], timeout=400)
+    done = run([*torchrun, "train_ddp.py", *paths, *model, *schedule, *training, *quiet])
     assert done.returncode == 0, done.stderr
     assert len(rows(tmp_path / "baseline", "step")) == 300
     evaluation = result(tmp_path / "baseline")

@@ -5,7 +5,8 @@ import json
 
 import pytest
 from fork_server import ForkedCommand
-from programs import rows, run, trainer
+from processes import run, trainer
+from run_directory import rows
 
 from benchmarks.baseline_curves import COLUMNS
 

@@ -1,7 +1,7 @@
 """python -m regnet.relaunch: checks options before the first attempt, and says how another job resumes the run."""
 
 import pytest
-from programs import TINY
+from processes import TINY
 
 from regnet.config.parser import parse_config
 from regnet.relaunch import decide, main

@@ -28,7 +28,6 @@ def test_an_address_that_does_not_resolve_is_waited_for_and_named(monkeypatch, r
         connect(rank, "node1", 80)
 
 
-@pytest.mark.timeout(30)
 def test_another_program_at_the_port_does_not_block_a_rank():
     """It accepts connections and never answers, as many servers do; TCPStore would wait for it without a limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from fork_server import ForkedCommand
 from images import class_folders
+from limits import LIMIT
 from PIL import Image
-from programs import ROOT, kill_group, result, rows, run, start, trainer, wait_until
+from processes import ROOT, kill_group, run, start, trainer, wait_until
 from report_files import (
     CURVES,
     classes_of,
@@ -24,6 +25,7 @@ from report_files import (
     write_run,
     written,
 )
+from run_directory import result, rows
 from test_convert import convert
 
 from regnet.metrics.evaluation_file import read_evaluation_file
@@ -166,7 +168,9 @@ def test_the_provenance_names_command_versions_and_files(runs, single):
     assert (found["host"], found["PyTorch"]) == (socket.gethostname(), torch.__version__)
     assert found["device"].startswith("cpu (")
     assert found["threads per process"] == "1"
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=20).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
+    ).stdout
     assert found["git commit"].removesuffix("-dirty") == commit.strip()
     for name, file in (("best checkpoint", "checkpoints/best.pt"), ("configuration", "config.yaml")):
         assert found[name] == str(runs / "steep" / file)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from browser import chromium, open_page
+from limits import LIMIT
 from report_files import CURVES, write_evaluation, write_run, written
 
 CLASSES = tuple(f"{colour}_{shape}" for colour in ("red", "yellow", "blue") for shape in ("disc", "triangle", "ring"))
@@ -120,7 +121,7 @@ def test_values_can_be_read_with_the_keyboard(opened, comparison):
 def test_values_stay_after_a_touch_until_the_next_one_elsewhere(browser, comparison):
     context = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
     page = context.new_page()
-    page.goto(comparison.as_uri(), timeout=30_000)
+    page.goto(comparison.as_uri(), timeout=1000 * LIMIT)
     tooltip = page.locator("#tooltip")
     for number, first in ((0, "epoch"), (2, "step")):
         page.locator(".chart").nth(number).tap()
@@ -253,7 +254,7 @@ def test_without_the_script_everything_is_there_but_the_slider(browser, tmp_path
     shutil.copy(single, tmp_path / "index.html")
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.goto((tmp_path / "index.html").as_uri(), timeout=30_000)
+    page.goto((tmp_path / "index.html").as_uri(), timeout=1000 * LIMIT)
     assert page.locator("svg.linear:visible").count() == len(CURVES) + 2
     assert page.locator("#smoothing").is_hidden()
     page.check("#log")

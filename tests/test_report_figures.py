@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from report_files import epoch_row
@@ -46,7 +46,6 @@ def test_runs_without_a_column_are_omitted_from_its_curve():
     assert (series.x.tolist(), series.mean.tolist()) == ([2], [0.5])
 
 
-@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.integers(0, 9), st.floats(-1e3, 1e3)), min_size=1, max_size=4))
 def test_means_are_over_the_runs_that_have_a_value(columns):
     series = mean_over_runs(columns)

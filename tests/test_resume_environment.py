@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from programs import PYTHON, load, rows, run, state, trainer
+from processes import PYTHON, run, trainer
+from run_directory import rows, state
 
-from regnet.checkpoint.file import pack
+from regnet.checkpoint.file import load, pack
 from regnet.checkpoint.manager import CheckpointManager
 from regnet.training.environment import describe_changes
 

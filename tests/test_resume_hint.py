@@ -7,7 +7,8 @@ import sys
 
 import pytest
 from fork_server import ForkedCommand
-from programs import TINY, TORCHRUN, faulty_trainer, run, state, trainer
+from processes import TINY, TORCHRUN, faulty_trainer, run, trainer
+from run_directory import state
 
 from regnet.config.parser import parse_config
 from regnet.runs.directory import RunDirectory

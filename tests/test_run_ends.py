@@ -2,7 +2,9 @@
 
 import signal
 
-from programs import ROOT, faulty_trainer, outcome, result, rows, run, start, state, trainer, wait_until
+from limits import LIMIT
+from processes import ROOT, faulty_trainer, run, start, trainer, wait_until
+from run_directory import outcome, result, rows, state
 
 import train_ddp
 
@@ -14,7 +16,7 @@ def preempted(command, run_dir, step):
     process = start(command)
     wait_until(lambda: len(rows(run_dir, "step")) >= step)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 75, err
     return state(run_dir)["step"]
 

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 import yaml
-from programs import TINY, faulty_trainer, outcome, rows, run, state, trainer
+from processes import TINY, faulty_trainer, run, trainer
+from run_directory import outcome, rows, state
 
 from regnet.config.parser import parse_config
 from regnet.errors import UsageError

@@ -4,7 +4,9 @@ import json
 import signal
 
 from fork_server import ForkedCommand
-from programs import kill_group, rows, run, start, state, trainer, wait_until
+from limits import LIMIT
+from processes import kill_group, run, start, trainer, wait_until
+from run_directory import rows, state
 
 from regnet.runs.listing import as_age
 
@@ -22,11 +24,11 @@ def test_finished_preempted_dead_and_running_runs_are_distinguished(shards, tmp_
     names = ("preempted", "dead", "alive")
     processes = {name: start(trainer(tmp_path, shards, *SLOW, "--name", name)) for name in names}
     try:
-        wait_until(lambda: all(rows(tmp_path / name, "epoch") for name in processes))
+        wait_until(lambda: all(list(tmp_path.glob(f"{name}/checkpoints/step-*.pt")) for name in processes))
         processes["preempted"].send_signal(signal.SIGTERM)
         kill_group(processes["dead"])
         wait_until(lambda: state(tmp_path / "preempted")["state"] == "preempted")
-        processes["preempted"].communicate(timeout=30)
+        processes["preempted"].communicate(timeout=LIMIT)
         (tmp_path / "no-run").mkdir()
         (tmp_path / "a-file").touch()
         found = {entry["name"]: entry for entry in json.loads(listed(tmp_path, "--json"))}

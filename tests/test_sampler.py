@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from thoroughness import examples
 
 from data.errors import DataError
 from data.rng import Purpose, hashes, integers
@@ -49,14 +50,14 @@ def test_slow_splitmix64_gives_the_published_outputs():
 
 
 @given(seeds, epochs, st.sampled_from(Purpose), st.lists(seeds, max_size=20))
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_hashes_agree_with_big_integers(seed, epoch, purpose, ids):
     found = hashes(seed, epoch, purpose, torch.tensor(ids, dtype=torch.int64))
     assert [number % WORD for number in found.tolist()] == [slow_hash(seed, epoch, purpose, sample) for sample in ids]
 
 
 @given(seeds, epochs, st.sampled_from(Purpose), st.lists(seeds, max_size=20), st.integers(1, 2**31))
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_integers_are_within_the_bound_and_agree_with_big_integers(seed, epoch, purpose, ids, bound):
     found = integers(seed, epoch, purpose, torch.tensor(ids, dtype=torch.int64), bound).tolist()
     assert all(0 <= number < bound for number in found)
@@ -92,7 +93,7 @@ def test_every_seed_that_the_configuration_accepts_can_be_used(seed):
 
 
 @given(st.integers(0, 500), seeds, epochs)
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_epoch_order_is_a_permutation(samples, seed, epoch):
     order = epoch_order(samples, seed, epoch)
     assert order.dtype == torch.int64
@@ -100,7 +101,7 @@ def test_epoch_order_is_a_permutation(samples, seed, epoch):
 
 
 @given(st.integers(50, 500), st.integers(0, 2**62), st.integers(1, 1000))
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_order_depends_on_seed_and_on_epoch(samples, seed, epoch):
     order = epoch_order(samples, seed, epoch)
     assert torch.equal(order, epoch_order(samples, seed, epoch))
@@ -109,7 +110,7 @@ def test_order_depends_on_seed_and_on_epoch(samples, seed, epoch):
 
 
 @given(st.integers(0, 2000), st.integers(1, 700), seeds, epochs)
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_a_window_holds_few_runs_and_all_windows_together_hold_every_sample(samples, window, seed, epoch):
     order = epoch_order(samples, seed, epoch, window)
     assert sorted(order.tolist()) == list(range(samples))
@@ -134,7 +135,7 @@ def test_every_sample_is_equally_likely_at_every_position():
 
 @world_sizes
 @given(st.integers(1, 300), st.integers(1, 80), seeds)
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_the_ranks_slices_of_a_step_are_the_global_batch(world_size, samples, batch_size, seed):
     order = epoch_order(samples, seed, 0)
     for step in range(steps_per_epoch(samples, batch_size, drop_last=False)):
@@ -145,7 +146,7 @@ def test_the_ranks_slices_of_a_step_are_the_global_batch(world_size, samples, ba
 
 @world_sizes
 @given(st.integers(1, 300), st.integers(1, 80), seeds)
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_every_sample_is_seen_exactly_once_per_epoch(world_size, samples, batch_size, seed):
     order = epoch_order(samples, seed, 0)
     steps = steps_per_epoch(samples, batch_size, drop_last=False)
@@ -157,7 +158,7 @@ def test_every_sample_is_seen_exactly_once_per_epoch(world_size, samples, batch_
 
 @given(st.integers(0, 300), st.integers(1, 80))
 @example(60, 20)
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_dropping_the_last_batch_keeps_full_batches(samples, batch_size):
     order = epoch_order(samples, 0, 0)
     sizes = [len(global_batch(order, step, batch_size)) for step in range(steps_per_epoch(samples, batch_size, False))]
@@ -168,7 +169,7 @@ def test_dropping_the_last_batch_keeps_full_batches(samples, batch_size):
 
 
 @given(st.integers(0, 1000), st.integers(1, 50))
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_slices_cover_every_item_once_and_their_sizes_differ_by_one_at_most(length, world_size):
     parts = [list(range(length))[rank_slice(length, rank, world_size)] for rank in range(world_size)]
     assert [item for part in parts for item in part] == list(range(length))

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fork_server import ForkedCommand
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from programs import ROOT, run
+from limits import LIMIT
+from processes import ROOT, run
+from thoroughness import examples
 
 from benchmarks.scaling.__main__ import main
 from benchmarks.scaling.analyse import analyse
@@ -52,7 +54,7 @@ exchanges = st.builds(
 )
 computes = st.floats(1e-4, 10)
 several = st.integers(2, 5000)
-many = settings(deadline=None, max_examples=200)
+many = examples(200)
 
 
 def at_most(a, b):
@@ -275,8 +277,8 @@ SMALL = ("--config", "tests/tiny.yaml", "--device", "cpu", "--batch-size", "32",
 def test_the_command_measures_predicts_and_compares(shards, tmp_path):
     report, figure = tmp_path / "report.json", tmp_path / "figure.png"
     more = ("--shards", shards, "--processes", "1,2", "--seconds", 0.1, "--largest-message", 1, "--up-to", 8)
-    more += ("--timeout", 90, "--json", report, "--figure", figure)
-    finished = run(ForkedCommand(["-m", "benchmarks.scaling", *map(str, (*SMALL, *more))]), timeout=200)
+    more += ("--timeout", LIMIT, "--json", report, "--figure", figure)
+    finished = run(ForkedCommand(["-m", "benchmarks.scaling", *map(str, (*SMALL, *more))]))
     assert finished.returncode == 0, finished.stderr
     measured = json.loads(report.read_text())
     assert [(row["processes"], row["images"]) for row in measured["strong"]] == [(1, 32), (2, 16)]

@@ -3,8 +3,9 @@
 from math import log2
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thoroughness import examples
 
 from benchmarks.scaling.analyse import links_of
 from benchmarks.scaling.model import Cluster, Link, all_reduce, flag_exchange, gather, ring, tree
@@ -13,7 +14,7 @@ from regnet.distributed.shared_flags import MAX_INTERVAL
 
 LOCAL, NETWORK = Link(1e-6, 1e-11), Link(1e-5, 2e-11)
 one_link = st.builds(Link, latency=st.floats(1e-7, 1e-2), per_byte=st.floats(1e-12, 1e-7))
-many = settings(deadline=None, max_examples=200)
+many = examples(200)
 sizes, counts = st.integers(1, 10**9), st.integers(2, 5000)
 
 

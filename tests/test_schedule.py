@@ -4,9 +4,10 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import needs_baseline_data, read_baseline_table
+from thoroughness import examples
 
 from regnet.config.schema import ScheduleConfig
 from regnet.optim.schedules import learning_rate
@@ -16,7 +17,7 @@ BASELINE = ScheduleConfig(name="baseline", warmup_epochs=5, decay_epochs=14, sta
 
 @needs_baseline_data
 @given(steps_per_epoch=st.integers(1, 2000), position=st.floats(0, 1))
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_baseline_schedule_gives_the_40_logged_learning_rates_in_every_step_of_their_epochs(steps_per_epoch, position):
     rows = read_baseline_table("training_log.csv")
     assert len(rows) == 40
@@ -27,7 +28,7 @@ def test_baseline_schedule_gives_the_40_logged_learning_rates_in_every_step_of_t
 
 
 @given(epochs=st.integers(1, 60), warmup=st.integers(0, 10), decay=st.integers(1, 20), peak=st.floats(1e-4, 10))
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_baseline_schedule_warms_up_decays_and_stays_at_min_lr(epochs, warmup, decay, peak):
     schedule = ScheduleConfig("baseline", warmup, decay, start_lr=1e-5, min_lr=2e-5)
     lrs = [learning_rate(epoch, 1, epochs, peak, schedule) for epoch in range(epochs)]
@@ -61,7 +62,7 @@ def smooth_schedule(name, run):
 
 @pytest.mark.parametrize("name", ["cosine", "onecycle"])
 @given(run=runs)
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_smooth_schedules_start_at_start_lr_peak_after_warmup_and_end_at_min_lr(name, run):
     schedule, lrs = smooth_schedule(name, run)
     peak_step = run["warmup"] * run["steps"]
@@ -74,7 +75,7 @@ def test_smooth_schedules_start_at_start_lr_peak_after_warmup_and_end_at_min_lr(
 
 @pytest.mark.parametrize("name", ["cosine", "onecycle"])
 @given(run=runs)
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_smooth_schedules_increase_then_decrease_and_stay_between_their_bounds(name, run):
     schedule, lrs = smooth_schedule(name, run)
     peak_step = run["warmup"] * run["steps"]

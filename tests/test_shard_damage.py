@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from converting import convert, plain, read_all
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from images import class_folders
+from thoroughness import examples
 
 from data.errors import DataError
 from data.manifest import Verify, read_manifest, verify
@@ -131,6 +132,6 @@ def test_every_kind_of_damage_to_every_file_is_reported_with_its_name(intact, ki
         max_size=3,
     )
 )
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_damage_is_detected_or_harmless(intact, content, damages):
     assert_detected_or_harmless(intact, content, damages)

@@ -7,7 +7,7 @@ import torch
 from fork_server import ForkedCommand
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import run
+from processes import run
 
 from regnet.distributed.shared_flags import MAX_INTERVAL, SharedFlags, exchange_interval
 from regnet.distributed.world import World
@@ -31,7 +31,7 @@ def test_a_single_process_sees_its_flags_immediately():
 
 def phases_of_all_ranks(ranks, *phases):
     """For each phase: steps at which a flag was seen and at which flags were exchanged, which all ranks agree on."""
-    done = run(ForkedCommand(["tests/shared_flags_ranks.py", json.dumps(phases)], ranks), timeout=60)
+    done = run(ForkedCommand(["tests/helpers/shared_flags_ranks.py", json.dumps(phases)], ranks))
     assert done.returncode == 0, done.stderr
     of_ranks = json.loads(done.stdout)
     assert len(of_ranks) == ranks

@@ -6,21 +6,20 @@ import socket
 import time
 
 import pytest
-from programs import (
+from limits import LIMIT
+from processes import (
     PYTHON,
     TORCHRUN,
     faulty_trainer,
     handles,
-    outcome,
     ranks_of,
-    rows,
     run,
     signal_pending,
     start,
-    state,
     trainer,
     wait_until,
 )
+from run_directory import outcome, rows, state
 
 from regnet.checkpoint.file import load
 
@@ -33,7 +32,7 @@ def test_a_preempted_single_process_saves_a_checkpoint_and_exits_with_75(shards,
     wait_until(lambda: rows(tmp_path / "tiny", "step"))
     process.send_signal(getattr(signal, signal_name))
     started = time.monotonic()
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT)
     print(f"saved and exited after {time.monotonic() - started:.1f} s")
     assert process.returncode == 75, out + err
     run_state = state(tmp_path / "tiny")
@@ -48,7 +47,7 @@ def test_a_signal_to_one_rank_preempts_all_ranks_at_the_same_step(shards, tmp_pa
     process = start(trainer(tmp_path, shards, *SLOW, "--schedule.name", "baseline", processes=3))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))
     os.kill(ranks_of(process)[2], signal.SIGUSR1)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 75, out + err
     run_state = state(tmp_path / "tiny")
     assert run_state["state"] == "preempted"
@@ -64,7 +63,7 @@ def test_a_signal_to_torchrun_lets_its_ranks_save_a_checkpoint(shards, tmp_path,
     process = start(trainer(tmp_path, shards, *SLOW, processes=2, launcher=TORCHRUN))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))
     process.send_signal(getattr(signal, signal_name))
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     run_state = state(tmp_path / "tiny")
     assert run_state["state"] == "preempted"
     assert (tmp_path / "tiny" / "checkpoints" / f"step-{run_state['step']:09d}.pt").exists()
@@ -86,7 +85,7 @@ def test_a_signal_before_the_first_step_preempts_the_run(shards, uninterrupted, 
     process = start(trainer(tmp_path, shards, launcher=PYTHON))
     wait_until(lambda: handles(process, signal.SIGTERM))
     process.send_signal(getattr(signal, signal_name))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (75, ""), out
     assert f"Interrupted by {signal_name} before the first checkpoint. Re-run the same command to resume." in out
     assert state(tmp_path / "tiny")["state"] == "preempted"
@@ -103,7 +102,7 @@ def test_repeated_signals_while_a_checkpoint_is_written_lose_nothing(shards, uni
     wait_until(lambda: list(folder.glob(".attempt-*/step-*")))
     process.send_signal(signal.SIGTERM)
     process.send_signal(getattr(signal, second))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 75, out + err
     assert "interrupted by SIG" in state(folder)["reason"]
     assert not list(folder.glob(".attempt-*"))
@@ -121,7 +120,7 @@ def test_an_evaluation_is_interrupted_immediately_and_repeated(shards, uninterru
     )
     wait_until((folder / "checkpoints" / "step-000000017.pt").exists)
     os.kill(ranks_of(process)[-1], signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 75, out + err
     assert (state(folder)["epoch"], state(folder)["step"]) == (0, 17)
     assert rows(folder, "epoch") == []
@@ -139,7 +138,7 @@ def test_a_rank_that_waits_for_its_peers_can_be_preempted(shards, tmp_path, rank
     process = start(trainer(tmp_path, shards, launcher=PYTHON), **variables)
     wait_until(lambda: handles(process, signal.SIGTERM))
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 75, out + err
     assert "interrupted by SIGTERM while waiting for" in out
     assert len(out.splitlines()) == 1
@@ -157,7 +156,7 @@ def test_a_second_interrupt_ends_the_process_immediately(shards, tmp_path, first
         )
     assert process.poll() is None
     # Repeated, because Python merges a signal with an earlier one that it has not handled yet.
-    wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGINT), 20)
+    wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGINT))
     assert process.returncode == -signal.SIGINT
 
 
@@ -165,5 +164,5 @@ def test_an_interrupt_from_the_terminal_preempts_a_run_under_torchrun(shards, tm
     process = start(trainer(tmp_path, shards, *SLOW, processes=2, launcher=TORCHRUN))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     assert state(tmp_path / "tiny")["state"] == "preempted"

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 
 import pytest
-from programs import ROOT
+from limits import LIMIT
+from processes import ROOT
 
 SITE = """
 setup() {{
@@ -36,7 +37,7 @@ def load(tmp_path):
         (tmp_path / "slurm" / "site.env").write_text(SITE.format(setup=setup, settings=settings))
         env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", "VARIABLE": "a b"}
         script = ["bash", "-c", SCRIPT]
-        done = subprocess.run(script, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(script, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT)
         return done.returncode, [line.rpartition("n1] ")[2] for line in done.stdout.splitlines()]
 
     return load

@@ -3,11 +3,11 @@
 import threading
 from types import SimpleNamespace
 
-import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from programs import run, trainer
+from processes import run, trainer
+from thoroughness import examples
 
 from regnet.checkpoint.file import load, pack
 from regnet.checkpoint.snapshot import Snapshots
@@ -43,7 +43,7 @@ def tensors_of(nested):
     return found
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(state=contents)
 def test_a_copy_has_the_same_contents_and_does_not_follow_the_original(state):
     originals = [(tensor.clone(), tensor.dtype, tensor.shape) for tensor in tensors_of(state)]
@@ -56,7 +56,7 @@ def test_a_copy_has_the_same_contents_and_does_not_follow_the_original(state):
         assert torch.equal(tensor, values)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(state=contents)
 def test_a_file_of_copies_is_identical_to_a_file_of_plain_clones(state):
     dense = map_tensors(state, torch.Tensor.contiguous)
@@ -98,7 +98,6 @@ def test_a_checkpoint_of_a_run_holds_each_tensor_once_and_nothing_else(shards, t
     assert path.stat().st_size < 1.2 * sum(tensor.nbytes for tensor in found) + 600 * len(found)
 
 
-@pytest.mark.timeout(60)
 def test_a_copy_waits_until_the_previous_checkpoint_is_written():
     """The writer is busy when the first checkpoint is saved, and a second one is due before it has begun."""
     written = []

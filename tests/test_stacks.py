@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from programs import ROOT
+from processes import ROOT
+from thoroughness import examples
 from torch import nn
 
 from regnet.config.parser import parse_config
@@ -90,7 +91,7 @@ def matrices_of(weight, count):
     return weight.reshape(count, len(weight) // count, -1)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(weights_and_counts(), st.sampled_from(FORMATS))
 def test_weights_survive_stacking_with_their_strides_and_padding_is_zero(case, memory_format):
     weights, counts = case
@@ -103,7 +104,7 @@ def test_weights_survive_stacking_with_their_strides_and_padding_is_zero(case, m
     torch.testing.assert_close(total, sum(weight.square().sum() for weight in weights))
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(weights_and_counts())
 def test_every_matrix_is_orthogonalised_as_if_it_were_alone(case):
     weights, counts = case

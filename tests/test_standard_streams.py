@@ -10,21 +10,9 @@ from pathlib import Path
 import pytest
 from fork_server import ForkedCommand
 from images import class_folders
-from programs import (
-    PYTHON,
-    ROOT,
-    TINY,
-    environment,
-    handles,
-    kill_group,
-    outcome,
-    rows,
-    run,
-    start,
-    state,
-    trainer,
-    wait_until,
-)
+from limits import LIMIT
+from processes import PYTHON, ROOT, TINY, environment, handles, kill_group, run, start, trainer, wait_until
+from run_directory import outcome, rows, state
 
 CLASSES = ("bee", "cat", "émile")
 LISTING = {"predict", "runs", "summary", "sweep"}  # they print their result; the others write it or check something
@@ -39,7 +27,7 @@ def train(folder, shards, *flags):
 
 
 def run_with(mode, program):
-    return run(ForkedCommand(["tests/closed_streams.py", mode, *map(str, program)]))
+    return run(ForkedCommand(["tests/helpers/closed_streams.py", mode, *map(str, program)]))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +112,7 @@ def test_a_run_without_a_console_is_the_same_run(folder, tmp_path):
 def test_a_shell_closes_the_streams_of_a_fresh_process(folder, redirection, status):
     command = f"'{PYTHON[0]}' -m regnet.runs '{folder / 'runs'}' {redirection}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60
+        ["bash", "-c", command], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LIMIT
     )
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
@@ -141,7 +129,7 @@ def test_a_closed_terminal_preempts_a_run(shards, tmp_path):
     try:
         wait_until(lambda: rows(tmp_path / "tiny", "step"))
         os.close(master)
-        process.wait(timeout=60)
+        process.wait(timeout=LIMIT)
     finally:
         process.kill()
     assert process.returncode == 75
@@ -167,7 +155,7 @@ def test_an_interrupted_command_prints_one_line(tmp_path):
     try:
         with opened_when_read(pipe):
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=LIMIT)
     finally:
         kill_group(process)
     assert (process.returncode, out, err) == (130, "", "interrupted by SIGINT\n")
@@ -181,7 +169,7 @@ def test_an_interrupt_during_the_imports_prints_one_line(command):
     try:
         wait_until(lambda: handles(process, signal.SIGTERM))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=LIMIT)
     finally:
         kill_group(process)
     assert (process.returncode, out, err) == (130, "", "interrupted by SIGINT\n")
@@ -197,7 +185,7 @@ def opened_when_read(pipe):
             opened.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
         return opened
 
-    wait_until(is_read, 30)
+    wait_until(is_read)
     try:
         yield
     finally:

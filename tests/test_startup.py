@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 from fork_server import ForkedCommand
-from programs import PYTHON, ROOT, environment, run
+from limits import LIMIT
+from processes import PYTHON, ROOT, environment, run
 
 # Wrong usage of every command that argparse reads.
 WRONG_USAGE = {
@@ -44,7 +45,7 @@ def test_a_deleted_current_directory_is_reported(program, tmp_path):
         ["bash", "-c", f"cd deleted && rmdir ../deleted && exec '{PYTHON[0]}' {command}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
         cwd=tmp_path,
         env=environment(PYTHONPATH=str(ROOT)),
     )

@@ -8,7 +8,7 @@ from fork_server import ForkedCommand
 from hypothesis import given
 from hypothesis import strategies as st
 from images import class_folders
-from programs import run, trainer
+from processes import run, trainer
 
 from regnet.runs.json_format import format_json
 

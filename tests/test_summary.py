@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 from fork_server import ForkedCommand
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from programs import ROOT, run, trainer
+from processes import ROOT, run, trainer
 from reference import needs_baseline_data, read_baseline_table
+from thoroughness import examples
 from torch.utils.flop_counter import FlopCounterMode
 
 from regnet.checkpoint.file import load
@@ -57,7 +58,7 @@ def test_costs_and_memory_of_the_baseline_network():
     se_ratio=st.sampled_from([0, 0.25, 1]),
     resolution=st.sampled_from([32, 33, 56]),
 )
-@settings(deadline=None, max_examples=25)
+@examples(25)
 def test_multiply_adds_equal_torchs_flop_counter(variant, depth, w_0, w_a, w_m, ratio, se_ratio, resolution):
     try:
         design = generate_design(variant, depth, w_0, w_a, w_m, ratio, 4, 8, se_ratio)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import TINY, faulty_trainer, run, trainer
+from processes import TINY, faulty_trainer, run, trainer
 
 from regnet.errors import UsageError
 from regnet.relaunch import decide

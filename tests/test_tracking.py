@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from limits import LIMIT
 from PIL import Image
-from programs import PYTHON, ROOT, faulty_trainer, kill_group, result, rows, run, start, state, trainer, wait_until
+from processes import PYTHON, ROOT, faulty_trainer, kill_group, run, start, trainer, wait_until
+from run_directory import result, rows, state
 from wandb_file import read_run
 from wandb_helpers import KEY, assert_complete, server
 
@@ -221,7 +223,7 @@ def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_
             if behaviour in KILLED:
                 wait_until(lambda: KILLED[behaviour](folder))
                 wandb.process.kill()
-            out, err = training.communicate(timeout=alone + 90)
+            out, err = training.communicate(timeout=LIMIT)
         finally:
             kill_group(training)
         delay = time.monotonic() - started - alone
@@ -238,7 +240,7 @@ def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_
 
 def test_a_call_that_never_returns_is_abandoned(shards, tmp_path):
     flags = (*QUICK, "--tracking.wandb", "offline", "--tracking.wandb_timeout", "1")
-    done = run(faulty_trainer(tmp_path, shards, "hanging_wandb", *flags, launcher=PYTHON), timeout=60)
+    done = run(faulty_trainer(tmp_path, shards, "hanging_wandb", *flags, launcher=PYTHON))
     assert done.returncode == 0, done.stderr
     assert "Weights & Biases does not respond: the run ends without it" in done.stdout
     assert state(tmp_path / "tiny")["state"] == "finished"

@@ -5,7 +5,8 @@ import re
 
 import pytest
 import yaml
-from programs import PYTHON, TINY, TORCHRUN, outcome, result, rows, run, state, trainer
+from processes import PYTHON, TINY, TORCHRUN, run, trainer
+from run_directory import outcome, result, rows, state
 
 LINE = re.compile(
     r"^epoch (\d+)/2  loss \d\.\d{4}  val_loss \d\.\d{4}  top1 [ \d]\d\.\d\d%  top5 [ \d]\d\.\d\d%  lr \d\.\d{6}  "
@@ -14,8 +15,8 @@ LINE = re.compile(
 )
 
 
-def train(folder, shards, *flags, processes=0, launcher=(), timeout=120, **env):
-    done = run(trainer(folder, shards, *flags, processes=processes, launcher=launcher), timeout, **env)
+def train(folder, shards, *flags, processes=0, launcher=(), **env):
+    done = run(trainer(folder, shards, *flags, processes=processes, launcher=launcher), **env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -171,7 +172,7 @@ def test_every_kind_of_training_lowers_the_loss(shards, tmp_path, flags):
 def test_compiled_and_eager_networks_agree(shards, tmp_path):
     flags = ("--train.epochs", "2", "--train.max_steps_per_epoch", "2", "--model.depth", "1")
     train(tmp_path / "eager", shards, *flags)
-    train(tmp_path / "compiled", shards, *flags, "--train.compile", "true", timeout=240)
+    train(tmp_path / "compiled", shards, *flags, "--train.compile", "true")
     eager, compiled = (rows(tmp_path / name / "tiny", "step") for name in ("eager", "compiled"))
     for row, expected in zip(compiled, eager, strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)

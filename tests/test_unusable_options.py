@@ -4,7 +4,8 @@ import json
 
 import pytest
 from fork_server import ForkedCommand
-from programs import TINY, result, rows, run, trainer
+from processes import TINY, run, trainer
+from run_directory import result, rows
 
 ONE_EPOCH = ("--train.epochs", "1", "--schedule.warmup_epochs", "0")
 NO_COMPILER = {"PATH": "/no/such"}

@@ -2,7 +2,9 @@
 
 import threading
 
-from programs import TINY, state
+from limits import LIMIT
+from processes import TINY
+from run_directory import state
 
 from regnet.config.parser import parse_config
 from regnet.runs.directory import RunDirectory
@@ -25,7 +27,7 @@ class Connection:
             raise self.error
 
     def tracker(self):
-        return WandbTracker(self, steps=0, timeout=10, say=self.said.append)
+        return WandbTracker(self, steps=0, timeout=LIMIT, say=self.said.append)
 
 
 def test_the_connection_waits_for_the_first_report_and_delays_nothing_before():

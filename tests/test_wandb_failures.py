@@ -1,11 +1,14 @@
 """What W&B did not receive is reported and sent later; nothing of W&B ends a run or goes elsewhere unnoticed."""
 
 import pytest
-from programs import ROOT, faulty_trainer, mounted_tmpfs, run, state, trainer
+from disks import mounted_tmpfs
+from limits import LIMIT
+from processes import ROOT, faulty_trainer, run, trainer
+from run_directory import state
 from wandb_helpers import assert_complete, finish, preempt_after, server, upload
 
-FLAGS = ("--train.epochs", "4", "--tracking.log_every", "1", "--tracking.wandb_timeout", "20")
-QUICK = ("--train.max_steps_per_epoch", "4", "--tracking.log_every", "2", "--tracking.wandb_timeout", "20")
+FLAGS = ("--train.epochs", "4", "--tracking.log_every", "1", "--tracking.wandb_timeout", str(LIMIT))
+QUICK = ("--train.max_steps_per_epoch", "4", "--tracking.log_every", "2", "--tracking.wandb_timeout", str(LIMIT))
 
 
 def said(output):

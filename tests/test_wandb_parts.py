@@ -6,6 +6,7 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import LIMIT
 from wandb.proto.wandb_internal_pb2 import Record
 
 from regnet.tracking.wandb_parts import first_missing_step, is_completed, mark_uploaded, offline_parts, read_records
@@ -60,7 +61,7 @@ def test_a_log_is_complete_once_its_exit_is_written(tmp_path):
     assert not is_completed(log, timeout=0)
     writing = threading.Thread(target=lambda: (time.sleep(0.2), log.write_bytes(log_of([history(1), ended]))))
     writing.start()
-    assert is_completed(log, timeout=60)
+    assert is_completed(log, timeout=LIMIT)
     writing.join()
 
 

@@ -1,9 +1,11 @@
 """W&B has every row of a run once, however the run was interrupted."""
 
-from programs import faulty_trainer, rows, run, state, trainer
+from limits import LIMIT
+from processes import faulty_trainer, run, trainer
+from run_directory import rows, state
 from wandb_helpers import assert_complete, finish, kill_after, preempt_after, server, upload
 
-FLAGS = ("--train.epochs", "5", "--tracking.log_every", "1", "--tracking.wandb_timeout", "20")
+FLAGS = ("--train.epochs", "5", "--tracking.log_every", "1", "--tracking.wandb_timeout", str(LIMIT))
 ONLINE = (*FLAGS, "--tracking.wandb", "online")
 OFFLINE = (*FLAGS, "--tracking.wandb", "offline")
 

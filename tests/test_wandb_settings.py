@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import environment, mounted_tmpfs, result, rows, run, state, trainer
+from disks import mounted_tmpfs
+from limits import LIMIT
+from processes import environment, run, trainer
+from run_directory import result, rows, state
 from wandb.sdk import wandb_setup
 from wandb_helpers import KEY, server
 
@@ -15,7 +18,7 @@ from regnet.config.schema import TrackingConfig
 from regnet.doctor.requirements import check_wandb
 from regnet.tracking.wandb_settings import choose_mode, overruled
 
-QUICK = ("--train.max_steps_per_epoch", "4", "--tracking.log_every", "2", "--tracking.wandb_timeout", "20")
+QUICK = ("--train.max_steps_per_epoch", "4", "--tracking.log_every", "2", "--tracking.wandb_timeout", str(LIMIT))
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def test_auto_follows_the_environment(clean, variables):
 @pytest.mark.parametrize("command", ["offline", "disabled"])
 def test_auto_follows_the_commands_of_wandb(clean, tmp_path, command):
     clean.setenv("WANDB_API_KEY", KEY)
-    subprocess.run([sys.executable, "-m", "wandb", command], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "wandb", command], check=True, capture_output=True, timeout=LIMIT)
     assert choose_mode(TrackingConfig()) == (command, "wandb's settings file")
 
 

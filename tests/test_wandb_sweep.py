@@ -8,7 +8,9 @@ from pathlib import Path
 import yaml
 from fork_server import ForkedCommand
 from forked_program import listening
-from programs import ROOT, TINY, run, state
+from limits import LIMIT
+from processes import ROOT, TINY, run
+from run_directory import state
 from wandb_helpers import assert_complete, server
 
 from regnet.config.parser import check_known, parse_config
@@ -29,15 +31,15 @@ def test_the_agent_trains_every_run_of_the_sweep_file_under_its_own_name(shards,
         "--train.max_steps_per_epoch=4",
         "--optim.name=muon",
         "--tracking.wandb=auto",
-        "--tracking.wandb_timeout=20",
+        f"--tracking.wandb_timeout={LIMIT}",
     ]
     command = [part for part in sweep["command"] if "--config" not in part]
     command[-2:-2] = small
-    command.insert(command.index("${program}"), str(ROOT / "tests" / "forked_program.py"))
+    command.insert(command.index("${program}"), str(ROOT / "tests" / "helpers" / "forked_program.py"))
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "command": command}))
     runs = [{name: values_of(parameter)[index] for name, parameter in sweep["parameters"].items()} for index in (0, 1)]
     with server("well", json.dumps(runs)) as wandb, listening() as forks:
-        agent = ForkedCommand(["tests/wandb_sweep_commands.py", str(tmp_path / "sweep.yaml")])
+        agent = ForkedCommand(["tests/helpers/wandb_sweep_commands.py", str(tmp_path / "sweep.yaml")])
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         done = run(agent, **wandb.environment, **forks, PATH=path, HOME=str(tmp_path))
         assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 from fork_server import ForkedCommand
-from programs import run
+from processes import run
 
 from regnet.distributed.world import choose_device
 from regnet.errors import UsageError
@@ -80,7 +80,7 @@ def test_auto_uses_a_gpu_only_if_there_is_one(monkeypatch):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_tensors_are_broadcast_together_once_per_dtype(ranks):
-    done = run(ForkedCommand(["tests/broadcast_ranks.py"], ranks), timeout=60)
+    done = run(ForkedCommand(["tests/helpers/broadcast_ranks.py"], ranks))
     assert done.returncode == 0, done.stderr
     results, broadcasts = json.loads(done.stdout)
     assert results == [[0, [[0, 1, 2], [3, 4, 5]], [[0.5] * 4] * 3, [], [7, 8]]] * ranks

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from limits import LIMIT
+
 NETWORK = "10.77.0"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
 
@@ -23,8 +25,8 @@ class ClusterUnavailable(Exception):
     """SLURM cannot run here; the message says why."""
 
 
-def run(*command: str, timeout: float = 30, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+def run(*command: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, **options)
 
 
 def must(*command: str, **options) -> str:
@@ -168,11 +170,11 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         files = [f"--{option}={munge / name}" for option, name in (("key-file", "key"), ("socket", "socket"))]
         files += [f"--pid-file={munge}/pid", f"--log-file={self.folder}/log/munged", f"--seed-file={munge}/seed"]
         self._daemon("munged", "munged", "--foreground", "--force", *files)
-        wait_for((munge / "socket").exists, 10, "munged")
+        wait_for((munge / "socket").exists, "munged")
         self._daemon("slurmctld", "slurmctld", "-D")
         for node in self.nodes:
             self.start_node(node)
-        wait_for(self._ready, 30, f"the nodes to become idle: see {self.folder}/log")
+        wait_for(self._ready, f"the nodes to become idle: see {self.folder}/log")
 
     def _ready(self) -> bool:
         """Raises RuntimeError if a daemon has exited, for example because its port is in use."""
@@ -198,7 +200,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         pids = must("ip", "netns", "pids", f"rg-{node}").split()
         for pid in pids:
             ignore_missing_process(os.kill, int(pid), signal.SIGKILL)
-        self.daemons.pop(node).wait(timeout=10)
+        self.daemons.pop(node).wait(timeout=LIMIT)
 
     def close(self) -> None:
         jobs = run("squeue", "-h", "-o", "%A").stdout.split()
@@ -209,7 +211,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
                 ignore_missing_process(os.kill, int(pid), signal.SIGKILL)
         for daemon in reversed(list(self.daemons.values())):
             ignore_missing_process(os.killpg, daemon.pid, signal.SIGKILL)
-            daemon.wait(timeout=10)
+            daemon.wait(timeout=LIMIT)
         self._remove_network()
         self._lock.close()
 
@@ -231,11 +233,11 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         return dict(re.findall(r"(\w+)=(\S*)", run("scontrol", "show", "job", "-o", str(number)).stdout))
 
 
-def wait_for(condition, timeout: float, what: str) -> None:
-    deadline = time.monotonic() + timeout
+def wait_for(condition, what: str) -> None:
+    deadline = time.monotonic() + LIMIT
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout:g} s for {what}")
+            raise TimeoutError(f"waited {LIMIT:.0f} s for {what}")
         time.sleep(0.1)
 
 

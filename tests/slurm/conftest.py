@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, ClusterUnavailable
-from programs import ROOT
+from processes import ROOT
 
 
 @pytest.fixture(scope="session")

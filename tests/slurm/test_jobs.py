@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster import must, wait_for
-from programs import TINY, outcome, rows, state
-from programs import run as run_command
+from processes import TINY
+from processes import run as run_command
+from run_directory import outcome, rows, state
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("slurm")]
 
 FLAGS = ("--train.epochs", "10", "--checkpoint.every_steps", "4", "--tracking.log_every", "1")
 NODES = ("--nodes=2", "--ntasks-per-node=2")
@@ -49,14 +50,14 @@ class Job:
         self.wait(lambda: len(rows(self.run_dir, "step")) >= steps)
         assert self.state == "RUNNING", "the job must still be running when the test interferes"
 
-    def wait(self, condition, timeout: float = 120) -> None:
+    def wait(self, condition) -> None:
         try:
-            wait_for(condition, timeout, f"job {self.number}")
+            wait_for(condition, f"job {self.number}")
         except TimeoutError as error:
             raise AssertionError(f"{error}: {self.state}\n{self.output()}") from error
 
-    def wait_for_end(self, timeout: float = 180) -> str:
-        self.wait(lambda: self.state in FINAL_STATES, timeout)
+    def wait_for_end(self) -> str:
+        self.wait(lambda: self.state in FINAL_STATES)
         return self.state
 
     def output(self) -> str:
@@ -71,7 +72,7 @@ class Job:
 
 @pytest.fixture
 def job(cluster, site, shards):
-    wait_for(lambda: cluster.states() == {"idle": 3}, 60, "three idle nodes")
+    wait_for(lambda: cluster.states() == {"idle": 3}, "three idle nodes")
     return lambda *flags, **how: Job(cluster, site, shards, *flags, **how)
 
 
@@ -119,7 +120,7 @@ def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job):
     """Time limits are whole minutes; SIGUSR1 is requested one minute before the limit."""
     flags = ("--train.epochs", "400", "--tracking.log_every", "1")
     limited = job(*flags, options=(*NODES, "--time=2", "--signal=B:USR1@60"))
-    limited.wait(lambda: "time limit is near" in limited.output(), 180)
+    limited.wait(lambda: "time limit is near" in limited.output())
     limited.wait_for_steps(steps=state(limited.run_dir)["step"] + 8, attempt=2)
     must("scancel", str(limited.number))
     assert limited.wait_for_end() == "CANCELLED", limited.output()
@@ -181,7 +182,7 @@ def test_ranks_on_a_disconnected_node_write_nothing_more(cluster, job, single_no
         assert lost not in interrupted.nodes
         assert interrupted.wait_for_end() == "COMPLETED", interrupted.output()
         assert outcome(interrupted.run_dir) == single_node
-        interrupted.wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old), 60)
+        interrupted.wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old))
     finally:
         cluster.reconnect(lost)
 
@@ -225,12 +226,12 @@ def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster,
     arguments = ["--config", str(TINY), "--data.shards", str(shards), "--train.epochs", "6"]
     number = cluster.sbatch("--array=0-2", "slurm/sweep.sbatch", str(sweep), *arguments, cwd=site)
     runs = [site / "runs" / f"tiny-sweep-{index}" for index in range(3)]
-    wait_for(lambda: all((path / "state.json").exists() for path in runs), 120, f"job array {number}")
+    wait_for(lambda: all((path / "state.json").exists() for path in runs), f"job array {number}")
     index_of = {cluster.job(f"{number}_{index}")["JobId"]: index for index in range(3)}
     last = index_of[str(number)]
-    wait_for(lambda: len(rows(runs[last], "step")) >= 8, 120, f"job array {number}")
+    wait_for(lambda: len(rows(runs[last], "step")) >= 8, f"job array {number}")
     must("scancel", "--batch", "--signal=USR1", f"{number}_{last}")
-    wait_for(lambda: all((path / "result.json").exists() for path in runs), 180, f"job array {number}")
+    wait_for(lambda: all((path / "result.json").exists() for path in runs), f"job array {number}")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
     changes = (("--seed", "1"), ("--seed", "2"), ("--seed", "1", "--optim.lr", "0.001"))
     assert outcome(runs[last]) == uninterrupted("--train.epochs", "6", *changes[last])
@@ -241,7 +242,7 @@ def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster,
     seeds, learning_rate = (line for line in table.stdout.splitlines() if "%" in line)
     assert "only seeds" in seeds
     assert "optim.lr=0.001" in learning_rate
-    wait_for(lambda: cluster.states() == {"idle": 3}, 60, "idle nodes: finished runs must not restart")
+    wait_for(lambda: cluster.states() == {"idle": 3}, "idle nodes: finished runs must not restart")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
 
 
@@ -255,7 +256,7 @@ def test_resubmitting_a_finished_run_ends_at_once(job):
 
 def test_the_debug_job_runs_the_doctor_and_trains(cluster, site, shards):
     number = cluster.sbatch("slurm/debug.sbatch", "--data.shards", str(shards), cwd=site)
-    wait_for(lambda: cluster.job(number)["JobState"] in FINAL_STATES, 120, f"job {number}")
+    wait_for(lambda: cluster.job(number)["JobState"] in FINAL_STATES, f"job {number}")
     output = (site / f"regnet-debug-{number}.log").read_text()
     assert cluster.job(number)["JobState"] == "COMPLETED", output
     assert "SLURM" in output

@@ -8,9 +8,10 @@ import subprocess
 
 import pytest
 from cluster import wait_for
+from limits import LIMIT
 from test_jobs import FINAL_STATES
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("slurm")]
 
 PYTHON = """#!/bin/bash
 case "$*" in
@@ -49,7 +50,7 @@ def submit(cluster, site):
         variables = {"OMP_NUM_THREADS": "", **env}
         commands = [("--output=log-%j", *options, f"slurm/{script}") for script, *options in jobs]
         numbers = [cluster.sbatch(*command, cwd=site, **variables) for command in commands]
-        wait_for(lambda: all(cluster.job(number)["JobState"] in FINAL_STATES for number in numbers), 90, "the jobs")
+        wait_for(lambda: all(cluster.job(number)["JobState"] in FINAL_STATES for number in numbers), "the jobs")
         logs = [(site / f"log-{number}").read_text() for number in numbers]
         return [[line.rpartition("] ")[2] for line in log.splitlines()] for log in logs]
 
@@ -119,6 +120,6 @@ def test_a_job_that_the_scripts_cannot_use_is_refused(submit, site):
     env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     for script in ("train", "direct", "debug", "sweep"):
         command = ["bash", f"slurm/{script}.sbatch"]
-        shell = subprocess.run(command, cwd=site, env=env, capture_output=True, text=True, timeout=20)
+        shell = subprocess.run(command, cwd=site, env=env, capture_output=True, text=True, timeout=LIMIT)
         assert (shell.returncode, shell.stdout) == (2, "this script needs a SLURM job: submit it with sbatch\n")
         assert shell.stderr == ""

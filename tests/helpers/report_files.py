@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from fork_server import ForkedCommand
-from programs import run
+from processes import run
 
 from regnet.metrics.evaluation_file import EvaluationFile
 from regnet.runs.status import RunState, Status

@@ -1,6 +1,6 @@
 """Runs the conversion with an injected fault:
 
-    python tests/conversion_faults.py FAULT[:N] --source S --out DIR ...
+    python tests/helpers/conversion_faults.py FAULT[:N] --source S --out DIR ...
 
 FAULT is a method of `Fault`. Everything else is real: processes, signals, files.
 """
@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-ROOT = Path(__file__).parents[1]
+from limits import LIMIT
+
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 
@@ -56,10 +58,10 @@ class Fault:
 
     def killed_in_sample(self) -> None:
         """The process that runs the writers is killed; the writer, which wrote down its id, goes on for ever."""
-        self.before_sample(lambda: (self.record_process(), os.kill(os.getppid(), signal.SIGKILL), time.sleep(1000)))
+        self.before_sample(lambda: (self.record_process(), os.kill(os.getppid(), signal.SIGKILL), time.sleep(LIMIT)))
 
     def blocked_in_sample(self) -> None:
-        self.before_sample(lambda: (self.record_process(), time.sleep(1000)))
+        self.before_sample(lambda: (self.record_process(), time.sleep(LIMIT)))
 
     def record_process(self) -> None:
         Path(os.environ["WRITERS"], str(os.getpid())).touch()

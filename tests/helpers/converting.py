@@ -5,8 +5,9 @@ import re
 import numpy as np
 import torch
 from fork_server import ForkedCommand
+from limits import LIMIT
 from PIL import Image
-from programs import run
+from processes import run
 
 from data.manifest import read_manifest
 from data.reading.shard_reader import ShardReader
@@ -18,8 +19,8 @@ def convert(*options, launcher=()):
 
 
 def faulty_convert(fault, *options):
-    """See tests/conversion_faults.py."""
-    return ForkedCommand(["tests/conversion_faults.py", fault, *map(str, options)])
+    """See tests/helpers/conversion_faults.py."""
+    return ForkedCommand(["tests/helpers/conversion_faults.py", fault, *map(str, options)])
 
 
 def assert_rejected(done, *words, exit_code=2):
@@ -38,7 +39,7 @@ def plain(name):
 def read_all(out, split, batch=7):
     """Every stored sample of a split, in the order of ids: pixels, labels, ids."""
     manifest = read_manifest(out)
-    reader = ShardReader(out, manifest, batch, workers=1, prefetch_batches=2, timeout=30)
+    reader = ShardReader(out, manifest, batch, workers=1, prefetch_batches=2, timeout=LIMIT)
     batches = torch.arange(manifest.samples(split)).split(batch)
     parts = [tuple(part.clone() for part in item) for item in reader.read(split, batches)]
     return tuple(torch.cat(part).numpy() for part in zip(*parts, strict=True))

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["fork_server", "preload"])
 # Below the kernel's ephemeral ports, and a separate range for each pytest-xdist worker.
@@ -121,7 +121,7 @@ class ForkedProcesses:
 def _server_environment():
     """The environment in which the fork server starts."""
     before = dict(os.environ)
-    os.environ.update(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
+    os.environ.update(PYTHONPATH=f"{ROOT}:{ROOT / 'tests' / 'helpers'}", OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
     try:
         yield
     finally:

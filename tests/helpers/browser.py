@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from limits import LIMIT
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -52,7 +53,7 @@ def chromium() -> Iterator[Browser]:
     if program is None:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=[*FLAGS], timeout=60_000)
+        browser = playwright.chromium.launch(executable_path=program, args=[*FLAGS], timeout=1000 * LIMIT)
         try:
             yield browser
         finally:
@@ -65,5 +66,5 @@ def open_page(browser: Browser, path: Path, width: int = 1280, scheme: str = "li
     page.on("console", lambda message: opened.console.append(message.text))
     page.on("pageerror", lambda error: opened.console.append(str(error)))
     page.on("request", lambda request: opened.requests.append(request.url))
-    page.goto(path.as_uri(), timeout=30_000)
+    page.goto(path.as_uri(), timeout=1000 * LIMIT)
     return opened

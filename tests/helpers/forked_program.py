@@ -1,7 +1,7 @@
 """Runs a program in a process that a test forks, for programs that start others.
 
 with listening() as variables:     in the test
-python tests/forked_program.py PROGRAM ARGUMENTS     in place of python PROGRAM ARGUMENTS, with these variables
+python tests/helpers/forked_program.py PROGRAM ARGUMENTS     in place of python PROGRAM ARGUMENTS, with these variables
 """
 
 import os
@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Client, Listener
+
+from limits import LIMIT
 
 
 @contextmanager
@@ -25,7 +27,7 @@ def listening() -> Iterator[dict[str, str]]:
                     return
                 process = ForkedProcesses(ForkedCommand(request[0]), request[1])
                 try:
-                    output = process.communicate(timeout=120)
+                    output = process.communicate(timeout=LIMIT)
                     connection.send((*output, process.returncode))
                 finally:
                     process.kill()
@@ -37,7 +39,7 @@ def listening() -> Iterator[dict[str, str]]:
         yield {"FORKED_PROGRAMS_PORT": port}
         with Client(listener.address) as connection:
             connection.send(None)
-        thread.join(timeout=20)
+        thread.join(timeout=LIMIT)
 
 
 if __name__ == "__main__":

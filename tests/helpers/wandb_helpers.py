@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from programs import ROOT, environment, kill_group, rows, run, start, state, wait_until
+from limits import LIMIT
+from processes import ROOT, environment, kill_group, run, start, wait_until
+from run_directory import rows, state
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 # What the server stores of a step and of an epoch, by the columns of metrics.jsonl.
@@ -40,7 +42,7 @@ class Server:
         return [json.loads(line) for line in self.output.read_text().splitlines()[1:]]
 
     def runs(self) -> dict[str, dict]:
-        with urllib.request.urlopen(f"{self.url}/runs", timeout=20) as reply:
+        with urllib.request.urlopen(f"{self.url}/runs", timeout=LIMIT) as reply:
             return json.load(reply)
 
     def run(self) -> dict:
@@ -51,7 +53,7 @@ class Server:
 
 @contextmanager
 def server(behaviour: str = "well", *sweep: str) -> Iterator[Server]:
-    command = [sys.executable, str(ROOT / "tests" / "wandb_server.py"), behaviour, *sweep]
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "wandb_server.py"), behaviour, *sweep]
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "output", "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
         try:
@@ -59,7 +61,7 @@ def server(behaviour: str = "well", *sweep: str) -> Iterator[Server]:
             yield Server(process, Path(output.name))
         finally:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=LIMIT)
 
 
 def assert_complete(history: list[dict], run_directory: Path) -> None:
@@ -81,7 +83,7 @@ def preempt_after(step, command, **env):
     """Preempts a run after it has logged a step; returns its output."""
     process = start_and_wait(step, command, **env)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert state(folder_of(command))["state"] == "preempted", err
     return out
 
@@ -107,4 +109,6 @@ def upload(printed, **env):
     """Runs the command that a line of an offline run names."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = printed.partition("Upload with: ")[2]
-    subprocess.run(command, shell=True, env=environment(**env, PATH=path), check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        command, shell=True, env=environment(**env, PATH=path), check=True, capture_output=True, timeout=LIMIT
+    )

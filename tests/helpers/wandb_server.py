@@ -1,6 +1,6 @@
 """A fake W&B server on loopback, with as much of the protocol as wandb needs to log, resume, sync and sweep.
 
-    python tests/wandb_server.py BEHAVIOUR [RUNS]     prints its port, then one JSON line per request
+    python tests/helpers/wandb_server.py BEHAVIOUR [RUNS]     prints its port, then one JSON line per request
 
 BEHAVIOUR: well; refusing (401 to every request); failing (500 to every request); silent (accepts connections, never
 answers); falling silent and dying (well until the run has reported something, then silent, or closing every
@@ -119,7 +119,7 @@ class Store:
             return [{"type": "exit"}]
         run_id, parameters = self.to_start.pop(0)
         args = {name: {"value": value} for name, value in parameters.items()}
-        program = str(Path(__file__).parents[1] / "train_ddp.py")
+        program = str(Path(__file__).parents[2] / "train_ddp.py")
         return [{"type": "run", "run_id": run_id, "program": program, "args": args}]
 
 

@@ -1,6 +1,6 @@
 """Loads shards for two epochs and prints the peak growth of file-backed resident memory in bytes, as JSON.
 
-python tests/measure_streaming.py SHARDS SHUFFLE_WINDOW KEEP_PAGE_CACHE
+python tests/helpers/measure_streaming.py SHARDS SHUFFLE_WINDOW KEEP_PAGE_CACHE
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from data.loader import RankInfo
 from data.manifest import read_manifest

@@ -15,7 +15,8 @@ import warnings
 from configparser import RawConfigParser
 from pathlib import Path
 
-from programs import ROOT, run
+from limits import LIMIT
+from processes import ROOT, run
 
 SUITE = "bookworm"
 # Read at import, because a fixture later points XDG_CACHE_HOME to a temporary directory.
@@ -42,7 +43,7 @@ def why_unavailable(scratch: Path) -> str | None:
         os.mknod(scratch / "null", 0o20666, os.makedev(1, 3))
     except PermissionError:
         return "debootstrap needs to create device files, which the kernel does not allow here"
-    allowed = subprocess.run([*NO_NETWORK, "true"], capture_output=True, text=True, timeout=60)
+    allowed = subprocess.run([*NO_NETWORK, "true"], capture_output=True, text=True, timeout=LIMIT)
     return f"the kernel does not allow namespaces here: {allowed.stderr.strip()}" if allowed.returncode else None
 
 
@@ -107,7 +108,7 @@ def debian(scratch: Path) -> Path:
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
         tree = scratch / SUITE
-        finished = run([*PRIVATE, "debootstrap", "--variant=minbase", SUITE, str(tree), *mirror()], timeout=300)
+        finished = run([*PRIVATE, "debootstrap", "--variant=minbase", SUITE, str(tree), *mirror()])
         assert finished.returncode == 0, (finished.stdout + finished.stderr)[-3000:]
         partial = scratch / archive.name
         with tarfile.open(partial, "w") as tar:
@@ -138,13 +139,11 @@ class Builder:
             warnings.warn(f"no overlay driver, so images are larger and builds slower: {info.stderr}", stacklevel=2)
             self.driver = "vfs"
 
-    def __call__(
-        self, *arguments: str, prefix: list[str] = PRIVATE, timeout: float = 60
-    ) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, prefix: list[str] = PRIVATE) -> subprocess.CompletedProcess[str]:
         command = [*prefix, "buildah", "--storage-driver", self.driver, *self.store_flags, *arguments]
-        return run(command, timeout=timeout, TMPDIR=str(self.scratch), BUILDAH_ISOLATION="chroot")
+        return run(command, TMPDIR=str(self.scratch), BUILDAH_ISOLATION="chroot")
 
-    def build(self, name: str, dockerfile: Path, context: Path, *flags: str, timeout: float = 60) -> str:
+    def build(self, name: str, dockerfile: Path, context: Path, *flags: str) -> str:
         arguments = ["--file", str(dockerfile), "--tag", name, *flags, str(context)]
         finished = self(
             "bud",
@@ -152,7 +151,6 @@ class Builder:
             "--pull-never",
             f"--layers={str(self.layers).lower()}",
             *arguments,
-            timeout=timeout,
         )
         assert finished.returncode == 0, (finished.stdout + finished.stderr)[-5000:]
         return name
@@ -167,4 +165,4 @@ class Builder:
     def build_project(self) -> str:
         base = f"--build-arg=BASE_IMAGE={self.build_base()}"
         volumes = Host(self.scratch).volumes
-        return self.build("localhost/regnet", ROOT / "Dockerfile", ROOT, base, *volumes, timeout=700)
+        return self.build("localhost/regnet", ROOT / "Dockerfile", ROOT, base, *volumes)

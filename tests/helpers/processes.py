@@ -1,24 +1,19 @@
-"""Runs the project's commands with timeouts, and reads what runs have written."""
+"""Starts the project's commands as processes, waits for them, and sends them signals."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
 from fork_server import ForkedCommand, ForkedProcesses
+from limits import LIMIT
 
-from regnet.checkpoint.file import load
-from regnet.checkpoint.manager import CheckpointManager
-
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "tiny.yaml"
 Command = list[str] | ForkedCommand
 Process = subprocess.Popen[str] | ForkedProcesses
@@ -48,15 +43,15 @@ def trainer(
 
 
 def faulty_trainer(run_dir: Path, shards: Path, fault: str, *flags: str, **options: Any) -> Command:
-    """`trainer` with an injected fault: see tests/fault_injection.py."""
-    return trainer(run_dir, shards, *flags, script=("tests/fault_injection.py", fault), **options)
+    """`trainer` with an injected fault: see tests/helpers/fault_injection.py."""
+    return trainer(run_dir, shards, *flags, script=("tests/helpers/fault_injection.py", fault), **options)
 
 
-def run(command: Command, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+def run(command: Command, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end and kills any process that it leaves behind."""
     process = start(command, **env)
     try:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate(timeout=LIMIT)
     finally:
         kill_group(process)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
@@ -108,13 +103,13 @@ def kill_group(process: Process) -> None:
     else:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(timeout=LIMIT)
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
-    deadline = time.monotonic() + timeout
+def wait_until(condition: Callable[[], object], description: str = "the condition") -> None:
+    deadline = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < deadline, f"the condition did not hold within {timeout:g} s"
+        assert time.monotonic() < deadline, f"{description} did not hold within {LIMIT:.0f} s"
         time.sleep(0.02)
 
 
@@ -132,50 +127,3 @@ def signal_pending(pid: int, number: int) -> bool:
         if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> (number - 1) & 1:
             return True
     return False
-
-
-def rows(run_dir: Path, kind: str) -> list[dict]:
-    """Rows of one kind in a run's metrics.jsonl, without timings. An incomplete last line is ignored."""
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    parsed = [json.loads(line) for line in lines if line.endswith("\n")]
-    timings = ("seconds", "images_per_second")
-    return [{key: row[key] for key in row if key not in timings} for row in parsed if row["kind"] == kind]
-
-
-def result(run_dir: Path) -> dict:
-    return json.loads((run_dir / "result.json").read_text())
-
-
-def state(run_dir: Path) -> dict:
-    return json.loads((run_dir / "state.json").read_text())
-
-
-def outcome(run_dir: Path) -> tuple[Any, ...]:
-    """Everything that must be bit-identical in equivalent runs: reported metrics and the newest checkpoint."""
-    final = result(run_dir)
-    reported = rows(run_dir, "step"), rows(run_dir, "epoch"), final["weights_sha256"], final["class_accuracy"]
-    newest = CheckpointManager(run_dir / "checkpoints", 1).paths()[-1]
-    return *reported, newest.name, comparable(load(newest))
-
-
-def comparable(value: Any) -> Any:
-    """A checkpoint's content with tensors as lists, so that == compares them; without timings and the configuration."""
-    if isinstance(value, torch.Tensor):
-        return str(value.dtype), value.tolist()
-    if isinstance(value, dict):
-        return {key: comparable(entry) for key, entry in value.items() if key not in ("seconds", "config")}
-    return [comparable(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-@contextlib.contextmanager
-def mounted_tmpfs(path: Path, *options: str) -> Iterator[Path]:
-    """A separate in-memory file system at `path`."""
-    path.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(path)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, timeout=20).returncode != 0:
-        pytest.skip("mounting a tmpfs needs root and the permission to mount")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True, timeout=20)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from fork_server import ForkedCommand
 from PIL import Image
-from programs import run
+from processes import run
 
 
 def convert_synthetic(out: Path, per_class: int, shards: int) -> Path:

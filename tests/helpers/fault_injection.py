@@ -1,6 +1,6 @@
 """Runs the trainer with an injected fault, on one rank or on all:
 
-    python tests/fault_injection.py FAULT[:RANK[:STEP]] --config F ...
+    python tests/helpers/fault_injection.py FAULT[:RANK[:STEP]] --config F ...
 
 FAULT is a method of `Fault`. Everything else is real: processes, collectives, files. STEP counts this process's
 training steps from 1.
@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).parents[1]
+from limits import LIMIT
+
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 
@@ -125,7 +127,7 @@ class Fault:
         self.at_step(step)
 
     def slow_step(self) -> None:
-        self.at_step(lambda now, step: (step(), time.sleep(60 if now else 0))[0])
+        self.at_step(lambda now, step: (step(), time.sleep(LIMIT if now else 0))[0])
 
     def slow_evaluation(self) -> None:
         from regnet.metrics.evaluation import EvaluationAccumulator
@@ -154,13 +156,13 @@ class Fault:
         """The final call of Weights & Biases does not return."""
         import wandb
 
-        wandb.Run.finish = lambda *_, **__: time.sleep(1000)
+        wandb.Run.finish = lambda *_, **__: time.sleep(LIMIT)
 
     def unreachable_wandb(self) -> None:
         """wandb.init does not return."""
         import wandb
 
-        wandb.init = lambda **_: time.sleep(1000)
+        wandb.init = lambda **_: time.sleep(LIMIT)
 
     def connected_wandb(self) -> None:
         """Training begins only when Weights & Biases is connected."""
@@ -206,7 +208,7 @@ class Fault:
         """An exception in the given step, while a checkpoint is blocked in fsync."""
 
         def step(now, step):
-            os.fsync = lambda file: time.sleep(300)
+            os.fsync = lambda file: time.sleep(LIMIT)
             if now:
                 raise RuntimeError("a defect on this rank alone")
             return step()
@@ -307,7 +309,7 @@ class Fault:
         original = EpochThread.run_pipeline
 
         def run_pipeline(epoch, index, *rest):
-            time.sleep(60 if index == self.step else 0)
+            time.sleep(LIMIT if index == self.step else 0)
             return original(epoch, index, *rest)
 
         EpochThread.run_pipeline = run_pipeline
