@@ -155,7 +155,7 @@ class TrainConfig:
         epochs: total number of epochs.
         batch_size: global batch size: samples per optimiser step, over all processes and accumulation steps.
         grad_accum_steps: forward and backward passes per optimiser step in each process, to save memory.
-        precision: fp32, bf16 or fp16 (with a gradient scaler).
+        precision: fp32, bf16 (slower than fp32 on a CPU without bf16 instructions) or fp16 (with a gradient scaler).
         channels_last: use the channels-last memory format for images and weights.
         label_smoothing: probability mass of the target that is spread over all classes.
         init_std: standard deviation of a normal initialisation of convolutions and classifier, with zero biases; 0 for

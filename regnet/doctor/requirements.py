@@ -24,6 +24,8 @@ from regnet.models.regnet import Model, count_parameters, freeze_backbone
 from regnet.optim.optimizers import state_tensors_per_parameter
 from regnet.runs.directory import run_path
 from regnet.tracking.wandb_settings import choose_mode, describe_error, has_credentials, overruled
+from regnet.training.amp import FIX as PRECISION_FIX
+from regnet.training.amp import precision_problem
 from regnet.training.compiler import FIX as COMPILER_FIX
 from regnet.training.compiler import compiler_problem
 
@@ -44,6 +46,7 @@ def check_node_requirements(config: Config, world_size: int, processes: int, loc
     memory = "use a smaller --train.batch_size, a larger --train.grad_accum_steps, or more processes"
     return [
         *check_compile(config, local_rank),
+        *check_precision(config, local_rank),
         *guarded("shards", lambda: check_shards(config), recreate, DataError, OSError),
         *guarded("batches", lambda: check_batches(config, world_size), batches, DataError),
         *guarded(
@@ -70,6 +73,13 @@ def check_compile(config: Config, local_rank: int) -> list[Finding]:
     if problem:
         return [fail("compile", f"torch.compile does not work: {problem}", COMPILER_FIX)]
     return [ok("compile", "torch.compile works")]
+
+
+def check_precision(config: Config, local_rank: int) -> list[Finding]:
+    """A warning if train.precision makes training slower on this node."""
+    device = _device(config, local_rank)
+    problem = "" if device is None else precision_problem(config.train.precision, device)
+    return [warn("precision", problem, PRECISION_FIX)] if problem else []
 
 
 def _device(config: Config, local_rank: int) -> torch.device | None:

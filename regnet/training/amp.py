@@ -1,5 +1,6 @@
-"""Automatic mixed precision (AMP): autocast and the gradient scaler."""
+"""Automatic mixed precision (AMP): autocast, the gradient scaler, and whether a CPU computes in bf16."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -7,6 +8,28 @@ import torch
 # Reached after 30 consecutive overflows; fairseq aborts at this loss scale as well.
 _MIN_LOSS_SCALE = 1e-4
 _AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Names in torch.cpu.get_capabilities: three of x86, and ARM's.
+_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16")
+FIX = "use --train.precision fp32"
+
+
+def precision_problem(name: str, device: torch.device) -> str:
+    """Why train.precision makes training slower on this device; empty if it does not."""
+    if name == "bf16" and device.type == "cpu" and _emulates_bf16():
+        return "PyTorch emulates bf16 on this CPU: train.precision bf16 is slower than fp32"
+    return ""
+
+
+def _emulates_bf16() -> bool:
+    # oneDNN also accepts AVX-512 without bf16 instructions, and converts. If it does not accept the CPU, PyTorch runs
+    # bf16 convolutions without it, several times slower. The operator does not exist in builds without oneDNN.
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return (supported is not None and not supported()) or not has_bf16_instructions(torch.cpu.get_capabilities())
+
+
+def has_bf16_instructions(capabilities: Mapping[str, object]) -> bool:
+    """Whether a CPU with the capabilities that torch.cpu.get_capabilities returned has bf16 instructions."""
+    return any(capabilities.get(instruction) for instruction in _BF16_INSTRUCTIONS)
 
 
 class Precision:
