@@ -1,0 +1,327 @@
+"""Heartbeats of ranks that are threads, with a store in memory and a scripted clock."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch.distributed as dist
+
+from regnet.distributed import heartbeat
+from regnet.distributed.heartbeat import INTERVAL, Heartbeat, PeerLost
+
+LIMIT = 60  # seconds, for what takes no time
+TIMEOUT = 10.0  # seconds without a heartbeat: 20 intervals
+CONSEQUENCE = RuntimeError("Connection closed by peer")
+STORE_LOST = "lost the connection to the rendezvous store, hosted by the launcher or by rank 0"
+
+
+class Intervals:
+    """An event that a heartbeat waits for; every wait ends when the event is set, or when the test calls `elapse`."""
+
+    def __init__(self):
+        self.changed, self.is_set, self.started, self.elapsed = threading.Condition(), False, 0, 0
+
+    def set(self):
+        with self.changed:
+            self.is_set = True
+            self.changed.notify_all()
+
+    def wait(self, seconds):
+        with self.changed:
+            self.started += 1
+            number = self.started
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: self.is_set or self.elapsed >= number, LIMIT)
+            return self.is_set
+
+    def elapse(self, thread):
+        """Ends a wait and returns when `thread` waits again, or has ended."""
+        with self.changed:
+            self._await(self.elapsed + 1, thread)
+            self.elapsed += 1
+            self.changed.notify_all()
+            self._await(self.elapsed + 1, thread)
+
+    def _await(self, number, thread):
+        while self.started < number and thread.is_alive():
+            self.changed.wait(0.01)
+
+
+class Job:
+    """Some ranks of a job, by rank; those of the others never change their heartbeats.
+
+    Attributes:
+        alive: the heartbeats of the ranks that live on while another one sleeps.
+        now: seconds of the scripted clock.
+        sleeps: the sleeps of all ranks so far.
+        at_sleep: called with their number.
+    """
+
+    def __init__(self, monkeypatch):
+        self.now, self.sleeps, self.at_sleep, self.alive = 0.0, 0, lambda number: None, {}
+        self.exits, self.last_resort = [], []
+        store = dist.HashStore()
+        self.store, self._shared = dist.PrefixStore("heartbeat", store), store
+        replaced = {
+            "time": SimpleNamespace(sleep=self.sleep, monotonic=lambda: self.now),
+            "threading": SimpleNamespace(Event=Intervals, Thread=threading.Thread),
+            "os": SimpleNamespace(_exit=self.exits.append),
+            "faulthandler": SimpleNamespace(dump_traceback_later=self.ends_after),
+        }
+        for name, module in replaced.items():
+            monkeypatch.setattr(heartbeat, name, module)
+
+    def ends_after(self, seconds, exit):
+        assert exit
+        self.last_resort.append(seconds)
+
+    def start(self, *ranks, size, timeout=TIMEOUT):
+        for rank in range(size):
+            self.store.set(f"rank/{rank}", "0")
+        self.alive = {rank: Heartbeat(self._shared, rank, size, timeout) for rank in ranks}
+        return [self.alive[rank] for rank in ranks]
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.sleeps += 1
+        self.at_sleep(self.sleeps)
+        self.beat()
+
+    def beat(self, *ranks, times=1):
+        """One interval after the other passes for these ranks, or for all that are alive."""
+        for _ in range(times):
+            for rank in ranks or self.alive:
+                self.alive[rank]._closed.elapse(self.alive[rank]._thread)
+
+    def heartbeat_of(self, rank):
+        return self.store.get(f"rank/{rank}").decode()
+
+    @property
+    def failure(self):
+        return self.store.get("failure").decode() if self.store.check(["failure"]) else None
+
+    def end(self):
+        for beating in self.alive.values():
+            beating._closed.set()
+            beating._thread.join(LIMIT)
+
+
+@pytest.fixture
+def job(monkeypatch):
+    started = Job(monkeypatch)
+    yield started
+    started.end()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_live_ranks_are_not_reported_however_long_they_live(job, size):
+    job.start(*range(size), size=size)
+    job.beat(times=60)
+    assert [job.heartbeat_of(rank) for rank in range(size)] == ["60"] * size
+    assert job.failure is None
+
+
+@pytest.mark.parametrize("silent", [0, 1, 2])
+def test_a_silent_rank_is_reported_after_the_timeout_and_every_rank_reads_it(job, silent):
+    first, second = (rank for rank in range(3) if rank != silent)
+    job.start(first, second, size=3)
+    # The first heartbeat is compared with nothing, and the silence must exceed the timeout.
+    job.beat(times=21)
+    assert job.failure is None
+    job.beat()
+    message = f"rank {silent} stopped responding: no heartbeat for 10 s"
+    assert job.failure == message
+    job.beat()
+    assert [job.heartbeat_of(rank) for rank in (first, second)] == ["done"] * 2
+    for rank in (second, first):
+        cause = job.alive[rank].report_failure(CONSEQUENCE)
+        assert isinstance(cause, PeerLost)
+        assert str(cause) == message
+        assert rank == 0 or job.sleeps == 0, "the cause was known"
+
+
+def test_a_rank_that_has_ended_is_not_silent(job):
+    job.start(0, size=2)
+    job.store.set("rank/1", "done")
+    job.beat(times=60)
+    assert job.failure is None
+
+
+def test_a_silence_is_counted_from_the_last_heartbeat(job):
+    """A rank whose heartbeats take 20 intervals each lives."""
+    job.start(0, size=2)
+    for beats in range(1, 5):
+        job.store.set("rank/1", str(beats))
+        job.beat(times=20)
+    assert job.failure is None
+
+
+def test_the_first_failure_counts_and_the_failing_ranks_keep_their_own_errors(job):
+    error, other = ValueError("no\n  memory"), KeyError("k")
+    ranks = job.start(0, 1, 2, size=3)
+    job.alive = {}
+    assert ranks[1].report_failure(error) is error
+    assert ranks[2].report_failure(other) is other
+    assert ranks[1].report_failure(other) is error, "the first call decides"
+    assert job.failure == "rank 1 failed: no memory"
+    cause = ranks[0].report_failure(CONSEQUENCE)
+    assert isinstance(cause, PeerLost)
+    assert str(cause) == "rank 1 failed: no memory"
+
+
+@pytest.mark.parametrize(
+    "error", [CONSEQUENCE, dist.DistError("a"), dist.DistStoreError("b"), dist.DistBackendError("c")], ids=repr
+)
+def test_errors_of_collectives_are_consequences(job, error):
+    (rank,) = job.start(0, size=2)
+    job.store.set("failure", "rank 1 failed: no")
+    assert str(rank.report_failure(error)) == "rank 1 failed: no"
+
+
+class OutOfMemory(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(OutOfMemory("no memory"), "no memory"), (ValueError(), "ValueError")], ids=repr
+)
+def test_another_error_is_this_ranks_own_failure(job, error, text):
+    _, rank = job.start(0, 1, size=2)
+    assert rank.report_failure(error) is error
+    assert job.failure == f"rank 1 failed: {text}"
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(3.0, 10.0), (60.0, 60.0)])
+def test_a_process_that_cannot_end_after_a_failure_is_ended(job, timeout, seconds):
+    (rank,) = job.start(0, size=1, timeout=timeout)
+    rank.report_failure(ValueError())
+    assert job.last_resort == [seconds]
+
+
+@pytest.mark.parametrize(("size", "dead"), [(2, [0]), (4, [0, 2]), (3, [2])])
+def test_a_failed_collective_is_the_fault_of_the_ranks_without_heartbeats(job, size, dead):
+    """A rank counts as dead before its silence has lasted for the timeout."""
+    first, *others = (rank for rank in range(size) if rank not in dead)
+    job.start(first, *others, size=size)
+    job.beat(times=3)
+    failing = job.alive.pop(first)
+    cause = failing.report_failure(CONSEQUENCE)
+    assert isinstance(cause, PeerLost)
+    assert str(cause) == f"rank {', '.join(map(str, dead))} stopped responding"
+    assert job.failure == str(cause)
+    assert job.now >= 6 * INTERVAL
+
+
+def test_a_failed_collective_with_all_ranks_alive_or_done_is_this_ranks_own_failure(job):
+    job.start(0, 1, size=3)
+    job.store.set("rank/2", "done")
+    assert job.alive.pop(1).report_failure(CONSEQUENCE) is CONSEQUENCE
+    assert job.failure == "rank 1 failed: Connection closed by peer"
+
+
+def test_a_failure_that_is_published_during_the_search_for_dead_ranks_ends_it(job):
+    (rank,) = job.start(1, size=2)
+    job.alive = {}
+    job.at_sleep = lambda number: number == 3 and job.store.set("failure", "rank 0 failed: no")
+    assert str(rank.report_failure(CONSEQUENCE)) == "rank 0 failed: no"
+    assert job.now == 3 * INTERVAL
+
+
+def test_a_rank_that_searches_for_dead_ranks_does_not_look_dead(job):
+    (rank,) = job.start(1, size=2)
+    job.alive, seen = {}, []
+    job.at_sleep = lambda number: seen.append(job.heartbeat_of(1))
+    rank.report_failure(CONSEQUENCE)
+    assert len(set(seen)) == len(seen) == 6
+
+
+class Gone:
+    """A store whose host has gone."""
+
+    def __getattr__(self, name):
+        def lost(*args):
+            raise dist.DistNetworkError("connection reset")
+
+        return lost
+
+
+def test_a_lost_store_is_the_cause_of_a_failed_collective(job):
+    (rank,) = job.start(1, size=2)
+    rank._store = Gone()
+    cause = rank.report_failure(CONSEQUENCE)
+    assert isinstance(cause, PeerLost)
+    assert str(cause) == STORE_LOST
+
+
+def test_a_store_that_is_lost_after_the_failure_was_read_does_not_hide_it(job):
+    rank, _ = job.start(0, 1, size=2)
+    job.store.set("failure", "rank 1 failed: no")
+    job.beat(0)
+    rank._store = Gone()
+    assert str(rank.report_failure(CONSEQUENCE)) == "rank 1 failed: no"
+
+
+def test_rank_zero_ends_after_the_others(job):
+    first, second = job.start(0, 1, size=2)
+    job.alive = {}
+    second.close()
+    assert (job.heartbeat_of(1), job.sleeps) == ("done", 0)
+    job.store.set("rank/1", "7")
+    job.at_sleep = lambda number: number == 5 and job.store.set("rank/1", "done")
+    first.close()
+    assert (job.heartbeat_of(0), job.sleeps) == ("done", 5)
+
+
+def test_rank_zero_waits_for_a_rank_that_does_not_end_no_longer_than_the_timeout(job):
+    (rank,) = job.start(0, size=2)
+    job.alive = {}
+    rank.close()
+    assert TIMEOUT <= job.now < TIMEOUT + 1
+
+
+def test_a_failed_rank_zero_waits_for_live_ranks_for_three_seconds_and_not_for_dead_ones(job):
+    (rank,) = job.start(0, size=2)
+    job.alive = {}
+    rank.report_failure(ValueError())
+    assert 6 * INTERVAL <= job.now < 6 * INTERVAL + 1
+
+
+def test_a_failed_rank_zero_does_not_wait_for_dead_ranks(job):
+    (rank,) = job.start(0, size=2)
+    job.alive = {}
+    assert str(rank.report_failure(CONSEQUENCE)) == "rank 1 stopped responding"
+    assert job.now == 6 * INTERVAL
+
+
+@pytest.mark.parametrize("reason", ["rank 1 failed: no", STORE_LOST])
+@pytest.mark.parametrize("last_action_fails", [False, True])
+def test_a_process_whose_main_thread_is_blocked_is_ended(job, capsys, monkeypatch, reason, last_action_fails):
+    monkeypatch.setattr(threading, "excepthook", lambda error: None)
+    (rank,) = job.start(0, size=2)
+    reasons = []
+
+    def before_exit(text):
+        reasons.append(text)
+        if last_action_fails:
+            raise OSError("disk")
+
+    rank.before_exit = before_exit
+    if reason == STORE_LOST:
+        rank._store = Gone()
+    else:
+        job.store.set("failure", reason)
+    job.beat()
+    assert (job.exits, reasons) == ([], []), "the main thread has time to end the process itself"
+    job.beat()
+    assert (job.exits, reasons) == ([1], [reason])
+    assert capsys.readouterr().err == f"failed (rank 0): {reason}\n"
+    assert not rank._thread.is_alive()
+
+
+def test_a_main_thread_that_ends_in_time_ends_the_process_itself(job):
+    rank, _ = job.start(0, 1, size=2)
+    job.store.set("failure", "rank 1 failed: no")
+    job.beat(0)
+    rank._closed.set()
+    rank._thread.join(LIMIT)
+    assert job.exits == []
