@@ -212,3 +212,12 @@ def test_stored_images_are_not_modified():
     augmented(images, torch.arange(5), 0, flip=True, crop_padding=2, cutout_size=3, randaugment_num_ops=1)
     ResizeNormalize(MEAN, STD, SIDE, CPU)(images)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"flip": True}, {"crop_padding": 2}, {"cutout_size": 3}, {"randaugment_num_ops": 1}],
+    ids=lambda options: next(iter(options), "none"),
+)
+def test_transformed_images_are_bytes(options):
+    assert transforms(**options)(random_images(5), torch.arange(5), 0).dtype == torch.uint8

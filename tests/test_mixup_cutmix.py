@@ -1,5 +1,7 @@
 """Mixup and CutMix: the pixels that a sample keeps, and its target in proportion."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from thoroughness import examples
 
 from data.augment.mixup_cutmix import MixupCutmix
-from data.rng import random_table
+from data.rng import UNIFORM, random_table
 
 SIDE, CLASSES, SAMPLES = 16, 10, 4000
 
@@ -95,3 +97,47 @@ def test_a_mixed_sample_is_bit_identical_in_any_batch(side):
         pair = torch.tensor([row, 30 + row])
         alone = mix(transform, images[pair], labels[pair], ids[row : row + 1], 5)
         assert all(torch.equal(one, several[row : row + 1]) for one, several in zip(alone, batch, strict=True))
+
+
+def numbers(kind, lambda_, row, column):
+    """Random numbers of one sample, given as fractions of their range."""
+    return (UNIFORM * torch.tensor([[kind, lambda_, row, column]], dtype=torch.float64)).long()
+
+
+def weights_of(transform, random_numbers):
+    images = torch.cat([torch.ones(1, 3, SIDE, SIDE), torch.zeros(1, 3, SIDE, SIDE)])
+    return transform.mix(images, torch.zeros(2, dtype=torch.int64), random_numbers)[0][0, 0]
+
+
+fractions = st.integers(0, UNIFORM - 1).map(lambda number: number / UNIFORM)
+
+
+@given(lambda_=fractions, row=fractions, column=fractions)
+def test_a_pixel_is_pasted_if_its_centre_is_in_the_rectangle(lambda_, row, column):
+    """The rectangle has the area 1 - lambda, in units of the image."""
+    found = weights_of(mixup_cutmix(cutmix_prob=1), numbers(0.5, lambda_, row, column))
+    half = math.sqrt(1 - lambda_) / 2
+    for y in range(SIDE):
+        for x in range(SIDE):
+            inside = max(abs((y + 0.5) / SIDE - row), abs((x + 0.5) / SIDE - column)) - half
+            if abs(inside) > 1e-6:
+                assert found[y, x] == (inside > 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mixup_prob", "cutmix_prob", "effect"),
+    [
+        (0, 0, 1, "pasted"),
+        (0, 0, 0, "unmixed"),
+        (0.25 - 1 / UNIFORM, 0.25, 0.5, "blended"),
+        (0.25, 0.25, 0.5, "pasted"),
+        (0.75 - 1 / UNIFORM, 0.25, 0.5, "pasted"),
+        (0.75, 0.25, 0.5, "unmixed"),
+        (1 - 1 / UNIFORM, 0, 1, "pasted"),
+        (1 - 1 / UNIFORM, 1, 0, "blended"),
+    ],
+)
+def test_probabilities_of_zero_and_one_mean_never_and_always(kind, mixup_prob, cutmix_prob, effect):
+    found = weights_of(mixup_cutmix(mixup_prob, cutmix_prob), numbers(kind, 0.75, 0.5, 0.5))
+    values = {"unmixed": [1.0], "blended": [0.75], "pasted": [0.0, 1.0]}[effect]
+    assert found.unique().tolist() == values

@@ -111,3 +111,61 @@ def test_every_sample_gets_its_own_operations(images):
     )
     assert counts.min() > 0.8 * 5000 / 14
     assert not torch.equal(found, augmented(3)), "other operations in another epoch"
+
+
+def apply_to_all(operation, images, magnitude, sign=1):
+    """Applies an operation to square images, uint8 (N, side, side, 3), and torchvision's to the same images."""
+    count = len(images)
+    transform = RandAugment(1, magnitude, images.shape[1], CPU)
+    found = transform.apply(images, torch.full((count,), operation), torch.full((count,), int(sign < 0)))
+    expected = [torchvision_operation(image.permute(2, 0, 1), operation, sign, magnitude) for image in images]
+    return found, torch.stack(expected).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("operation", [Operation.translate_x, Operation.translate_y])
+def test_large_images_are_translated_by_150_of_331_of_their_side(operation):
+    """By 181 pixels of 400, rounded down from 181.3."""
+    side = 400
+    positions = torch.arange(side) % 251
+    image = torch.stack([positions.expand(side, side), positions.view(-1, 1).expand(side, side)] * 2, 2)[..., :3]
+    image = image.to(torch.uint8).unsqueeze(0)
+    shift = torch.zeros_like(image)
+    if operation is Operation.translate_x:
+        shift[:, :, 181:] = image[:, :, :-181]
+    else:
+        shift[:, 181:] = image[:, :-181]
+    transform = RandAugment(1, 30, side, CPU)
+    assert torch.equal(transform.apply(image, torch.tensor([operation]), torch.tensor([0])), shift)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sharpness_of_small_images(side, sign):
+    """Below 3x3 pixels there are only border pixels, which stay as they are."""
+    images = torch.randint(256, (20, side, side, 3), generator=torch.Generator().manual_seed(side)).to(torch.uint8)
+    found, expected = apply_to_all(Operation.sharpness, images, 30, sign)
+    if side < 3:
+        assert torch.equal(found, images)
+    else:
+        assert not torch.equal(found, images)
+        assert (found.int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_black_image_stays_black_and_a_white_one_white_unless_it_is_inverted(operation, sign):
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, SIDE, SIDE, 3).contiguous()
+    found, expected = apply_to_all(operation, images, 20, sign)
+    assert torch.equal(found, expected)
+    if operation is not Operation.solarize:
+        assert torch.equal(found[0], images[0])
+
+
+@pytest.mark.parametrize("brightest", [0, 254, 255, 509, 510, 770, 1023])
+def test_images_are_equalised_like_torchvisions_whatever_part_of_them_is_brightest(brightest):
+    """A step of the table is a part of the other pixels: of 255 to 509 it is one pixel, of less there is none."""
+    values = torch.randint(200, (SIDE * SIDE, 3), generator=torch.Generator().manual_seed(brightest))
+    values[SIDE * SIDE - brightest :] = 230
+    images = values.to(torch.uint8).view(1, SIDE, SIDE, 3)
+    found, expected = apply_to_all(Operation.equalize, images, 10)
+    assert torch.equal(found, expected)

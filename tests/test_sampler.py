@@ -199,3 +199,18 @@ def test_a_batch_sampler_gives_the_batches_of_its_order():
 def test_batches_that_cannot_be_trained_are_one_line_errors(samples, batch_size, drop_last, world_size, message):
     with pytest.raises(DataError, match=message):
         trainable_steps(samples, batch_size, drop_last, world_size)
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "drop_last", "world_size", "steps"),
+    [(2, 2, False, 1, 1), (2, 2, True, 1, 1), (6, 6, False, 3, 1), (10, 4, False, 1, 3), (16, 6, False, 2, 3)],
+)
+def test_two_samples_for_each_process_are_enough_in_every_batch(samples, batch_size, drop_last, world_size, steps):
+    assert trainable_steps(samples, batch_size, drop_last, world_size) == steps
+    sampler = BatchSampler(samples, batch_size, drop_last, shuffle_window=0, seed=0)
+    assert sampler.steps(world_size) == steps
+
+
+def test_a_batch_sampler_drops_the_last_batch_only_if_asked_to():
+    for drop_last, steps in ((True, 10), (False, 11)):
+        assert BatchSampler(1000, 96, drop_last, shuffle_window=0, seed=0).steps(2) == steps

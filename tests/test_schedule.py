@@ -99,3 +99,15 @@ def test_smooth_schedules_decay_in_half_a_cosine_to_the_last_step(name, quarter)
     expected = 0.1 + 0.9 * (1 + math.cos(math.pi * quarter / 4)) / 2
     # Of 41 + 41 steps the first 41 are warm-up; 40 steps lead from the peak to the last one.
     assert learning_rate(41 + 10 * quarter, 41, 2, 1.0, schedule) == pytest.approx(expected)
+
+
+@given(epochs=st.integers(1, 12), warmup=st.integers(0, 10), decay=st.integers(1, 20), steps=st.integers(1, 30))
+def test_the_baseline_schedule_is_constant_within_an_epoch_and_follows_its_formula(epochs, warmup, decay, steps):
+    schedule = ScheduleConfig("baseline", warmup, decay, start_lr=0.1, min_lr=0.2)
+    for step in range(epochs * steps):
+        epoch = step // steps
+        if epoch < warmup:
+            expected = 0.1 + (1 - 0.1) * epoch / warmup
+        else:
+            expected = 0.2 + (1 - 0.2) * math.cos(math.pi / 2 * min(1, (epoch - warmup) / decay))
+        assert learning_rate(step, steps, epochs, 1.0, schedule) == pytest.approx(expected)
