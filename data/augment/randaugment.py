@@ -159,7 +159,7 @@ def _blurred(planes: Tensor) -> Tensor:
 
 def _stretch(planes: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Stretches each channel from low..high to 0..255; not a number where they are equal."""
-    return ((planes - low) * (255 / (high - low))).clamp(0, 255).floor()
+    return ((planes - low) * (255 / (high - low))).floor()
 
 
 def _equalize(images: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,6 +178,6 @@ def _equalize(images: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
     histogram.scatter_add_(1, values, torch.ones_like(values))
     step = (values.shape[1] - histogram.gather(1, highest.view(count, 1, 3).long())) // 255
     below = histogram.cumsum(1) - histogram
-    table = ((below + step // 2) // step.clamp(min=1)).clamp(0, 255)
+    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
     equalized = table.gather(1, values).to(torch.uint8)
     return equalized.view(images.shape), (step > 0).unsqueeze(1)

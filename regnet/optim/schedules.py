@@ -40,7 +40,7 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, peak: float, sch
     if step < warmup_steps:
         return schedule.start_lr + (peak - schedule.start_lr) * warmup(step / warmup_steps)
     last_step = epochs * steps_per_epoch - 1
-    progress = min(1.0, (step - warmup_steps) / max(1, last_step - warmup_steps))
+    progress = (step - warmup_steps) / max(1, last_step - warmup_steps)
     return schedule.min_lr + (peak - schedule.min_lr) * decay(progress)
 
 

@@ -28,7 +28,6 @@ class ModelEma(nn.Module):
         self.module = deepcopy(model).requires_grad_(False)
         self.decay = decay
 
-    @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Updates the EMA with the weights of `model`; integer buffers (num_batches_tracked) are copied.
 
@@ -39,9 +38,10 @@ class ModelEma(nn.Module):
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         copied = [pair for pair in pairs if not pair[0].is_floating_point()]
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_([ema for ema, _ in averaged], [tensor for _, tensor in averaged], weight)
-        if copied:
-            torch._foreach_copy_([ema for ema, _ in copied], [tensor for _, tensor in copied])
+        with torch.no_grad():
+            torch._foreach_lerp_([ema for ema, _ in averaged], [tensor for _, tensor in averaged], weight)
+            if copied:
+                torch._foreach_copy_([ema for ema, _ in copied], [tensor for _, tensor in copied])
 
 
 def _tensors(model: nn.Module) -> chain[Tensor]:
