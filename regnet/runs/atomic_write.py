@@ -36,7 +36,7 @@ class AtomicWriter:
         sync_directory(directory)
 
     def write(self, path: Path, content: bytes) -> None:
-        """Replaces the file `path`; creates its parent, a directory of the run.
+        """Replaces the file `path`, in the run directory or in a directory of it, which is created.
 
         Raises:
             DirectoryTakenOver: this attempt is no longer the newest, or the run directory was moved or deleted.
@@ -47,7 +47,8 @@ class AtomicWriter:
             try:
                 with name_file(path):
                     _write_durably(temporary, content)
-                make_directory(path.parent)
+                if path.parent != self.directory:  # which was moved if it is missing
+                    _make_subdirectory(path.parent)
                 temporary.rename(path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -115,5 +116,15 @@ def make_directory(directory: Path) -> None:
     """Creates a directory and its parents durably."""
     if not directory.is_dir():
         make_directory(directory.parent)
+        _make_subdirectory(directory)
+
+
+def _make_subdirectory(directory: Path) -> None:
+    """Creates a directory durably.
+
+    Raises:
+        FileNotFoundError: its parent is missing.
+    """
+    if not directory.is_dir():
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)
