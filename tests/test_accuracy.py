@@ -24,6 +24,7 @@ def accuracy_command(folder, shards, *options, trainer=()):
     return ForkedCommand(["-m", "benchmarks.accuracy", "--config", "tests/tiny.yaml", *options, "--", *trainer])
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_resumes_and_every_seed_is_reported(shards, tmp_path):
     report, runs = tmp_path / "report.json", tmp_path / "runs"
     options = ("--seeds", "2", "--target", "0.5", "--json", str(report))
@@ -50,6 +51,7 @@ def test_an_interrupted_run_resumes_and_every_seed_is_reported(shards, tmp_path)
     assert (runs / "tiny-accuracy" / "index.html").exists()
 
 
+@pytest.mark.thorough
 def test_a_second_ctrl_c_kills_all_processes(shards, tmp_path):
     flags = ("--train.epochs", "1000", "--train.max_minutes", "6")  # ends by itself even if this test fails
     forked = accuracy_command(tmp_path, shards, "--seeds", "1", trainer=flags)
@@ -71,6 +73,7 @@ def test_a_second_ctrl_c_kills_all_processes(shards, tmp_path):
         kill_tree(process)
 
 
+@pytest.mark.thorough
 def test_a_finished_run_is_reused_only_for_the_same_number_of_epochs(shards, tmp_path):
     report, metrics = tmp_path / "report.json", tmp_path / "tiny-0" / "metrics.jsonl"
 

@@ -38,6 +38,7 @@ def test_impossible_options_are_rejected_in_one_line(tmp_path):
     assert "argument --images: must be a positive integer, got 'many'" in done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_neither_processes_nor_files(tmp_path, number):
     process = start(ForkedCommand(["-m", "benchmarks.convert", "--images", "400"]), TMPDIR=str(tmp_path))

@@ -12,6 +12,7 @@ def benchmark(shards, *options):
     return run([*PYTHON, "-m", "benchmarks.start", "--config", str(TINY), "--shards", str(shards), *map(str, options)])
 
 
+@pytest.mark.thorough
 def test_two_checkouts_start_in_turns_and_are_compared(shards, tmp_path):
     report, other = tmp_path / "report.json", tmp_path / "other"
     other.symlink_to(ROOT)

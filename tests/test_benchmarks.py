@@ -9,6 +9,7 @@ import torch
 import yaml
 from fork_server import ForkedCommand
 from processes import ROOT, TINY, run
+from thoroughness import parametrize_some
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step.machine import Traffic, work_of
@@ -102,7 +103,7 @@ def test_the_step_benchmark_times_the_parts_of_a_step(shards, tmp_path):
     assert not list((ROOT / "runs").glob(".benchmark-*"))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@parametrize_some("precision", ["fp16", "fp32"])
 def test_steps_between_two_reports_do_not_wait_for_the_device(shards, tmp_path, precision):
     """With every option that affects a step."""
     config = yaml.safe_load((ROOT / "configs" / "debug.yaml").read_text())

@@ -7,6 +7,7 @@ tested. tests/test_cuda_graphs.py compares real graphs on a GPU.
 import pytest
 from processes import faulty_trainer, kill_group, run, start, trainer, wait_until
 from run_directory import outcome, rows
+from thoroughness import parametrize_some
 
 PASSES = "captured the forward and backward passes"
 MUON = ("--optim.name", "muon", "--optim.lr", "0.05", "--optim.ema_decay", "0.9")
@@ -20,7 +21,7 @@ def train(folder, shards, *flags, fault=None, processes=0):
     return done.stdout, outcome(folder / "tiny")
 
 
-@pytest.mark.parametrize(
+@parametrize_some(
     ("processes", "flags", "captures"),
     [
         (1, MUON, 2),
@@ -34,6 +35,7 @@ def train(folder, shards, *flags, fault=None, processes=0):
         (2, ("--train.sync_batchnorm", "true"), 0),
         (2, ("--train.detect_anomaly", "true"), 0),
     ],
+    quick=3,
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_a_captured_run_is_bit_identical_to_an_uncaptured_one(processes, flags, captures, shards, tmp_path):
@@ -45,8 +47,10 @@ def test_a_captured_run_is_bit_identical_to_an_uncaptured_one(processes, flags, 
     assert printed.count("captured the evaluation's passes") >= processes
 
 
-@pytest.mark.parametrize(
-    "flags", [(), ("--train.precision", "bf16", "--train.grad_accum_steps", "2"), MUON], ids=" ".join
+@parametrize_some(
+    "flags",
+    [(), ("--train.precision", "bf16", "--train.grad_accum_steps", "2"), MUON],
+    ids=" ".join,
 )
 def test_one_bucket_is_bit_identical_to_several(flags, shards, tmp_path):
     """Between two ranks, a sum does not depend on its order."""
@@ -73,6 +77,7 @@ def test_a_captured_run_that_was_killed_resumes_bit_exactly(shards, tmp_path):
     assert resumed == uninterrupted
 
 
+@pytest.mark.thorough
 def test_a_capture_that_fails_is_reported_once_and_the_run_continues_uncaptured(shards, tmp_path):
     _, expected = train(tmp_path / "expected", shards, processes=2)
     printed, actual = train(tmp_path / "failing", shards, fault="failing_capture", processes=2)

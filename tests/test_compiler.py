@@ -53,6 +53,7 @@ def test_compiled_blocks_compute_the_gradients_and_statistics_of_uncompiled_ones
     assert float(line.split()[-2]) > 0
 
 
+@pytest.mark.thorough
 def test_no_shape_of_images_runs_uncompiled():
     """Beyond its limit of compilations PyTorch runs uncompiled code."""
     model = tiny_model()

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from converting import assert_rejected, convert
 from disks import mounted_tmpfs
 from limits import LIMIT
@@ -40,6 +41,7 @@ def test_a_writer_that_dies_aborts_the_conversion(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_a_writer_that_stalls_is_killed(tmp_path):
     command = ["--source", "synthetic", "--per-class", "400", "--shards", "2", "--out", str(tmp_path / "out")]
     process = start([*PYTHON, "-m", "data.convert", *command, "--timeout", "2"])
@@ -63,6 +65,7 @@ def test_a_full_disk_is_a_one_line_error(tmp_path):
         verify(disk / "out", read_manifest(disk / "out"), Verify.always)
 
 
+@pytest.mark.thorough
 def test_a_short_write_without_an_error_is_detected(tmp_path):
     """The kernel writes all but five bytes of the last page of images, and reports success."""
     options = ("--source", "synthetic", "--per-class", 1, "--shards", 1)

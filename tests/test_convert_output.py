@@ -139,6 +139,7 @@ def test_a_dataset_that_is_replaced_while_it_is_verified_is_not_called_damaged(i
         verify(out, before, Verify.sizes)
 
 
+@pytest.mark.thorough
 def test_the_bytes_depend_on_neither_workers_nor_umask_nor_hash_seed(images, tmp_path):
     program = "import os, runpy, sys; os.umask(0o077); sys.argv[0] = 'convert'; runpy.run_module('data.convert', "
     program += "run_name='__main__', alter_sys=True)"

@@ -15,6 +15,7 @@ from disks import mounted_tmpfs
 from fork_server import ForkedCommand
 from limits import LIMIT, scaled
 from processes import PYTHON, TINY, TORCHRUN, kill_group, run, start
+from thoroughness import parametrize_some
 
 from data.errors import DataError
 from regnet.config.schema import Config, DataConfig, ModelConfig, OptimConfig
@@ -251,7 +252,7 @@ def test_a_rank_that_does_not_start_is_reported(shards, tmp_path):
     assert "failed (rank 1): rendezvous failed" in err
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+@parametrize_some("how", ["SIGKILL", "SIGSTOP"])
 def test_a_rank_that_dies_or_hangs_is_reported_with_the_other_findings(shards, tmp_path, how):
     port, flags = free_port(), ("--distributed.heartbeat_timeout", scaled(4), "--json")
     fault = f"import os, signal, sys, regnet.doctor.command as c; c.check_device = lambda *_: os.kill(0, signal.{how})"

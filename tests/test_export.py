@@ -109,6 +109,7 @@ def test_the_published_checkpoint_and_onnx_model_are_the_same_network():
     np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_difference_above_the_tolerance_fails(checkpoint, tmp_path):
     done = export("--checkpoint", checkpoint, "--onnx", tmp_path / "model.onnx", "--tolerance", "1e-30")
     assert done.returncode == 1

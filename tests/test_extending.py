@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from limits import LIMIT
 from processes import ROOT, environment
+from thoroughness import parametrize_some
 
 pytestmark = pytest.mark.xdist_group("extending")  # which starts the runner once
 
@@ -87,7 +88,7 @@ def shell(tree, command, text=""):
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize("title", EXAMPLES)
+@parametrize_some("title", EXAMPLES)
 def test_the_diff_applies_and_its_test_fails_only_for_broken_code(tree, run_pytest, title):
     (diff,) = re.findall(r"^```diff\n(.*?)^```", EXAMPLES[title], re.MULTILINE | re.DOTALL)
     *options, tests, break_code = re.findall(r"^    \$ (.*)$", EXAMPLES[title], re.MULTILINE)

@@ -108,6 +108,7 @@ def test_stochastic_depth_cannot_be_combined_with_a_frozen_backbone():
         parse_config(["--train.freeze_backbone=true", "--train.drop_path=0.1"])
 
 
+@pytest.mark.thorough
 def test_finetune_yaml_trains_from_weights_of_torchvision(shards, tmp_path):
     torch.manual_seed(0)
     path, original = tmp_path / "regnet_x_400mf.pth", torchvision.models.regnet_x_400mf()

@@ -6,10 +6,10 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from processes import TINY
-from thoroughness import examples
+from thoroughness import either
 
 from train_ddp import main
 
@@ -86,7 +86,7 @@ def _restore_torch_settings():
 @example([("optim.lr", 1e6), ("schedule.start_lr", 1e6), ("optim.momentum", 0.9999999)])
 @example([("train.batch_size", HUGE)])
 @example([("data.workers", 1000)])
-@examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=either(quick=4, thorough=20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_extreme_values_run_or_are_rejected_in_one_line(shards, chosen):
     error = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(error), redirect_stdout(io.StringIO()):

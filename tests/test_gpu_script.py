@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from processes import run
+from thoroughness import parametrize_some
 
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
@@ -13,6 +14,7 @@ def script(shards, results, only, **more):
     return run(["bash", "benchmarks/gpu.sh", str(shards), str(results)], **variables)
 
 
+@pytest.mark.thorough
 def test_selected_benchmarks_run_and_existing_results_are_kept(shards, tmp_path):
     first = script(shards, tmp_path, "epochs-*")
     assert first.returncode == 0, first.stderr + first.stdout
@@ -28,7 +30,7 @@ def test_selected_benchmarks_run_and_existing_results_are_kept(shards, tmp_path)
     assert (tmp_path / "epochs-32.jsonl").read_text() == rows
 
 
-@pytest.mark.parametrize(
+@parametrize_some(
     ("name", "status", "message"),
     [
         ("epoch", 2, "no benchmark that can run here matches ONLY=epoch"),
@@ -42,6 +44,7 @@ def test_a_selection_that_cannot_be_measured_is_reported(shards, tmp_path, name,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_the_gpu_tests_and_the_probe_run_first(shards, tmp_path):
     """Without a GPU the tests are skipped."""
     finished = script(shards, tmp_path, "@(gpu-tests|probe-32)")

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from processes import PYTHON, ROOT, TINY, TORCHRUN, run, trainer
+from thoroughness import parametrize_some
 
 _MODULE = re.compile(r"^import time:[\d |]+?(\S+)$", re.MULTILINE)
 
@@ -17,7 +18,7 @@ def imported(run_dir, shards, *flags, launcher=(*PYTHON, "-X", "importtime"), pr
     return modules
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+@parametrize_some("optimizer", ["adamw", "sgd", "muon"])
 def test_a_training_imports_no_compiler_no_wandb_and_no_matplotlib(shards, tmp_path, optimizer):
     flags = ("--optim.name", optimizer, "--train.max_steps_per_epoch", "2", "--schedule.name", "baseline")
     unused = {"torch._dynamo", "torch._inductor", "sympy", "wandb", "matplotlib"}
@@ -26,6 +27,7 @@ def test_a_training_imports_no_compiler_no_wandb_and_no_matplotlib(shards, tmp_p
     assert not imported(tmp_path, shards, *flags, "--train.epochs", "2") & unused
 
 
+@pytest.mark.thorough
 def test_ranks_import_no_compiler(shards, tmp_path):
     flags = ("--train.max_steps_per_epoch", "2", "--train.epochs", "1")
     modules = imported(tmp_path, shards, *flags, launcher=TORCHRUN, processes=2, PYTHONPROFILEIMPORTTIME="1")
@@ -33,6 +35,7 @@ def test_ranks_import_no_compiler(shards, tmp_path):
     assert "torch.distributed.elastic.agent.server.api" in modules, "torchrun's own imports are listed as well"
 
 
+@pytest.mark.thorough
 def test_an_unknown_question_of_ddp_to_the_compiler_is_answered_by_the_compiler():
     program = """
 import sys, torch

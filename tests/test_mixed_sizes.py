@@ -48,6 +48,7 @@ def trained(shards, tmp_path_factory):
     return folder / "folder"
 
 
+@pytest.mark.thorough
 def test_a_network_learns_from_images_of_different_sizes_at_128_pixels(trained):
     assert result(trained)["top1"] > 0.6, "chance is 0.25"
     losses = [row["train_loss"] for row in rows(trained, "epoch")]
@@ -97,6 +98,7 @@ def test_the_same_images_in_other_shards_are_the_same_dataset(photos, shards, tm
     assert read_manifest(tmp_path / "other").identity == read_manifest(shards).identity
 
 
+@pytest.mark.thorough
 def test_a_run_that_crops_nothing_is_adapted_to_images_of_different_sizes(shards, tmp_path):
     """It resumes with the same options."""
     flags = ("--train.batch_size", "16", "--train.epochs", "2")
@@ -138,6 +140,7 @@ def test_the_doctor_judges_the_adapted_configuration(shards, tmp_path):
     assert "data.cache device keeps whole images" in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_network_for_whole_images_refuses_shards_of_mixed_sizes(shards, trained, tmp_path):
     """It was trained on squares; the other shards have the same classes."""
     root = photo_folders(tmp_path / "square", train=4, val=2)

@@ -29,6 +29,7 @@ def read_with_limit(out, soft, hard):
     return done.stdout
 
 
+@pytest.mark.thorough
 def test_a_soft_limit_that_is_too_low_is_raised(many_shards):
     assert read_with_limit(many_shards, 100, 1000) == "[100, 100]\n"
 
@@ -46,6 +47,7 @@ def test_too_many_workers_for_the_limit_are_rejected(tmp_path):
     assert_rejected(done, "--workers 50: needs ", "is 100 (ulimit -Hn)", "use fewer --workers")
 
 
+@pytest.mark.thorough
 def test_the_number_of_shards_is_not_limited_when_they_are_written(tmp_path):
     options = ("--source", "synthetic", "--per-class", 1, "--out", tmp_path / "out", "--workers", 2, "--shards", 25)
     done = convert(*options, launcher=("prlimit", "--nofile=60:60", *PYTHON))

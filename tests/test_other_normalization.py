@@ -9,6 +9,7 @@ from converting import convert
 from images import class_folders
 from PIL import Image
 from processes import TINY, run, trainer
+from thoroughness import parametrize_some
 
 from data.manifest import read_manifest
 from regnet.checkpoint.file import load, pack
@@ -55,7 +56,7 @@ def test_the_evaluation_of_the_same_images_is_the_same(place, checkpoint):
     assert first == second
 
 
-@pytest.mark.parametrize("checkpoint", ["best.pt", "weights.pt"])
+@parametrize_some("checkpoint", ["best.pt", "weights.pt"])
 def test_predictions_and_onnx_models_are_the_same(place, checkpoint, tmp_path):
     images = sorted((place / "images" / "test").rglob("*.png"))
     models = []

@@ -233,6 +233,7 @@ def _has_saved(run_dir):
     return False
 
 
+@pytest.mark.thorough
 def test_ranks_that_torchrun_restarts_resume_the_run_that_they_have_started_over(shards, tmp_path):
     """The earlier run has another seed."""
     tiny = tmp_path / "tiny"

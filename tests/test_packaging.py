@@ -73,6 +73,7 @@ def run_installed(installed: Path, *command: str, path: str = "") -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=found, cwd=installed.parent)
 
 
+@pytest.mark.thorough
 def test_metadata_names_the_licence_and_the_readme(metadata):
     assert metadata["License-Expression"] == "MIT"
     assert metadata["License-File"] == "LICENSE"

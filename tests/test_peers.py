@@ -108,6 +108,7 @@ def test_settings_describe_the_model_and_other_models_are_rejected(shards, varia
             our_network(other, classes)
 
 
+@pytest.mark.thorough
 def test_the_command_compares_and_reports(shards, tmp_path):
     report, figure = tmp_path / "report.json", tmp_path / "figure.png"
     more = ("--processes", 2, "--rounds", 1, "--steps", 3, "--json", report, "--figure", figure)

@@ -98,6 +98,7 @@ def test_unusable_images_and_models_are_one_line_errors(trained, tmp_path):
         assert words in done.stderr
 
 
+@pytest.mark.thorough
 def test_predictions_do_not_depend_on_how_a_file_stores_the_same_image(trained, tmp_path):
     """Rotated by its EXIF orientation, with 16 bits, transparent, in formats of other endings."""
     checkpoint, _, images = trained

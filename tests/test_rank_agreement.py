@@ -24,6 +24,7 @@ def test_early_stopping_follows_the_metrics_of_rank_zero(shards, tmp_path):
     assert rows(tmp_path / "faulty" / "tiny", "epoch") == epochs
 
 
+@pytest.mark.thorough
 def test_resuming_does_not_reset_the_patience(shards, tmp_path):
     """The first epoch stays the best; the run is killed in the second and stops after two more."""
     flags = (*NO_LEARNING, "--early_stopping.monitor", "val_top1", "--early_stopping.patience", "3")
@@ -85,6 +86,7 @@ def test_weights_that_are_not_finite_are_not_saved(shards, tmp_path):
     assert checkpoints.paths() == [checkpoints.path(1), checkpoints.path(2)]
 
 
+@pytest.mark.thorough
 def test_under_fp16_an_overflow_on_one_rank_skips_one_step(shards, tmp_path):
     flags = ("--train.precision", "fp16", "--tracking.log_every", "1")
     done = run(faulty_trainer(tmp_path, shards, "inf_gradient:1:3", *flags, processes=2))
@@ -95,6 +97,7 @@ def test_under_fp16_an_overflow_on_one_rank_skips_one_step(shards, tmp_path):
     assert state(tmp_path / "tiny")["state"] == "finished"
 
 
+@pytest.mark.thorough
 def test_under_fp16_an_overflow_in_every_step_ends_the_run(shards, tmp_path):
     flags = ("--train.precision", "fp16", "--train.epochs", "9")
     done = run(faulty_trainer(tmp_path, shards, "inf_gradient:0:0", *flags, processes=2))

@@ -64,6 +64,7 @@ def test_the_channel_statistics_agree_with_published_values(converted):
     assert manifest.std == pytest.approx(PUBLISHED_STD, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_few_hundred_steps_learn_real_images(converted, tmp_path):
     model = ["--model.variant", "paper", "--model.depth", "6", "--model.stem_width", "24"]
     schedule = ["--schedule.name", "onecycle", "--schedule.warmup_epochs", "1", "--train.epochs", "2"]

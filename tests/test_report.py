@@ -178,6 +178,7 @@ def test_the_provenance_names_command_versions_and_files(runs, single):
         assert (single / link).resolve() == runs / "steep" / file
 
 
+@pytest.mark.thorough
 def test_figures_are_written_as_png_files_on_request(runs, single, tmp_path):
     assert [path.name for path in single.iterdir()] == ["index.html"]
     folder = written(runs / "steep", "--out", tmp_path, "--png").parent

@@ -39,6 +39,7 @@ def test_the_command_resumes_the_run_without_its_time_limit(shards, tmp_path):
     assert (done.returncode, "Resuming from" in done.stdout) == (0, True), done.stderr
 
 
+@pytest.mark.thorough
 def test_torchrun_is_part_of_the_command(shards, tmp_path):
     """As it is found by the tests: not on the search path."""
     command = trainer(tmp_path, shards, *ONE_STEP, processes=2, launcher=TORCHRUN)

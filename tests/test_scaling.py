@@ -273,6 +273,7 @@ def test_powers():
 SMALL = ("--config", "tests/tiny.yaml", "--device", "cpu", "--batch-size", "32", "--rounds", "1")
 
 
+@pytest.mark.thorough
 @pytest.mark.xdist_group("benchmarks")
 def test_the_command_measures_predicts_and_compares(shards, tmp_path):
     report, figure = tmp_path / "report.json", tmp_path / "figure.png"

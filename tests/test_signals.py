@@ -20,13 +20,14 @@ from processes import (
     wait_until,
 )
 from run_directory import outcome, rows, state
+from thoroughness import parametrize_some
 
 from regnet.checkpoint.file import load
 
 SLOW = ("--train.epochs", "400")
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+@parametrize_some("signal_name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_a_preempted_single_process_saves_a_checkpoint_and_exits_with_75(shards, tmp_path, signal_name):
     process = start(trainer(tmp_path, shards, *SLOW, launcher=PYTHON))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))
@@ -58,7 +59,7 @@ def test_a_signal_to_one_rank_preempts_all_ranks_at_the_same_step(shards, tmp_pa
     assert steps == list(range(1, len(steps) + 1))
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+@parametrize_some("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_signal_to_torchrun_lets_its_ranks_save_a_checkpoint(shards, tmp_path, signal_name):
     process = start(trainer(tmp_path, shards, *SLOW, processes=2, launcher=TORCHRUN))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))
@@ -69,7 +70,7 @@ def test_a_signal_to_torchrun_lets_its_ranks_save_a_checkpoint(shards, tmp_path,
     assert (tmp_path / "tiny" / "checkpoints" / f"step-{run_state['step']:09d}.pt").exists()
 
 
-@pytest.mark.parametrize("processes", [0, 2])
+@parametrize_some("processes", [0, 2])
 def test_a_time_limit_preempts_like_a_signal(shards, tmp_path, processes):
     launcher = TORCHRUN if processes else ()
     done = run(trainer(tmp_path, shards, *SLOW, "--train.max_minutes", "0.05", processes=processes, launcher=launcher))
@@ -80,7 +81,7 @@ def test_a_time_limit_preempts_like_a_signal(shards, tmp_path, processes):
     assert run_state["step"] >= 1, "three seconds, counted from the first step"
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+@parametrize_some("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_signal_before_the_first_step_preempts_the_run(shards, uninterrupted, tmp_path, signal_name):
     process = start(trainer(tmp_path, shards, launcher=PYTHON))
     wait_until(lambda: handles(process, signal.SIGTERM))
@@ -94,7 +95,7 @@ def test_a_signal_before_the_first_step_preempts_the_run(shards, uninterrupted, 
     assert outcome(tmp_path / "tiny") == uninterrupted()
 
 
-@pytest.mark.parametrize("second", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@parametrize_some("second", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_repeated_signals_while_a_checkpoint_is_written_lose_nothing(shards, uninterrupted, tmp_path, second):
     flags = ("--checkpoint.every_steps", "4", "--tracking.log_every", "1")
     folder = tmp_path / "tiny"
@@ -111,7 +112,7 @@ def test_repeated_signals_while_a_checkpoint_is_written_lose_nothing(shards, uni
     assert outcome(folder) == uninterrupted()
 
 
-@pytest.mark.parametrize("processes", [0, 2])
+@parametrize_some("processes", [2, 0])
 def test_an_evaluation_is_interrupted_immediately_and_repeated(shards, uninterrupted, tmp_path, processes):
     """It would take more than three seconds. No training step of its epoch is lost."""
     folder = tmp_path / "tiny"
@@ -128,7 +129,7 @@ def test_an_evaluation_is_interrupted_immediately_and_repeated(shards, uninterru
     assert outcome(folder) == uninterrupted("--train.batch_size", "60", processes=processes)
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@parametrize_some("rank", ["0", "1"])
 def test_a_rank_that_waits_for_its_peers_can_be_preempted(shards, tmp_path, rank):
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "2"}
     variables |= {"RANK": rank, "LOCAL_RANK": rank}
@@ -144,7 +145,7 @@ def test_a_rank_that_waits_for_its_peers_can_be_preempted(shards, tmp_path, rank
     assert len(out.splitlines()) == 1
 
 
-@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+@parametrize_some("first", ["SIGINT", "SIGTERM"])
 def test_a_second_interrupt_ends_the_process_immediately(shards, tmp_path, first):
     """During a step that takes a minute, whichever signal came first."""
     process = start(faulty_trainer(tmp_path, shards, "slow_step::3", "--tracking.log_every", "1"))
@@ -160,6 +161,7 @@ def test_a_second_interrupt_ends_the_process_immediately(shards, tmp_path, first
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.thorough
 def test_an_interrupt_from_the_terminal_preempts_a_run_under_torchrun(shards, tmp_path):
     process = start(trainer(tmp_path, shards, *SLOW, processes=2, launcher=TORCHRUN))
     wait_until(lambda: rows(tmp_path / "tiny", "step"))

@@ -3,6 +3,7 @@
 import threading
 from types import SimpleNamespace
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,7 @@ def test_a_copy_has_the_same_contents_and_does_not_follow_the_original(state):
         assert torch.equal(tensor, values)
 
 
+@pytest.mark.thorough
 @examples(100)
 @given(state=contents)
 def test_a_file_of_copies_is_identical_to_a_file_of_plain_clones(state):

@@ -117,6 +117,7 @@ def test_a_shell_closes_the_streams_of_a_fresh_process(folder, redirection, stat
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
 
+@pytest.mark.thorough
 def test_a_closed_terminal_preempts_a_run(shards, tmp_path):
     """The terminal sends SIGHUP, and writing to it fails from then on."""
     master, slave = pty.openpty()

@@ -121,6 +121,7 @@ def relaunch(launch, *arguments):
     return run([sys.executable, "-m", "regnet.relaunch", "--launch", launch, "--", *map(str, arguments)])
 
 
+@pytest.mark.thorough
 def test_attempts_without_progress_are_counted_until_there_is_progress_or_a_new_job(shards, tmp_path):
     flags = (*ARGUMENTS, "--runs_dir", tmp_path)
     for launch, expected in (("7.0.1", 3), ("7.0.2", 3), ("7.1.1", 1), ("8.0.1", 3)):

@@ -24,6 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.thorough
 def test_freed_memory_is_reused_on_a_cpu():
     faults = {}
     for device in ("cpu", "cuda"):

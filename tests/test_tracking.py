@@ -14,6 +14,7 @@ from limits import LIMIT
 from PIL import Image
 from processes import PYTHON, ROOT, faulty_trainer, kill_group, run, start, trainer, wait_until
 from run_directory import result, rows, state
+from thoroughness import parametrize_some
 from wandb_file import read_run
 from wandb_helpers import KEY, assert_complete, server
 
@@ -206,7 +207,7 @@ def without_wandb(shards, tmp_path_factory):
     return rows(folder / "tiny", "step"), time.monotonic() - started
 
 
-@pytest.mark.parametrize("behaviour", ["absent", "refusing", "failing", "silent", "falling silent", "dying", *KILLED])
+@parametrize_some("behaviour", ["refusing", "absent", "failing", "silent", "falling silent", "dying", *KILLED])
 def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_path, without_wandb, behaviour):
     steps, alone = without_wandb
     folder = tmp_path / "tiny"
@@ -238,6 +239,7 @@ def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_
         assert any(f"Weights & Biases {what}" in out for what in ("failed", "did not finish", "does not respond"))
 
 
+@pytest.mark.thorough
 def test_a_call_that_never_returns_is_abandoned(shards, tmp_path):
     flags = (*QUICK, "--tracking.wandb", "offline", "--tracking.wandb_timeout", "1")
     done = run(faulty_trainer(tmp_path, shards, "hanging_wandb", *flags, launcher=PYTHON))

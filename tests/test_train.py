@@ -7,6 +7,7 @@ import pytest
 import yaml
 from processes import PYTHON, TINY, TORCHRUN, run, trainer
 from run_directory import outcome, result, rows, state
+from thoroughness import parametrize_some
 
 LINE = re.compile(
     r"^epoch (\d+)/2  loss \d\.\d{4}  val_loss \d\.\d{4}  top1 [ \d]\d\.\d\d%  top5 [ \d]\d\.\d\d%  lr \d\.\d{6}  "
@@ -133,7 +134,7 @@ def test_the_same_seed_gives_bit_identical_weights(shards, uninterrupted, tmp_pa
     assert second != other
 
 
-@pytest.mark.parametrize(
+@parametrize_some(
     "flags",
     [
         ("--train.precision", "bf16", "--optim.ema_decay", "0.9"),
@@ -161,6 +162,7 @@ def test_the_same_seed_gives_bit_identical_weights(shards, uninterrupted, tmp_pa
             "8",
         ),
     ],
+    quick=2,
     ids=lambda flags: flags[1],
 )
 def test_every_kind_of_training_lowers_the_loss(shards, tmp_path, flags):
@@ -169,6 +171,7 @@ def test_every_kind_of_training_lowers_the_loss(shards, tmp_path, flags):
     assert losses[-1] < losses[0] - 0.05
 
 
+@pytest.mark.thorough
 def test_compiled_and_eager_networks_agree(shards, tmp_path):
     flags = ("--train.epochs", "2", "--train.max_steps_per_epoch", "2", "--model.depth", "1")
     train(tmp_path / "eager", shards, *flags)

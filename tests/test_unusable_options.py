@@ -55,6 +55,7 @@ def test_the_doctor_shows_which_options_are_adapted(shards, tmp_path):
     assert notes[2].startswith("data.workers reduced from 999 to ")
 
 
+@pytest.mark.thorough
 def test_torch_compile_without_a_compiler_is_one_line(shards, tmp_path):
     done = run(trainer(tmp_path, shards, "--train.compile", "true", *ONE_EPOCH), **NO_COMPILER)
     assert done.returncode == 2, done.stderr
@@ -63,6 +64,7 @@ def test_torch_compile_without_a_compiler_is_one_line(shards, tmp_path):
     assert line.endswith("install g++ and the Python headers, or use --train.compile false")
 
 
+@pytest.mark.thorough
 def test_the_doctor_tries_torch_compile_if_the_run_uses_it(shards, tmp_path):
     status, found = doctor_findings(shards, tmp_path, "--train.compile", "true", **NO_COMPILER)
     (finding,) = [finding for finding in found if finding["check"] == "compile"]

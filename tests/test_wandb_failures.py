@@ -15,6 +15,7 @@ def said(output):
     return "".join(line for line in output.splitlines(keepends=True) if line.startswith("Weights & Biases"))
 
 
+@pytest.mark.thorough
 def test_rows_that_an_online_attempt_could_not_upload_are_in_the_next_offline_part(shards, tmp_path):
     folder = tmp_path / "tiny"
     offline = trainer(tmp_path, shards, *FLAGS, "--tracking.wandb", "offline")
@@ -31,6 +32,7 @@ def test_rows_that_an_online_attempt_could_not_upload_are_in_the_next_offline_pa
         assert_complete(wandb.run()["history"], folder)
 
 
+@pytest.mark.thorough
 def test_a_part_that_a_kill_has_emptied_does_not_stop_the_upload_of_the_others(shards, tmp_path):
     offline = trainer(tmp_path, shards, *FLAGS, "--tracking.wandb", "offline")
     preempt_after(8, offline)
@@ -43,6 +45,7 @@ def test_a_part_that_a_kill_has_emptied_does_not_stop_the_upload_of_the_others(s
         assert [row["step"] for row in wandb.run()["history"] if "train/loss" in row][:8] == list(range(1, 9))
 
 
+@pytest.mark.thorough
 def test_rows_go_to_the_project_of_the_latest_attempt(shards, tmp_path):
     offline = trainer(tmp_path, shards, *FLAGS, "--tracking.wandb", "offline")
     preempt_after(8, offline, WANDB_PROJECT="first")
@@ -104,6 +107,7 @@ def test_a_directory_that_wandb_cannot_use_is_named(shards, tmp_path):
     assert not (ROOT / "~").exists()
 
 
+@pytest.mark.thorough
 def test_a_full_disk_floods_no_console(shards, tmp_path):
     with mounted_tmpfs(tmp_path / "small", "size=64k") as small:
         done = run(trainer(tmp_path, shards, *FLAGS, "--tracking.wandb", "offline"), WANDB_DIR=str(small))

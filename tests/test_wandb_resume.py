@@ -1,5 +1,6 @@
 """W&B has every row of a run once, however the run was interrupted."""
 
+import pytest
 from limits import LIMIT
 from processes import faulty_trainer, run, trainer
 from run_directory import rows, state
@@ -14,6 +15,7 @@ def parts(folder):
     return sorted((folder / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_killed_online_is_complete(shards, tmp_path):
     with server() as wandb:
         command = faulty_trainer(tmp_path, shards, "connected_wandb", *ONLINE)
@@ -52,6 +54,7 @@ def test_a_run_trains_while_wandb_connects_and_may_be_killed_before(shards, tmp_
         assert_complete(wandb.run()["history"], tmp_path / "tiny")
 
 
+@pytest.mark.thorough
 def test_rows_that_were_logged_offline_are_sent_online_and_need_no_sync(shards, tmp_path):
     command = trainer(tmp_path, shards, *ONLINE)
     with server() as wandb:
@@ -64,6 +67,7 @@ def test_rows_that_were_logged_offline_are_sent_online_and_need_no_sync(shards, 
         assert list(part.glob("*.wandb.synced")), "wandb sync would send its rows a second time"
 
 
+@pytest.mark.thorough
 def test_a_preempted_run_is_shown_as_preempted_and_continues_without_a_gap(shards, tmp_path):
     command = faulty_trainer(tmp_path, shards, "declining_metrics", *ONLINE)
     with server() as wandb:
@@ -85,6 +89,7 @@ def test_a_failed_run_is_shown_as_failed(shards, tmp_path):
         assert_complete(wandb.run()["history"], tmp_path / "tiny")
 
 
+@pytest.mark.thorough
 def test_a_finished_run_that_is_extended_keeps_its_history(shards, tmp_path):
     flags = ("--schedule.name", "baseline", "--tracking.wandb", "online", "--tracking.log_every", "3")
     with server() as wandb:

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from fork_server import ForkedCommand
 from forked_program import listening
@@ -24,6 +25,7 @@ def values_of(parameter):
     return parameter.get("values") or [parameter["min"], parameter["max"]]
 
 
+@pytest.mark.thorough
 def test_the_agent_trains_every_run_of_the_sweep_file_under_its_own_name(shards, tmp_path):
     sweep = yaml.safe_load(SWEEP.read_text())
     small = [f"--config={TINY}", f"--runs_dir={tmp_path / 'runs'}", f"--data.shards={shards}", "--train.epochs=1"]
