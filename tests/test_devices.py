@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from manifests import VALID
 
 from data.augment.image_transforms import ImageTransforms
 from data.augment.mixup_cutmix import MixupCutmix
+from data.augment.pipeline import TrainingPipeline
+from data.augment.progressive_resizing import ProgressiveResizing
 from data.augment.resize_normalize import ResizeNormalize
 from data.rng import random_table
 from regnet.config.schema import AugmentConfig
@@ -53,6 +56,19 @@ def test_mixup_and_cutmix():
     batch = torch.empty(2 * COUNT, 3, SIDE, SIDE, device=META)
     mixed, targets = transform.mix(batch, torch.zeros(2 * COUNT, dtype=torch.int64, device=META), numbers)
     assert mixed.device == targets.device == META
+
+
+@pytest.mark.parametrize("rrc_min_scale", [0, 0.3])
+def test_the_whole_pipeline(rrc_min_scale):
+    options = AugmentConfig(flip=True, crop_padding=2, cutout_size=3, mixup_prob=0.5, rrc_min_scale=rrc_min_scale)
+    train = TrainingPipeline(options, VALID, ProgressiveResizing(24, 24, 0), 1, META)
+    (numbers,) = train.random_numbers([torch.arange(2 * COUNT)], 0)
+    side = 24 if rrc_min_scale else VALID.resolution
+    stored = torch.empty(2 * COUNT, side, side, 3, dtype=torch.uint8, device=META)
+    found = train.at(24)(stored, torch.zeros(2 * COUNT, dtype=torch.int64, device=META), numbers)
+    assert {tensor.device for tensor in (numbers, *found)} == {META}
+    assert found[0].shape == (COUNT, 3, 24, 24)
+    assert {tensor.device for tensor in tensors_of(train.resize_normalize)} == {META}
 
 
 def test_metrics_of_training_and_evaluation():

@@ -64,6 +64,12 @@ def test_a_file_without_an_array_or_with_one_of_another_shape_is_rejected(tmp_pa
         assert str(raised.value).startswith(f"{path}: ")
 
 
+def test_a_single_class_is_an_array_too(tmp_path):
+    path = written(tmp_path, replace(VALID, classes=np.array("cat"), confusion=np.array([[6]])).to_bytes())
+    with pytest.raises(ValueError, match="not a valid evaluation file"):
+        read_evaluation_file(path)
+
+
 @pytest.mark.parametrize("shape", [(45,), (15, 3), (2, 15), (3, 5, 3)])
 def test_a_calibration_of_another_shape_is_rejected(tmp_path, shape):
     path = written(tmp_path, replace(VALID, calibration=np.zeros(shape)).to_bytes())

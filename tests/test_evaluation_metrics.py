@@ -46,8 +46,16 @@ def on_ranks(ranks, action):
     """The results of `action`, a function of the world, on all ranks."""
     meeting = Meeting(ranks)
     worlds = [ThreadWorld(rank, ranks, rank, CPU, None, None, meeting) for rank in range(ranks)]
+
+    def run(world):
+        try:
+            return action(world)
+        except BaseException:
+            meeting.barrier.abort()  # or the other ranks would wait for this one
+            raise
+
     with ThreadPoolExecutor(ranks) as pool:
-        return list(pool.map(action, worlds))
+        return list(pool.map(run, worlds))
 
 
 def batch(seed, samples, classes):
@@ -81,6 +89,15 @@ def test_evaluation_metrics_follow_their_definitions(seed, samples, classes):
         expected[:, math.ceil(confidence * BINS) - 1] += torch.tensor([1, rank == 0, confidence], dtype=torch.float64)
     torch.testing.assert_close(found.calibration, expected)
     assert found.calibration_error == pytest.approx((expected[2] - expected[1]).abs().sum().item() / samples)
+
+
+def test_the_lowest_confidences_are_in_the_first_bin():
+    """They need at least 15 classes: here 20, of almost the same probability."""
+    logits = torch.zeros(4, 20)
+    logits[:, 0] = 0.01
+    found = evaluated(logits, torch.arange(4))
+    assert found.calibration[:, 0].tolist() == pytest.approx([4, 1, 4 / 20], rel=0.02)
+    assert not found.calibration[:, 1:].any()
 
 
 def test_a_group_without_samples_has_no_accuracy():

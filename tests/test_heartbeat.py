@@ -19,7 +19,8 @@ class Intervals:
     """An event that a heartbeat waits for; every wait ends when the event is set, or when the test calls `elapse`."""
 
     def __init__(self):
-        self.changed, self.is_set, self.started, self.elapsed = threading.Condition(), False, 0, 0
+        self.changed, self.is_set, self.elapsed = threading.Condition(), False, 0
+        self.seconds = []  # of every wait
 
     def set(self):
         with self.changed:
@@ -28,8 +29,8 @@ class Intervals:
 
     def wait(self, seconds):
         with self.changed:
-            self.started += 1
-            number = self.started
+            self.seconds.append(seconds)
+            number = len(self.seconds)
             self.changed.notify_all()
             assert self.changed.wait_for(lambda: self.is_set or self.elapsed >= number, LIMIT)
             return self.is_set
@@ -43,7 +44,7 @@ class Intervals:
             self._await(self.elapsed + 1, thread)
 
     def _await(self, number, thread):
-        while self.started < number and thread.is_alive():
+        while len(self.seconds) < number and thread.is_alive():
             self.changed.wait(0.01)
 
 
@@ -76,7 +77,7 @@ class Job:
         self.last_resort.append(seconds)
 
     def start(self, *ranks, size, timeout=TIMEOUT):
-        for rank in range(size):
+        for rank in set(range(size)) - set(ranks):
             self.store.set(f"rank/{rank}", "0")
         self.alive = {rank: Heartbeat(self._shared, rank, size, timeout) for rank in ranks}
         return [self.alive[rank] for rank in ranks]
@@ -121,10 +122,10 @@ def test_live_ranks_are_not_reported_however_long_they_live(job, size):
     assert job.failure is None
 
 
-@pytest.mark.parametrize("silent", [0, 1, 2])
-def test_a_silent_rank_is_reported_after_the_timeout_and_every_rank_reads_it(job, silent):
-    first, second = (rank for rank in range(3) if rank != silent)
-    job.start(first, second, size=3)
+@pytest.mark.parametrize(("size", "silent"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2), (4, 1)])
+def test_a_silent_rank_is_reported_after_the_timeout_and_every_rank_reads_it(job, size, silent):
+    others = [rank for rank in range(size) if rank != silent]
+    job.start(*others, size=size)
     # The first heartbeat is compared with nothing, and the silence must exceed the timeout.
     job.beat(times=21)
     assert job.failure is None
@@ -132,8 +133,8 @@ def test_a_silent_rank_is_reported_after_the_timeout_and_every_rank_reads_it(job
     message = f"rank {silent} stopped responding: no heartbeat for 10 s"
     assert job.failure == message
     job.beat()
-    assert [job.heartbeat_of(rank) for rank in (first, second)] == ["done"] * 2
-    for rank in (second, first):
+    assert [job.heartbeat_of(rank) for rank in others] == ["done"] * len(others)
+    for rank in reversed(others):
         cause = job.alive[rank].report_failure(CONSEQUENCE)
         assert isinstance(cause, PeerLost)
         assert str(cause) == message
@@ -270,6 +271,7 @@ def test_rank_zero_ends_after_the_others(job):
     job.at_sleep = lambda number: number == 5 and job.store.set("rank/1", "done")
     first.close()
     assert (job.heartbeat_of(0), job.sleeps) == ("done", 5)
+    assert job.now < 1, "so that the end of a run is not delayed"
 
 
 def test_rank_zero_waits_for_a_rank_that_does_not_end_no_longer_than_the_timeout(job):
@@ -314,6 +316,7 @@ def test_a_process_whose_main_thread_is_blocked_is_ended(job, capsys, monkeypatc
     assert (job.exits, reasons) == ([], []), "the main thread has time to end the process itself"
     job.beat()
     assert (job.exits, reasons) == ([1], [reason])
+    assert rank._closed.seconds == [INTERVAL, 5.0]
     assert capsys.readouterr().err == f"failed (rank 0): {reason}\n"
     assert not rank._thread.is_alive()
 
@@ -325,3 +328,17 @@ def test_a_main_thread_that_ends_in_time_ends_the_process_itself(job):
     rank._closed.set()
     rank._thread.join(LIMIT)
     assert job.exits == []
+
+
+def test_without_a_last_action_a_blocked_process_is_ended_without_another_error(job, monkeypatch):
+    errors = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    job.start(0, size=2)
+    job.store.set("failure", "rank 1 failed: no")
+    job.beat(times=2)
+    assert (job.exits, errors) == ([1], [])
+
+
+def test_heartbeats_do_not_keep_a_process_alive(job):
+    (rank,) = job.start(0, size=1)
+    assert rank._thread.daemon

@@ -134,10 +134,11 @@ def test_tables_of_any_number_of_batches_hold_the_numbers_of_their_samples(sizes
         assert torch.equal(numbers, random_table(SEED, EPOCH, columns, ids))
 
 
-def test_as_many_batches_as_fill_a_table_are_computed_at_once(monkeypatch):
-    """Three batches of at most 30 samples have 90 rows; a fourth would exceed 100."""
+@pytest.mark.parametrize(("at_most", "expected"), [(100, [80, 40]), (29, [30, 20, 30, 30, 10])])
+def test_as_many_batches_as_fill_a_table_are_computed_at_once(monkeypatch, at_most, expected):
+    """Three batches of at most 30 samples have 90 rows; a fourth would exceed 100. One batch is never split."""
     rows = []
-    monkeypatch.setattr(pipeline, "_TABLE_ROWS", 100)
+    monkeypatch.setattr(pipeline, "_TABLE_ROWS", at_most)
     monkeypatch.setattr(pipeline, "random_table", lambda *args: rows.append(len(args[3])) or random_table(*args))
     list(training_pipeline(flip=True).random_numbers([torch.arange(size) for size in (30, 20, 30, 30, 10)], EPOCH))
-    assert rows == [80, 40]
+    assert rows == expected
