@@ -1,33 +1,23 @@
 """Configuration files and flags are read as they are written; --help and --print_config show them."""
 
 import ast
-import dataclasses
 import re
-import tempfile
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+from configurations import OPTIONS, parse_text
 from hypothesis import example, given
 from hypothesis import strategies as st
 from thoroughness import examples
 
 from data.open_loaders import LoaderOptions
-from regnet.config.parser import option_names, parse_config
+from regnet.config.parser import parse_config
 from regnet.config.schema import Config, EarlyStoppingConfig, OptimConfig, TrackingConfig
 from regnet.models.design_space import Variant
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = [field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
-OPTIONS = [name for name in option_names() if name not in SECTIONS]
-
-
-def parse_text(text, *flags):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run.yaml"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return parse_config(["--config", str(path), *flags])
 
 
 def test_an_empty_command_line_is_the_default():

@@ -1,11 +1,11 @@
 """Files and flags follow the same rules: values as they are written, expanded paths, no key twice."""
 
 import pytest
+from configurations import OPTIONS
 from fork_server import ForkedCommand
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import TINY, run
-from test_config import OPTIONS
 
 from regnet.config.parser import option_types, parse_config
 from regnet.config.types import PathText
