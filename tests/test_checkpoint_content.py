@@ -10,6 +10,7 @@ from regnet.checkpoint.file import MAGIC, CorruptCheckpoint, has_trailer, load, 
 
 def test_the_end_of_a_file_tells_a_checkpoint_from_other_files():
     content = pack({"step": 3})
+    assert content[-44:-36] == b"RGNTCKPT", "in every version: an older file is not mistaken for a damaged one"
     assert has_trailer(content)
     assert has_trailer(content[:-1] + bytes([content[-1] ^ 1])), "damaged, but a checkpoint"
     for other in (b"", MAGIC, content[:-1], content[:-44], content + b"\n", b"PK" + bytes(100), MAGIC + bytes(100)):

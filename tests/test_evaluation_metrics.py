@@ -87,6 +87,7 @@ def test_evaluation_metrics_follow_their_definitions(seed, samples, classes):
     expected = torch.zeros(3, BINS, dtype=torch.float64)
     for confidence, rank in zip(logits.softmax(1).max(1).values.double(), ranks, strict=True):
         expected[:, math.ceil(confidence * BINS) - 1] += torch.tensor([1, rank == 0, confidence], dtype=torch.float64)
+    assert found.calibration.shape == (3, 15)
     torch.testing.assert_close(found.calibration, expected)
     assert found.calibration_error == pytest.approx((expected[2] - expected[1]).abs().sum().item() / samples)
 

@@ -171,7 +171,15 @@ def test_the_first_failure_counts_and_the_failing_ranks_keep_their_own_errors(jo
 
 
 @pytest.mark.parametrize(
-    "error", [CONSEQUENCE, dist.DistError("a"), dist.DistStoreError("b"), dist.DistBackendError("c")], ids=repr
+    "error",
+    [
+        CONSEQUENCE,
+        dist.DistError("a"),
+        dist.DistStoreError("b"),
+        dist.DistNetworkError("c"),
+        dist.DistBackendError("d"),
+    ],
+    ids=repr,
 )
 def test_errors_of_collectives_are_consequences(job, error):
     (rank,) = job.start(0, size=2)

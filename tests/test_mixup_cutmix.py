@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from thoroughness import examples
 
 from data.augment.mixup_cutmix import MixupCutmix
-from data.rng import UNIFORM, random_table
+from data.rng import UNIFORM, Column, Purpose, random_table
 
 SIDE, CLASSES, SAMPLES = 16, 10, 4000
 
@@ -141,3 +141,8 @@ def test_probabilities_of_zero_and_one_mean_never_and_always(kind, mixup_prob, c
     found = weights_of(mixup_cutmix(mixup_prob, cutmix_prob), numbers(kind, 0.75, 0.5, 0.5))
     values = {"unmixed": [1.0], "blended": [0.75], "pasted": [0.0, 1.0]}[effect]
     assert found.unique().tolist() == values
+
+
+def test_each_number_has_its_own_purpose_and_is_uniform():
+    purposes = [Purpose.mix_kind, Purpose.mix_lambda, Purpose.mix_row, Purpose.mix_column]
+    assert MixupCutmix.columns == tuple(Column(purpose, UNIFORM) for purpose in purposes)
