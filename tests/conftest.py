@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 from pathlib import Path
 
 # make test sets this too. With more threads torch 2.13 corrupts memory on CPUs with AVX-512: in the backward pass of a
@@ -27,6 +28,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # As in a shell's background jobs, whose processes inherit it; tests send them SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("thorough" if config.getoption("thorough") else "quick")
 
 

@@ -55,8 +55,8 @@ def test_an_interrupted_run_resumes_and_every_seed_is_reported(shards, tmp_path)
 def test_a_second_ctrl_c_kills_all_processes(shards, tmp_path):
     flags = ("--train.epochs", "1000", "--train.max_minutes", "6")  # ends by itself even if this test fails
     forked = accuracy_command(tmp_path, shards, "--seeds", "1", trainer=flags)
-    # Not forked, because multiprocessing prints exceptions differently. A shell's background jobs ignore Ctrl-C.
-    process = start(["env", "--default-signal=INT", sys.executable, *forked.arguments])
+    # Not forked, because multiprocessing prints exceptions differently.
+    process = start([sys.executable, *forked.arguments])
     try:
         wait_until(lambda: (tmp_path / "tiny-0" / "metrics.jsonl").exists())
         children = process_tree(process.pid)[1:]
