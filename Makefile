@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo train test test-all test-fast lint docs clean
+.PHONY: help install install-dev demo train test test-all test-fast lint docs clean
 
 # Also works from another directory, to which the results are then written: make -f /opt/regnet/Makefile demo
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -37,6 +37,8 @@ install: .venv/.ready ## create .venv with all requirements and build FFCV
 .venv/.ready: requirements.txt requirements-ffcv.txt tools/install.sh
 	tools/install.sh
 	touch $@
+
+install-dev: .venv/.ready-dev ## the same, with the requirements of tests and checks
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt
 	.venv/bin/pip install -q --disable-pip-version-check -r requirements-dev.txt

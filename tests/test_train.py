@@ -1,7 +1,9 @@
 """The trainer as users start it: a single process, torchrun, invalid input."""
 
 import json
+import os
 import re
+import shutil
 
 import pytest
 import yaml
@@ -172,6 +174,7 @@ def test_every_kind_of_training_lowers_the_loss(shards, tmp_path, flags):
 
 
 @pytest.mark.thorough
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_and_eager_networks_agree(shards, tmp_path):
     flags = ("--train.epochs", "2", "--train.max_steps_per_epoch", "2", "--model.depth", "1")
     train(tmp_path / "eager", shards, *flags)
