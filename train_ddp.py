@@ -30,8 +30,7 @@ from regnet.models.regnet import count_parameters
 from regnet.report import lacks_report, write_run_report
 from regnet.runs.directory import run_path
 from regnet.tracking.wandb_sweep import name_sweep_run
-from regnet.training.amp import FIX as PRECISION_FIX
-from regnet.training.amp import precision_problem
+from regnet.training.amp import precision_notes
 from regnet.training.builder import build_train_step
 from regnet.training.run import Run
 from regnet.training.step_capture import capture_step
@@ -72,9 +71,8 @@ def train(config: Config, notes: Sequence[str], world: World) -> int:
         capture_step(train_step, train_batches)
         run.resume_or_start(train_step.state)
         trainer = Trainer(config, world, train_step, train_batches, val_batches, run, NOTICE)
-        problem = precision_problem(config.train.precision, world.device)
-        precision_notes = [f"{problem}: {PRECISION_FIX}"] if problem else []
-        for line in (*notes, *data_notes, *process_notes, *precision_notes, start_message(trainer, train_batches)):
+        precision = precision_notes(config.train.precision, world.device)
+        for line in (*notes, *data_notes, *process_notes, *precision, start_message(trainer, train_batches)):
             run.log_message(line)
         result = trainer.fit()
         if result is None:

@@ -7,12 +7,12 @@ import platform
 
 import pytest
 import torch
+from doctor_command import doctor_command, printed_findings
 from processes import PYTHON, run, trainer
-from test_doctor import doctor, findings
 
 from regnet.training.amp import has_bf16_instructions
 
-PROBLEM = "PyTorch emulates bf16 on this CPU: train.precision bf16 is slower than fp32"
+PROBLEM = "PyTorch emulates bf16 on this CPU, so training is slower than in fp32"
 FIX = "use --train.precision fp32"
 BF16 = ("--train.precision", "bf16")
 SHORT = ("--train.epochs", "1", "--train.max_steps_per_epoch", "1", "--schedule.warmup_epochs", "0")
@@ -39,8 +39,8 @@ def test_the_trainer_says_once_that_bf16_is_emulated(shards, tmp_path, flags, en
 
 @pytest.mark.parametrize(("flags", "env", "emulated"), CASES)
 def test_the_doctor_warns_that_bf16_is_emulated(shards, tmp_path, flags, env, emulated):
-    done = run(doctor(tmp_path, shards, *flags, "--json"), **env)
-    found = findings(done).get("precision")
+    done = run(doctor_command(tmp_path, shards, *flags, "--json"), **env)
+    found = printed_findings(done).get("precision")
     assert done.returncode == 0, done.stdout
     warning = found and (found["severity"], found["message"], found["fix"])
     assert warning == (("WARN", PROBLEM, FIX) if emulated else None)

@@ -16,8 +16,14 @@ FIX = "use --train.precision fp32"
 def precision_problem(name: str, device: torch.device) -> str:
     """Why train.precision makes training slower on this device; empty if it does not."""
     if name == "bf16" and device.type == "cpu" and _emulates_bf16():
-        return "PyTorch emulates bf16 on this CPU: train.precision bf16 is slower than fp32"
+        return "PyTorch emulates bf16 on this CPU, so training is slower than in fp32"
     return ""
+
+
+def precision_notes(name: str, device: torch.device) -> list[str]:
+    """Lines that a run prints: the problem and its remedy, if there is one."""
+    problem = precision_problem(name, device)
+    return [f"{problem}: {FIX}"] if problem else []
 
 
 def _emulates_bf16() -> bool:
