@@ -3,15 +3,15 @@
 import shutil
 
 import pytest
+from doctor_command import doctor_command, printed_findings
 from images import convert_synthetic
 from processes import faulty_trainer, run, trainer
-from test_doctor import doctor, findings
 
 SHORT = ("--train.max_steps_per_epoch", "2")
 
 
 def finding(tmp_path, shards, *flags):
-    return findings(run(doctor(tmp_path, shards, *SHORT, *flags, "--json")))["run"]
+    return printed_findings(run(doctor_command(tmp_path, shards, *SHORT, *flags, "--json")))["run"]
 
 
 def refusal(tmp_path, shards, *flags):
