@@ -73,7 +73,7 @@ test-all: lint ## run lint and all tests with many cases, a SLURM cluster and th
 	$(PYTEST) --thorough $(ARGS)
 
 # Test files that start processes import these helpers.
-FAST = $(shell cd $(HERE)tests && grep -LE '^from (benchmarks|images|fork_server|processes|browser|converting)' test_*.py)
+FAST = $(shell cd $(HERE)tests && grep -LE '^from (benchmarks|images|loading|fork_server|processes|browser|converting)' test_*.py)
 test-fast: .venv/.ready-dev ## run the tests that start no processes, without lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -q $(FAST:%=tests/%) $(ARGS)
 
