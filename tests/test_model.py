@@ -1,58 +1,18 @@
-"""The network: widths, blocks, initialisation, and the costs of its operators."""
+"""The network: the layers of the baseline, blocks, initialisation, fingerprints, and the costs of its operators."""
 
 import math
-import re
-from collections import Counter
 
 import pytest
 import torch
-from hypothesis import event, given
-from hypothesis import strategies as st
+from designs import BASELINE, SMALL
 from reference import needs_baseline_data, read_baseline_table
-from thoroughness import examples
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.sources.torchvision_datasets import torchvision
-from regnet.errors import UsageError
-from regnet.models.design_space import Variant, adjust_widths, check_resolution, generate_design
+from regnet.models.design_space import generate_design
 from regnet.models.regnet import Model, XBlock, count_parameters, fingerprint, initialize_weights, set_drop_path_rates
 
-BlockParams, RegNet = torchvision.models.regnet.BlockParams, torchvision.models.regnet.RegNet
-
-BASELINE = {
-    "variant": Variant.baseline,
-    "depth": 13,
-    "w_0": 24,
-    "w_a": 36,
-    "w_m": 2.5,
-    "bottleneck_ratio": 1,
-    "group_width": 8,
-    "stem_width": 32,
-}
-SMALL = BASELINE | {"depth": 2, "w_0": 8, "stem_width": 8}
-
-
-# RegNetX-800MF, 1.6GF, 3.2GF, 8GF, 16GF and 32GF: depth, w_0, w_a, w_m, group width.
-PUBLISHED = [
-    (16, 56, 35.73, 2.28, 16),
-    (18, 80, 34.01, 2.25, 24),
-    (25, 88, 26.31, 2.25, 48),
-    (23, 80, 49.56, 2.88, 120),
-    (22, 216, 55.59, 2.1, 128),
-    (23, 320, 69.86, 2.0, 168),
-]
-# RegNetX-400MF: 392 / 16 = 24.5 is a tie; the last stage has 384 channels in pycls and 400 in torchvision.
-TIE = (22, 24, 24.48, 2.54, 16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """On busy cores, several threads mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def baseline_model():
@@ -78,13 +38,6 @@ def forward_operators(model, images):
     with torch.inference_mode():
         model.eval()(images)
     return rows
-
-
-def test_baseline_design_has_the_published_stages():
-    stages = generate_design(**BASELINE).stages
-    assert [stage.width for stage in stages] == [24, 64, 152, 376]
-    assert [stage.depth for stage in stages] == [1, 1, 4, 7]
-    assert [stage.stride for stage in stages] == [1, 2, 2, 2]
 
 
 def test_baseline_model_has_the_known_number_of_parameters():
@@ -123,157 +76,6 @@ def test_only_the_classifier_has_a_bias():
     assert baseline_model().head.f_out.bias is not None
 
 
-def paper_design(parameters):
-    *rest, group_width = parameters
-    return generate_design(Variant.paper, *rest, bottleneck_ratio=1, group_width=group_width, stem_width=32)
-
-
-def conv_shapes(model):
-    return Counter(tuple(module.weight.shape) for module in model.modules() if isinstance(module, nn.Conv2d))
-
-
-def torchvision_name(name):
-    """torchvision's name of a parameter."""
-    name = re.sub(r"^stem\.conv_3x3", "stem.0", name)
-    name = re.sub(r"^stem\.bn", "stem.1", name)
-    name = re.sub(r"^head\.f_out", "fc", name)
-    name = re.sub(
-        r"^body\.(\d+)\.layers\.(\d+)",
-        lambda match: "trunk_output.block{0}.block{0}-{1}".format(int(match[1]) + 1, match[2]),
-        name,
-    )
-    for index, letter in enumerate("abc", start=1):
-        name = re.sub(rf"\.conv{index}_\dx\d", f".f.{letter}.0", name)
-        name = re.sub(rf"\.bn{index}\b", f".f.{letter}.1", name)
-    return name.replace(".downsample.conv_1x1", ".proj.0").replace(".downsample.bn", ".proj.1")
-
-
-@pytest.mark.parametrize("parameters", PUBLISHED)
-def test_paper_variant_has_the_layers_of_torchvision(parameters):
-    stages = BlockParams.from_init_params(*parameters)
-    with torch.device("meta"):
-        ours = Model(paper_design(parameters), classes=1000)
-        theirs = RegNet(stages, num_classes=1000)
-    assert count_parameters(ours) == count_parameters(theirs)
-    assert conv_shapes(ours) == conv_shapes(theirs)
-
-
-@given(width=st.integers(1, 300), group_width=st.integers(1, 300), ratio=st.sampled_from([0.25, 0.5, 1]))
-def test_torchvision_rounding_gives_the_widths_of_torchvision(width, group_width, ratio):
-    width *= 8
-    theirs = BlockParams._adjust_widths_groups_compatibilty([width], [ratio], [group_width])
-    assert adjust_widths(width, ratio, group_width, "torchvision") == tuple(values[0] for values in theirs)
-
-
-def test_a_tie_between_two_widths_is_rounded_as_in_pycls():
-    design = paper_design(TIE)
-    assert [(stage.width, stage.depth) for stage in design.stages] == [(32, 1), (64, 2), (160, 7), (384, 12)]
-    with torch.device("meta"):
-        assert count_parameters(Model(design, classes=1000)) == 5_157_512
-
-
-@pytest.mark.parametrize("parameters", [TIE, *PUBLISHED[:2]])
-def test_paper_variant_computes_the_logits_of_torchvision(parameters):
-    design = paper_design(parameters)
-    columns = [(stage.depth, stage.width, stage.group_width, 1.0, stage.stride) for stage in design.stages]
-    torch.manual_seed(0)
-    theirs = RegNet(BlockParams(*map(list, zip(*columns, strict=True))), num_classes=1000)
-    theirs(torch.randn(4, 3, 32, 32))  # a pass in training mode, so that running statistics are not the defaults
-    weights = theirs.state_dict()
-    ours = Model(design, classes=1000)
-    ours.load_state_dict({key: weights.pop(torchvision_name(key)) for key in ours.state_dict()})
-    assert not weights
-    images = torch.randn(2, 3, 32, 32)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
-
-
-def one_line_about(option):
-    return rf"\A[^\n]*{re.escape(option)}[^\n]*\Z"
-
-
-@pytest.mark.parametrize(
-    ("change", "option"),
-    [
-        ({"depth": 0}, "model.depth"),
-        ({"depth": -1}, "model.depth"),
-        ({"w_0": 12}, "model.w_0"),
-        ({"w_0": 0}, "model.w_0"),
-        ({"w_a": -1}, "model.w_a"),
-        ({"w_a": math.nan}, "model.w_a"),
-        ({"w_a": math.inf}, "model.w_a"),
-        ({"w_a": 1e308}, "model.w_a"),
-        ({"w_m": 1}, "model.w_m"),
-        ({"w_m": math.nan}, "model.w_m"),
-        ({"bottleneck_ratio": 0}, "model.bottleneck_ratio"),
-        ({"bottleneck_ratio": math.inf}, "model.bottleneck_ratio"),
-        ({"bottleneck_ratio": 1e-320}, "model.bottleneck_ratio"),
-        ({"bottleneck_ratio": 0.01}, "model.group_width"),
-        ({"bottleneck_ratio": 1.3, "group_width": 7}, "model.group_width"),
-        ({"group_width": 0}, "model.group_width"),
-        ({"group_width": 24}, "model.group_width"),
-        ({"stem_width": 0}, "model.stem_width"),
-        ({"stem_width": 12}, "model.group_width"),
-        ({"se_ratio": -0.1}, "model.se_ratio"),
-        ({"se_ratio": 1.1}, "model.se_ratio"),
-        ({"se_ratio": math.nan}, "model.se_ratio"),
-        ({"se_ratio": 0.01}, "model.se_ratio"),
-    ],
-)
-def test_an_impossible_design_is_rejected_with_the_name_of_the_option(change, option):
-    with pytest.raises(UsageError, match=one_line_about(option)):
-        generate_design(**BASELINE | change)
-
-
-@pytest.mark.parametrize(("variant", "smallest"), [(Variant.baseline, 8), (Variant.paper, 32)])
-def test_a_resolution_below_the_total_stride_is_rejected(variant, smallest):
-    design = generate_design(**BASELINE | {"variant": variant})
-    check_resolution(design, smallest)
-    with pytest.raises(UsageError, match=one_line_about("data.resolution")):
-        check_resolution(design, smallest - 1)
-
-
-# Mostly valid values, so that many of the designs are valid.
-design_parameters = st.fixed_dictionaries(
-    {
-        "variant": st.sampled_from(Variant),
-        "depth": st.sampled_from([1, 2, 3, 4, 5, 0]),
-        "w_0": st.sampled_from([8, 16, 24, 32, 48, 64, 12]),
-        "w_a": st.floats(-1, 64),
-        "w_m": st.floats(1.1, 4),
-        "bottleneck_ratio": st.sampled_from([1, 1, 1, 0.25, 0.5, 2, 4, 1.7]),
-        "group_width": st.sampled_from([1, 2, 4, 8, 8, 16, 7]),
-        "stem_width": st.sampled_from([16, 16, 32, 48, 64, 12]),
-        "se_ratio": st.sampled_from([0, 0, 0.25, 1, 0.001]),
-    }
-)
-
-
-@given(design_parameters, st.integers(1, 5))
-@examples(80)
-def test_any_parameters_are_rejected_in_one_line_or_give_a_network_that_runs(parameters, classes):
-    try:
-        design = generate_design(**parameters)
-    except UsageError as error:
-        design, message = None, str(error)
-    event("rejected" if design is None else "built")
-    if design is None:
-        assert re.match(one_line_about("model."), message)
-        return
-    assert sum(stage.depth for stage in design.stages) == parameters["depth"]
-    widths = [stage.width for stage in design.stages]
-    model = Model(design, classes).eval()
-    with torch.inference_mode():
-        assert model(torch.zeros(2, 3, design.reduction, design.reduction)).shape == (2, classes)
-    for layer, stage in zip(model.body, design.stages, strict=True):
-        for block in layer.layers:
-            assert block.conv2_3x3.out_channels // block.conv2_3x3.groups == stage.group_width
-            if parameters["se_ratio"]:
-                se_width = round(parameters["se_ratio"] * block.conv1_1x1.in_channels)
-                assert block.se.conv1_1x1.weight.shape == (se_width, block.conv2_3x3.out_channels, 1, 1)
-    assert [layer.layers[-1].conv3_1x1.out_channels for layer in model.body] == widths
-
-
 def test_equal_models_have_equal_fingerprints_in_any_memory_format():
     assert fingerprint(small_model()) == fingerprint(small_model())
     assert fingerprint(small_model()) == fingerprint(small_model().to(memory_format=torch.channels_last))
@@ -290,7 +92,7 @@ def test_the_fingerprint_changes_with_the_last_bit_of_one_number(name):
     assert fingerprint(model) != before
 
 
-def blocks(model):
+def blocks_of(model):
     return [module for module in model.modules() if isinstance(module, XBlock)]
 
 
@@ -322,7 +124,7 @@ def test_without_options_the_initialisation_is_pytorchs():
 def test_blocks_with_zero_init_residual_return_their_shortcut():
     model = baseline_model()
     initialize_weights(model, 0.0, zero_init_residual=True)
-    for block in blocks(model):
+    for block in blocks_of(model):
         images = torch.randn(4, block.conv1_1x1.in_channels, 8, 8)
         shortcut = images if block.downsample is None else block.downsample(images)
         assert torch.equal(block(images), shortcut.relu())
@@ -345,7 +147,9 @@ def test_squeeze_and_excitation_scales_each_channel_by_the_means_of_all():
 def test_drop_path_rates_increase_linearly_with_depth():
     model = baseline_model()
     set_drop_path_rates(model, 0.26)
-    assert [block.drop_path_rate for block in blocks(model)] == pytest.approx([0.02 * index for index in range(1, 14)])
+    assert [block.drop_path_rate for block in blocks_of(model)] == pytest.approx(
+        [0.02 * index for index in range(1, 14)]
+    )
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
