@@ -8,7 +8,7 @@ import torch.distributed as dist
 from regnet.distributed import heartbeat
 from regnet.distributed.heartbeat import Heartbeat
 
-LIMIT = 60  # seconds, for what takes no time
+LIMIT = 20  # seconds, for what takes no time
 TIMEOUT = 10.0  # seconds without a heartbeat: 20 intervals
 
 
