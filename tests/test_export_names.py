@@ -10,8 +10,8 @@ import safetensors
 import safetensors.torch
 import torch
 from fork_server import ForkedCommand
+from pretrained_weights import randomise
 from processes import TINY, run
-from test_pretrained import randomise
 
 from data.sources.torchvision_datasets import torchvision
 from regnet.checkpoint.file import pack
