@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from converting import convert
 from fork_server import ForkedCommand
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,7 +13,6 @@ from images import class_folders
 from processes import run, trainer
 from rich.console import Console
 from run_directory import result
-from test_convert import convert
 from thoroughness import examples
 from torch.nn import functional as F
 

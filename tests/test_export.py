@@ -9,11 +9,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from cifar100_statistics import PUBLISHED_MEAN, PUBLISHED_STD
+from converting import convert
 from fork_server import ForkedCommand
 from images import class_folders
 from processes import PYTHON, ROOT, run, trainer
-from test_convert import convert
-from test_real_cifar100 import PUBLISHED_MEAN, PUBLISHED_STD
 
 from data.manifest import read_manifest
 from regnet.checkpoint.load_model import load_trained_model

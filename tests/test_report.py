@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from converting import convert
 from fork_server import ForkedCommand
 from images import class_folders
 from limits import LIMIT
@@ -26,7 +27,6 @@ from report_files import (
     written,
 )
 from run_directory import result, rows
-from test_convert import convert
 
 from regnet.metrics.evaluation_file import read_evaluation_file
 from regnet.report import write_run_report

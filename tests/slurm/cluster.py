@@ -18,6 +18,7 @@ from pathlib import Path
 from limits import LIMIT
 
 NETWORK = "10.77.0"
+FINAL_STATES = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")  # of a job
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
 
 
@@ -29,7 +30,7 @@ def run(*command: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, **options)
 
 
-def must(*command: str, **options) -> str:
+def run_or_raise(*command: str, **options) -> str:
     done = run(*command, **options)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
@@ -78,17 +79,19 @@ class Cluster:
 
     def _create_network(self) -> None:
         self._remove_network()
-        must("ip", "link", "add", "rgbr0", "type", "bridge")
-        must("ip", "addr", "add", f"{NETWORK}.254/24", "dev", "rgbr0")
-        must("ip", "link", "set", "rgbr0", "up")
+        run_or_raise("ip", "link", "add", "rgbr0", "type", "bridge")
+        run_or_raise("ip", "addr", "add", f"{NETWORK}.254/24", "dev", "rgbr0")
+        run_or_raise("ip", "link", "set", "rgbr0", "up")
         hosts = ["127.0.0.1 localhost", f"{NETWORK}.254 {socket.gethostname()}"]
         for number, node in enumerate(self.nodes, start=1):
-            must("ip", "netns", "add", f"rg-{node}")
-            must("ip", "link", "add", f"rgv-{node}", "type", "veth", "peer", "name", "eth0", "netns", f"rg-{node}")
-            must("ip", "link", "set", f"rgv-{node}", "master", "rgbr0", "up")
-            must("ip", "-n", f"rg-{node}", "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
+            run_or_raise("ip", "netns", "add", f"rg-{node}")
+            run_or_raise(
+                "ip", "link", "add", f"rgv-{node}", "type", "veth", "peer", "name", "eth0", "netns", f"rg-{node}"
+            )
+            run_or_raise("ip", "link", "set", f"rgv-{node}", "master", "rgbr0", "up")
+            run_or_raise("ip", "-n", f"rg-{node}", "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
-                must("ip", "-n", f"rg-{node}", "link", "set", device, "up")
+                run_or_raise("ip", "-n", f"rg-{node}", "link", "set", device, "up")
             hosts.append(f"{NETWORK}.{number} {node}")
         (self.folder / "hosts").write_text("\n".join(hosts) + "\n")
 
@@ -99,10 +102,10 @@ class Cluster:
         run("ip", "link", "del", "rgbr0")
 
     def disconnect(self, node: str) -> None:
-        must("ip", "link", "set", f"rgv-{node}", "down")
+        run_or_raise("ip", "link", "set", f"rgv-{node}", "down")
 
     def reconnect(self, node: str) -> None:
-        must("ip", "link", "set", f"rgv-{node}", "up")
+        run_or_raise("ip", "link", "set", f"rgv-{node}", "up")
 
     # --- the daemons
 
@@ -114,7 +117,7 @@ class Cluster:
         key = self.folder / "munge" / "key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
-        user = must("id", "-un").strip()
+        user = run_or_raise("id", "-un").strip()
         (self.folder / "slurm.conf").write_text(
             f"""
 ClusterName=test
@@ -197,7 +200,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
     def kill_node(self, node: str) -> None:
         """Simulates a power failure: kills slurmd and everything that it started."""
-        pids = must("ip", "netns", "pids", f"rg-{node}").split()
+        pids = run_or_raise("ip", "netns", "pids", f"rg-{node}").split()
         for pid in pids:
             ignore_missing_process(os.kill, int(pid), signal.SIGKILL)
         self.daemons.pop(node).wait(timeout=LIMIT)
@@ -226,7 +229,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
     def sbatch(self, *arguments: str, cwd: Path, **env: str) -> int:
         command = ["sbatch", "--parsable", *arguments]
-        return int(must(*command, cwd=cwd, env={**os.environ, **env}).split(";")[0])
+        return int(run_or_raise(*command, cwd=cwd, env={**os.environ, **env}).split(";")[0])
 
     def job(self, number: int | str) -> dict[str, str]:
         """SLURM's fields of a job, or of one job of an array (7_0)."""

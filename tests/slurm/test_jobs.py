@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import must, wait_for
+from cluster import FINAL_STATES, run_or_raise, wait_for
 from processes import TINY
 from processes import run as run_command
 from run_directory import outcome, rows, state
@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("slurm")]
 
 FLAGS = ("--train.epochs", "10", "--checkpoint.every_steps", "4", "--tracking.log_every", "1")
 NODES = ("--nodes=2", "--ntasks-per-node=2")
-FINAL_STATES = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ class Job:
 
     @property
     def nodes(self) -> list[str]:
-        return must("scontrol", "show", "hostnames", self.cluster.job(self.number)["NodeList"]).split()
+        return run_or_raise("scontrol", "show", "hostnames", self.cluster.job(self.number)["NodeList"]).split()
 
     def wait_for_steps(self, steps: int = 8, attempt: int = 1) -> None:
         """Waits until the run is in at least this attempt and has trained this many steps in all."""
@@ -65,7 +64,7 @@ class Job:
 
     def ranks(self, node: str) -> list[int]:
         """Process ids of the trainer's ranks on a node."""
-        pids = [int(pid) for pid in must("ip", "netns", "pids", f"rg-{node}").split()]
+        pids = [int(pid) for pid in run_or_raise("ip", "netns", "pids", f"rg-{node}").split()]
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids}
         return [pid for pid, command in commands.items() if command[1:3] == ["-u", "train_ddp.py"]]
 
@@ -108,7 +107,7 @@ def test_a_killed_rank_a_preemption_and_a_requeue_do_not_change_the_outcome(clus
     interrupted.wait(lambda: cluster.job(urgent)["JobState"] == "COMPLETED")
     assert state(interrupted.run_dir)["state"] in ("preempted", "running")
     interrupted.wait_for_steps(steps=40, attempt=3)
-    must("scontrol", "requeue", str(interrupted.number))
+    run_or_raise("scontrol", "requeue", str(interrupted.number))
     assert interrupted.wait_for_end() == "COMPLETED", interrupted.output()
     assert outcome(interrupted.run_dir) == single_node
     assert "preempted: interrupted by SIGTERM" in interrupted.output()
@@ -122,7 +121,7 @@ def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job):
     limited = job(*flags, options=(*NODES, "--time=2", "--signal=B:USR1@60"))
     limited.wait(lambda: "time limit is near" in limited.output())
     limited.wait_for_steps(steps=state(limited.run_dir)["step"] + 8, attempt=2)
-    must("scancel", str(limited.number))
+    run_or_raise("scancel", str(limited.number))
     assert limited.wait_for_end() == "CANCELLED", limited.output()
     assert "preempted: interrupted by SIGUSR1" in limited.output()
     assert "Resuming from" in limited.output()
@@ -136,7 +135,7 @@ def test_a_job_that_slurm_does_not_requeue_says_how_to_resume(job):
     """With --no-requeue; before the run has started, when there is no checkpoint, and by another signal than USR1."""
     interrupted = job(*FLAGS, options=(*NODES, "--no-requeue"))
     interrupted.wait(lambda: "] starting on" in interrupted.output())
-    must("scancel", "--batch", "--signal=USR2", str(interrupted.number))
+    run_or_raise("scancel", "--batch", "--signal=USR2", str(interrupted.number))
     assert interrupted.wait_for_end() == "FAILED", interrupted.output()
     assert "checkpoint saved" not in interrupted.output()
     last = interrupted.output().splitlines()[-1]
@@ -146,7 +145,7 @@ def test_a_job_that_slurm_does_not_requeue_says_how_to_resume(job):
 def test_a_cancelled_job_saves_and_is_not_requeued(job):
     cancelled = job(*FLAGS, "--overwrite")
     cancelled.wait_for_steps()
-    must("scancel", str(cancelled.number))
+    run_or_raise("scancel", str(cancelled.number))
     assert cancelled.wait_for_end() == "CANCELLED", cancelled.output()
     cancelled.wait(lambda: cancelled.cluster.states() == {"idle": 3})
     assert cancelled.state == "CANCELLED", "the job must not be requeued"
@@ -230,7 +229,7 @@ def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster,
     index_of = {cluster.job(f"{number}_{index}")["JobId"]: index for index in range(3)}
     last = index_of[str(number)]
     wait_for(lambda: len(rows(runs[last], "step")) >= 8, f"job array {number}")
-    must("scancel", "--batch", "--signal=USR1", f"{number}_{last}")
+    run_or_raise("scancel", "--batch", "--signal=USR1", f"{number}_{last}")
     wait_for(lambda: all((path / "result.json").exists() for path in runs), f"job array {number}")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
     changes = (("--seed", "1"), ("--seed", "2"), ("--seed", "1", "--optim.lr", "0.001"))

@@ -7,9 +7,8 @@ import os
 import subprocess
 
 import pytest
-from cluster import wait_for
+from cluster import FINAL_STATES, wait_for
 from limits import LIMIT
-from test_jobs import FINAL_STATES
 
 pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("slurm")]
 
