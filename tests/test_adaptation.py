@@ -99,7 +99,7 @@ def test_images_of_different_sizes_cannot_be_cached():
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_the_manifest_decides(mixed):
+def test_adaptation_follows_the_sizes_and_the_number_of_images_in_the_manifest(mixed):
     manifest = SimpleNamespace(mixed=mixed, samples={"train": 3}.__getitem__)
     assert adapt_to_manifest(Config(), manifest) == adapt_to_dataset(Config(), mixed, samples=3)
 

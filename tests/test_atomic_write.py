@@ -10,7 +10,7 @@ import pytest
 from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory, replace_file
 
 
-def names(folder):
+def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -35,9 +35,9 @@ def test_a_file_is_replaced_and_its_directory_created(run_directory):
         for path in (run_directory / "state.json", run_directory / "checkpoints" / "best.pt"):
             writer.write(path, content)
             assert path.read_bytes() == content
-    assert names(writer.path) == []
+    assert names_in(writer.path) == []
     writer.close()
-    assert names(run_directory) == ["checkpoints", "state.json"]
+    assert names_in(run_directory) == ["checkpoints", "state.json"]
 
 
 def test_files_of_earlier_attempts_are_removed_and_others_are_not(run_directory):
@@ -45,7 +45,7 @@ def test_files_of_earlier_attempts_are_removed_and_others_are_not(run_directory)
         (run_directory / name).mkdir()
         (run_directory / name / "file").touch()
     writer = AtomicWriter(run_directory)
-    assert names(run_directory) == sorted([writer.path.name, "attempt-3", "checkpoints"])
+    assert names_in(run_directory) == sorted([writer.path.name, "attempt-3", "checkpoints"])
 
 
 def test_an_attempt_can_no_longer_write_once_a_newer_one_has_started(run_directory):
@@ -58,7 +58,7 @@ def test_an_attempt_can_no_longer_write_once_a_newer_one_has_started(run_directo
     newer.write(path, b"new")
     old.close()
     newer.close()
-    assert names(run_directory) == ["state.json"]
+    assert names_in(run_directory) == ["state.json"]
 
 
 @pytest.mark.parametrize("what", ["moved", "deleted"])
@@ -85,21 +85,21 @@ def test_a_failing_disk_is_reported_with_the_name_of_the_file(run_directory, fai
             write(path, b"new")
         assert raised.value.filename == str(path)
     assert path.read_bytes() == b"previous"
-    assert names(run_directory) == sorted([writer.path.name, "state.json"])
-    assert names(writer.path) == []
+    assert names_in(run_directory) == sorted([writer.path.name, "state.json"])
+    assert names_in(writer.path) == []
 
 
 def test_replacing_a_directory_is_an_error_that_leaves_no_file(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(IsADirectoryError):
         replace_file(tmp_path / "out", b"content")
-    assert names(tmp_path) == ["out"]
+    assert names_in(tmp_path) == ["out"]
 
 
 def test_a_file_in_a_missing_directory_is_not_written(tmp_path):
     with pytest.raises(FileNotFoundError):
         replace_file(tmp_path / "missing" / "out.json", b"content")
-    assert names(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_threads_may_create_the_same_directory(tmp_path):

@@ -11,7 +11,7 @@ from regnet.runs.atomic_write import AtomicWriter
 START_OVER = "Use another --name, or --overwrite to start over"
 
 
-def contents(step, best_step=-1, best_top1=-1.0):
+def checkpoint_contents(step, best_step=-1, best_top1=-1.0):
     return {"progress": {"global_step": step, "best_step": best_step, "best_top1": best_top1}}
 
 
@@ -25,74 +25,74 @@ def checkpoints(tmp_path):
     return CheckpointManager(tmp_path / "checkpoints", keep_last=2)
 
 
-def fails(message):
+def fail_with(message):
     pytest.fail(message)
 
 
 def with_version(version):
     """A checkpoint as another version of the program writes it."""
-    marked = pack(contents(9))[:-44] + MAGIC + version.to_bytes(4, "little")
+    marked = pack(checkpoint_contents(9))[:-44] + MAGIC + version.to_bytes(4, "little")
     return marked + hashlib.sha256(marked).digest()
 
 
-def names(checkpoints):
+def checkpoint_names(checkpoints):
     return sorted(path.name for path in checkpoints.directory.iterdir())
 
 
 def test_the_last_checkpoints_and_the_best_one_are_kept(checkpoints, writer):
     for step in (1, 5, 20, 300):
-        checkpoints.save(writer, step, contents(step), is_best=step == 5)
-    assert names(checkpoints) == ["best.pt", "step-000000020.pt", "step-000000300.pt"]
+        checkpoints.save(writer, step, checkpoint_contents(step), is_best=step == 5)
+    assert checkpoint_names(checkpoints) == ["best.pt", "step-000000020.pt", "step-000000300.pt"]
     assert checkpoints.paths() == [checkpoints.path(20), checkpoints.path(300)]
-    assert load(checkpoints.path(20)) == contents(20)
-    assert load(checkpoints.best) == contents(5)
+    assert load(checkpoints.path(20)) == checkpoint_contents(20)
+    assert load(checkpoints.best) == checkpoint_contents(5)
 
 
 def test_checkpoints_of_later_steps_do_not_count_as_the_last_ones(checkpoints, writer):
     """A run that resumed from an older checkpoint may find the corrupt ones of its earlier attempt."""
     for step in (50, 60, 7, 8, 9):
-        checkpoints.save(writer, step, contents(step), is_best=False)
+        checkpoints.save(writer, step, checkpoint_contents(step), is_best=False)
     assert checkpoints.paths() == [checkpoints.path(step) for step in (8, 9, 50, 60)]
 
 
 def test_files_of_other_names_are_no_checkpoints(checkpoints, writer):
-    checkpoints.save(writer, 1, contents(1), is_best=True)
+    checkpoints.save(writer, 1, checkpoint_contents(1), is_best=True)
     for name in ("step-2.pt", "step-0000000003.pt", "step-000000004.pt.pt", "step-00000000x.pt", "step-000000005.PT"):
         (checkpoints.directory / name).touch()
     assert checkpoints.paths() == [checkpoints.path(1)]
 
 
 def test_without_checkpoints_there_is_nothing_to_resume_from(checkpoints):
-    assert checkpoints.newest(fails) is None
+    assert checkpoints.newest(fail_with) is None
     checkpoints.directory.mkdir()
-    assert checkpoints.newest(fails) is None
+    assert checkpoints.newest(fail_with) is None
 
 
 @pytest.mark.parametrize(("best", "newest"), [(None, 20), (5, 20), (20, 20), (30, 30)])
 def test_the_newest_checkpoint_may_be_the_best_one(checkpoints, writer, best, newest):
     for step in (5, 20):
-        checkpoints.save(writer, step, contents(step), is_best=False)
+        checkpoints.save(writer, step, checkpoint_contents(step), is_best=False)
     if best is not None:
-        checkpoints.best.write_bytes(pack(contents(best)))
+        checkpoints.best.write_bytes(pack(checkpoint_contents(best)))
     expected = checkpoints.best if newest == 30 else checkpoints.path(newest)
-    assert checkpoints.newest(fails) == (expected, contents(newest))
+    assert checkpoints.newest(fail_with) == (expected, checkpoint_contents(newest))
 
 
 def test_the_best_checkpoint_alone_is_resumed_from(checkpoints, writer):
-    writer.write(checkpoints.best, pack(contents(7)))
-    assert checkpoints.newest(fails) == (checkpoints.best, contents(7))
+    writer.write(checkpoints.best, pack(checkpoint_contents(7)))
+    assert checkpoints.newest(fail_with) == (checkpoints.best, checkpoint_contents(7))
 
 
 def test_corrupt_checkpoints_are_reported_and_renamed_until_a_valid_one_is_found(checkpoints, writer):
     for step in (1, 2):
-        checkpoints.save(writer, step, contents(step), is_best=False)
+        checkpoints.save(writer, step, checkpoint_contents(step), is_best=False)
     for damaged in (checkpoints.path(3), checkpoints.path(4), checkpoints.best):
         damaged.write_bytes(b"damaged")
     messages = []
-    assert checkpoints.newest(messages.append) == (checkpoints.path(2), contents(2))
+    assert checkpoints.newest(messages.append) == (checkpoints.path(2), checkpoint_contents(2))
     found = sorted(message.split(": truncated")[0] for message in messages)
     assert found == sorted(map(str, (checkpoints.path(3), checkpoints.path(4), checkpoints.best)))
-    assert names(checkpoints) == [
+    assert checkpoint_names(checkpoints) == [
         "best.damaged",
         "step-000000001.pt",
         "step-000000002.pt",
@@ -115,11 +115,11 @@ def test_a_run_with_corrupt_checkpoints_only_is_not_started_over(checkpoints):
 @pytest.mark.parametrize(("version", "age"), [(VERSION - 1, "an older"), (VERSION + 1, "a newer")])
 @pytest.mark.parametrize("is_best", [False, True])
 def test_a_checkpoint_of_another_version_is_not_skipped(checkpoints, writer, version, age, is_best):
-    checkpoints.save(writer, 1, contents(1), is_best=False)
+    checkpoints.save(writer, 1, checkpoint_contents(1), is_best=False)
     other = checkpoints.best if is_best else checkpoints.path(9)
     other.write_bytes(with_version(version))
     with pytest.raises(CheckpointError) as raised:
-        checkpoints.newest(fails)
+        checkpoints.newest(fail_with)
     message = f"{other}: written by {age} version of this program (checkpoint format {version}; this version reads "
     assert str(raised.value) == f"{message}{VERSION}). {START_OVER}"
     assert other.read_bytes() == with_version(version)
@@ -128,11 +128,11 @@ def test_a_checkpoint_of_another_version_is_not_skipped(checkpoints, writer, ver
 def test_a_checkpoint_that_says_no_progress_is_rejected(checkpoints, writer):
     writer.write(checkpoints.path(1), pack({"model": {}}))
     with pytest.raises(CheckpointError) as raised:
-        checkpoints.newest(fails)
+        checkpoints.newest(fail_with)
     assert str(raised.value).startswith(f"{checkpoints.path(1)}: incomplete checkpoint ('progress' is missing)")
 
 
-BEST = contents(20, best_step=20, best_top1=0.5)
+BEST = checkpoint_contents(20, best_step=20, best_top1=0.5)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,14 @@ BEST = contents(20, best_step=20, best_top1=0.5)
     [
         None,
         b"damaged",
-        pack({"model": {}, **contents(21, best_step=20, best_top1=0.5)}),
-        pack(contents(20, best_step=19, best_top1=0.5)),
-        pack(contents(20, best_step=20, best_top1=0.25)),
+        pack({"model": {}, **checkpoint_contents(21, best_step=20, best_top1=0.5)}),
+        pack(checkpoint_contents(20, best_step=19, best_top1=0.5)),
+        pack(checkpoint_contents(20, best_step=20, best_top1=0.25)),
     ],
     ids=["missing", "damaged", "of a later step", "of another best step", "of another accuracy"],
 )
 def test_the_best_epoch_is_found_in_either_of_two_files(checkpoints, writer, other):
-    progress = contents(33, best_step=20, best_top1=0.5)["progress"]
+    progress = checkpoint_contents(33, best_step=20, best_top1=0.5)["progress"]
     for place, elsewhere in ((checkpoints.best, checkpoints.path(20)), (checkpoints.path(20), checkpoints.best)):
         writer.write(place, pack(BEST))
         elsewhere.unlink(missing_ok=True)

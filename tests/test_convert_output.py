@@ -33,7 +33,7 @@ def out(converted, tmp_path):
     return shutil.copytree(converted, tmp_path / "out")
 
 
-def names(folder):
+def names_in(folder):
     return {path.name for path in folder.iterdir()}
 
 
@@ -56,7 +56,7 @@ def test_files_of_others_are_neither_deleted_nor_replaced(images, tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == foreign
     (tmp_path / "manifest.json").unlink()
     assert convert("--root", images, "--out", tmp_path, *OPTIONS).returncode == 0
-    assert names(tmp_path) > {".lock", "train-00000-of-00001.beton"}
+    assert names_in(tmp_path) > {".lock", "train-00000-of-00001.beton"}
     verify(tmp_path, read_manifest(tmp_path), Verify.always)
 
 
@@ -68,32 +68,32 @@ def test_the_shards_of_the_previous_manifest_are_deleted_whatever_their_names(im
         renamed[split] = (replace(shard, name=f"{split}.beton"),)
     write_manifest(out, replace(manifest, splits=renamed))
     assert convert("--root", images, "--out", out, *OPTIONS, "--overwrite").returncode == 0
-    assert names(out) == {MANIFEST, *shard_names(manifest)}
+    assert names_in(out) == {MANIFEST, *shard_names(manifest)}
 
 
 def test_a_failed_conversion_deletes_nothing_that_was_there(images, out):
     """Without its manifest, which can be restored from a copy."""
     (out / MANIFEST).unlink()
-    before = names(out)
+    before = names_in(out)
     assert_rejected(convert("--root", images, "--out", out, "--shards", 99), "cannot fill 99 shards")
-    assert names(out) == before
+    assert names_in(out) == before
 
 
 def test_shards_are_removed_again_if_the_manifest_cannot_be_replaced(images, tmp_path):
     (tmp_path / MANIFEST).mkdir()
     done = convert("--root", images, "--out", tmp_path, *OPTIONS, "--overwrite")
     assert_rejected(done, tmp_path / MANIFEST, exit_code=1)
-    assert names(tmp_path) == {MANIFEST}
+    assert names_in(tmp_path) == {MANIFEST}
 
 
 def test_the_same_command_deletes_what_a_killed_conversion_left(images, out):
-    expected = names(out)
+    expected = names_in(out)
     (out / ".conversion-abc").mkdir()
     (out / "train-00009-of-00010-0123abcd.beton").touch()
     done = convert("--root", images, "--out", out, *OPTIONS)
     assert done.returncode == 0, done.stderr
     assert f"note: {out}: deleted 2 files and directories of an interrupted conversion\n" in done.stdout
-    assert names(out) == expected
+    assert names_in(out) == expected
 
 
 def test_a_dataset_in_a_read_only_directory_counts_as_converted(images, tmp_path):

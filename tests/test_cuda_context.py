@@ -66,7 +66,7 @@ def test_the_arguments_are_examined_before_torch_is_imported():
 
 
 @pytest.mark.gpu
-def test_torch_uses_the_context():
+def test_torch_uses_the_context_that_was_created():
     program = """
 import ctypes, torch
 from regnet.distributed.cuda_context import create_context

@@ -26,7 +26,7 @@ from regnet.training.step_capture import why_not_captured
 DETERMINISTIC = ("--train.deterministic", "true", "--train.cudnn_benchmark", "false")
 
 
-def required(what):
+def required_capture(what):
     return GraphCapture(what, required=True, report=print)
 
 
@@ -55,7 +55,7 @@ def test_passes_are_captured_in_any_number_of_processes_unless_they_wait_or_comm
 @pytest.mark.gpu
 def test_a_captured_function_takes_new_inputs_of_any_shape_in_each_call():
     with torch.cuda.stream(torch.cuda.Stream()):
-        captured = CapturedFunction(required("a function"), lambda x, y, n: (x * n + y, y - 1))
+        captured = CapturedFunction(required_capture("a function"), lambda x, y, n: (x * n + y, y - 1))
         for call, shape in enumerate([(3,), (2, 5), (3,), (3,)]):
             x, y = torch.randn(2, *shape, device="cuda")
             before = y.clone()
@@ -91,7 +91,7 @@ def test_fifty_captured_steps_under_ddp_are_bit_identical_to_uncaptured_ones(par
         model = Model(generate_design(Variant.baseline, 2, 8, 8, 2, 1, 8, 8), classes=3)
         model.to(one_rank.device, memory_format=torch.channels_last)
         network = build_network(model, one_rank, dtype)
-        network.module.capture = required("the passes") if captured else None
+        network.module.capture = required_capture("the passes") if captured else None
         network.train()
         optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, fused=True)
         addresses = [parameter.grad.data_ptr() for parameter in model.parameters()]

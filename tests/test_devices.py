@@ -34,7 +34,7 @@ def tensors_of(thing):
     [{"flip": True}, {"crop_padding": 2}, {"cutout_size": 3}, {"randaugment_num_ops": 2}],
     ids=lambda options: next(iter(options)),
 )
-def test_transforms_of_stored_images(options):
+def test_transforms_of_stored_images_compute_on_their_device(options):
     transforms = ImageTransforms(AugmentConfig(**{"flip": False, "crop_padding": 0} | options), MEAN, SIDE, META)
     assert {tensor.device for transform in transforms.transforms for tensor in tensors_of(transform)} <= {META}
     numbers = random_table(1, 2, transforms.columns, torch.arange(COUNT, device=META))
@@ -43,14 +43,14 @@ def test_transforms_of_stored_images(options):
 
 
 @pytest.mark.parametrize("resolution", [SIDE, SIDE + 4, SIDE - 4])
-def test_resizing_and_normalisation(resolution):
+def test_resizing_and_normalisation_compute_on_the_device_of_the_images(resolution):
     transform = ResizeNormalize(MEAN, STD, resolution, META)
     assert {tensor.device for tensor in tensors_of(transform)} == {META}
     found = transform(images())
     assert (found.device, found.dtype, found.shape) == (META, torch.float32, (COUNT, 3, resolution, resolution))
 
 
-def test_mixup_and_cutmix():
+def test_mixup_and_cutmix_compute_on_the_device_of_the_images():
     transform = MixupCutmix(0.3, 0.3, 100, CLASSES)
     numbers = random_table(1, 2, transform.columns, torch.arange(COUNT, device=META))
     batch = torch.empty(2 * COUNT, 3, SIDE, SIDE, device=META)
@@ -59,7 +59,7 @@ def test_mixup_and_cutmix():
 
 
 @pytest.mark.parametrize("rrc_min_scale", [0, 0.3])
-def test_the_whole_pipeline(rrc_min_scale):
+def test_the_training_pipeline_computes_on_the_device_of_its_images(rrc_min_scale):
     options = AugmentConfig(flip=True, crop_padding=2, cutout_size=3, mixup_prob=0.5, rrc_min_scale=rrc_min_scale)
     train = TrainingPipeline(options, VALID, ProgressiveResizing(24, 24, 0), 1, META)
     (numbers,) = train.random_numbers([torch.arange(2 * COUNT)], 0)
@@ -71,7 +71,7 @@ def test_the_whole_pipeline(rrc_min_scale):
     assert {tensor.device for tensor in tensors_of(train.resize_normalize)} == {META}
 
 
-def test_metrics_of_training_and_evaluation():
+def test_metrics_are_accumulated_on_the_device_of_the_logits():
     logits = torch.empty(COUNT, CLASSES, device=META)
     labels = torch.zeros(COUNT, dtype=torch.int64, device=META)
     training, evaluation = TrainingAccumulator(CLASSES, META), EvaluationAccumulator(CLASSES, META)

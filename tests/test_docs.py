@@ -14,7 +14,7 @@ FOLDERS = ("benchmarks", "configs", "data", "docs", "regnet", "slurm", "tests", 
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
 
-def code(text):
+def code_lines(text):
     """Lines of indented or fenced code blocks, and inline code."""
     lines, fenced = [], False
     for line in text.splitlines():
@@ -41,12 +41,12 @@ def is_module(name):
     return importlib.util.find_spec(name) is not None
 
 
-def test_the_options_match_the_code():
+def test_the_documented_options_are_those_of_the_code():
     assert (ROOT / "docs" / "configuration.md").read_text() == document(), f"the options have changed, run: {COMMAND}"
 
 
 @every_document
-def test_links_work(path):
+def test_links_of_documents_lead_to_files_and_headings(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if not target.startswith(("https://", "http://")):
             file, _, anchor = target.partition("#")
@@ -56,11 +56,11 @@ def test_links_work(path):
 
 
 @every_document
-def test_commands_and_files_exist(path):
+def test_commands_and_files_that_documents_name_exist(path):
     rules = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = path.read_text()
     added = re.findall(r"^\+\+\+ b/(\S+)", text, re.MULTILINE)  # files that the document shows how to create
-    for line in code(text):
+    for line in code_lines(text):
         for module in re.findall(r"\bpython -m ([\w.]+\w)", line):
             assert is_module(module), line
         for rule in re.findall(r"(?:^ *|\$ |&& )make ([a-z][\w-]*)", line):

@@ -59,7 +59,7 @@ def test_patience_of_zero_never_stops(mode):
 
 @needs_baseline_data
 @pytest.mark.parametrize(("patience", "stops_at"), [(5, None), (1, 26)])
-def test_the_logged_losses_of_the_baseline(patience, stops_at):
+def test_the_logged_losses_of_the_baseline_stop_it_at_the_known_epoch(patience, stops_at):
     stopping = EarlyStopping(patience, "min")
     stops = []
     for row in read_baseline_table("training_log.csv"):

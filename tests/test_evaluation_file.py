@@ -20,21 +20,21 @@ VALID = EvaluationFile(
 )
 
 
-def written(folder, content):
+def written_file(folder, content):
     path = folder / "evaluation.npz"
     path.write_bytes(content)
     return path
 
 
-def without(name):
+def content_without(name):
     buffer = io.BytesIO()
     np.savez(buffer, **{key: value for key, value in vars(VALID).items() if key != name})
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("evaluation", [VALID, replace(VALID, calibration=None)], ids=["new", "without calibration"])
-def test_what_is_written_is_read(tmp_path, evaluation):
-    found = read_evaluation_file(written(tmp_path, evaluation.to_bytes()))
+def test_an_evaluation_file_is_read_as_it_was_written(tmp_path, evaluation):
+    found = read_evaluation_file(written_file(tmp_path, evaluation.to_bytes()))
     for name, expected in vars(evaluation).items():
         if expected is None:
             assert vars(found)[name] is None
@@ -45,11 +45,11 @@ def test_what_is_written_is_read(tmp_path, evaluation):
 def test_an_evaluation_without_errors_is_valid(tmp_path):
     names = ("confidence", "labels", "predicted", "images")
     empty = replace(VALID, **{name: vars(VALID)[name][:0] for name in names})
-    assert len(read_evaluation_file(written(tmp_path, empty.to_bytes())).images) == 0
+    assert len(read_evaluation_file(written_file(tmp_path, empty.to_bytes())).images) == 0
 
 
 def test_the_file_is_compressed(tmp_path):
-    path = written(tmp_path, replace(VALID, images=np.zeros((3, 99, 99, 3), np.uint8)).to_bytes())
+    path = written_file(tmp_path, replace(VALID, images=np.zeros((3, 99, 99, 3), np.uint8)).to_bytes())
     assert path.stat().st_size < 5000
 
 
@@ -57,22 +57,22 @@ def test_the_file_is_compressed(tmp_path):
 def test_a_file_without_an_array_or_with_one_of_another_shape_is_rejected(tmp_path, name):
     longer = replace(VALID, **{name: np.concatenate([vars(VALID)[name]] * 2)})
     scalar = replace(VALID, **{name: vars(VALID)[name].flat[0]})
-    for content in (without(name), longer.to_bytes(), scalar.to_bytes()):
-        path = written(tmp_path, content)
+    for content in (content_without(name), longer.to_bytes(), scalar.to_bytes()):
+        path = written_file(tmp_path, content)
         with pytest.raises(ValueError, match="not a valid evaluation file") as raised:
             read_evaluation_file(path)
         assert str(raised.value).startswith(f"{path}: ")
 
 
 def test_a_single_class_is_an_array_too(tmp_path):
-    path = written(tmp_path, replace(VALID, classes=np.array("cat"), confusion=np.array([[6]])).to_bytes())
+    path = written_file(tmp_path, replace(VALID, classes=np.array("cat"), confusion=np.array([[6]])).to_bytes())
     with pytest.raises(ValueError, match="not a valid evaluation file"):
         read_evaluation_file(path)
 
 
 @pytest.mark.parametrize("shape", [(45,), (15, 3), (2, 15), (3, 5, 3)])
 def test_a_calibration_of_another_shape_is_rejected(tmp_path, shape):
-    path = written(tmp_path, replace(VALID, calibration=np.zeros(shape)).to_bytes())
+    path = written_file(tmp_path, replace(VALID, calibration=np.zeros(shape)).to_bytes())
     with pytest.raises(ValueError, match=r"not a valid evaluation file \(calibration has shape"):
         read_evaluation_file(path)
 
@@ -88,7 +88,7 @@ def test_files_of_other_kinds_are_rejected(tmp_path):
     valid = VALID.to_bytes()
     for content in (b"", valid[:-30], b"PK" + valid[2:200], archive.getvalue(), extra.getvalue(), pickled.getvalue()):
         with pytest.raises(ValueError):  # noqa: PT011  # its text may be numpy's
-            read_evaluation_file(written(tmp_path, content))
+            read_evaluation_file(written_file(tmp_path, content))
 
 
 def test_a_missing_file_is_an_error_of_the_system(tmp_path):

@@ -37,7 +37,7 @@ def test_training_checkpoints_and_wrappers_are_rejected_with_the_cure(tmp_path, 
     assert message.endswith(ALONE)
 
 
-def test_a_tensor_of_another_kind_needs_no_such_cure(tmp_path):
+def test_an_entry_that_is_no_tensor_is_reported_without_that_cure(tmp_path):
     torch.save({**WEIGHTS, "counter": 3}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match=r"counter is not a tensor of real numbers$"):
         untrained_model(("--config", str(TINY), "--model.weights", str(tmp_path / "weights.pth")), 5)

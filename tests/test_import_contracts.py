@@ -23,7 +23,7 @@ def lint_imports(tree):
     return subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=LIMIT)
 
 
-def test_contracts_hold(tree):
+def test_the_import_contracts_hold(tree):
     done = lint_imports(tree)
     assert done.returncode == 0, done.stdout
 

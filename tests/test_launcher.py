@@ -16,7 +16,7 @@ TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "10.0.0
 NAMES = tuple(TWO)
 
 
-def without(name):
+def variables_without(name):
     return {other: value for other, value in TWO.items() if other != name}
 
 
@@ -25,14 +25,14 @@ REFUSED = {
     "a word": ({"WORLD_SIZE": "abc"}, "WORLD_SIZE must be an integer of at least 1, got 'abc'"),
     "no process": ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be an integer of at least 1, got '0'"),
     "digits of another alphabet": ({"WORLD_SIZE": "\u0662"}, "got '\u0662'"),
-    "no RANK": (without("RANK"), "WORLD_SIZE is 2, but RANK is not set"),
-    "no LOCAL_RANK": (without("LOCAL_RANK"), "WORLD_SIZE is 2, but LOCAL_RANK is not set"),
+    "no RANK": (variables_without("RANK"), "WORLD_SIZE is 2, but RANK is not set"),
+    "no LOCAL_RANK": (variables_without("LOCAL_RANK"), "WORLD_SIZE is 2, but LOCAL_RANK is not set"),
     "an empty address": ({**TWO, "MASTER_ADDR": ""}, "WORLD_SIZE is 2, but MASTER_ADDR is not set"),
     "only WORLD_SIZE": (
         {"WORLD_SIZE": "2"},
         "WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are not set",
     ),
-    "no WORLD_SIZE": (without("WORLD_SIZE"), "RANK is '1', but WORLD_SIZE is not set"),
+    "no WORLD_SIZE": (variables_without("WORLD_SIZE"), "RANK is '1', but WORLD_SIZE is not set"),
     "a LOCAL_RANK alone": ({"LOCAL_RANK": "1"}, "LOCAL_RANK is '1', but WORLD_SIZE is not set"),
     "a rank too high": ({**TWO, "RANK": "2"}, "RANK must be an integer from 0 to 1 with WORLD_SIZE 2, got '2'"),
     "a rank of one process": (

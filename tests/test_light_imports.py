@@ -68,7 +68,7 @@ def test_image_modes_are_those_of_ffcv():
 
 
 @given(content=st.binary(max_size=3500))
-def test_other_files_are_rejected(tmp_path_factory, content):
+def test_a_file_that_is_not_of_ffcv_is_rejected(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "other.beton"
     path.write_bytes(content)
     with pytest.raises(DataError, match="not an FFCV file"):

@@ -26,7 +26,7 @@ def test_a_directory_without_manifest_is_named(tmp_path):
     assert "none" in read_error(tmp_path / "none")
 
 
-def changed(path, value):
+def manifest_with(path, value):
     """The text of a valid manifest with the entry at this path replaced."""
     record = valid_record()
     entry = record
@@ -93,13 +93,13 @@ IMPOSSIBLE = [
 
 @pytest.mark.parametrize(("path", "value"), IMPOSSIBLE)
 def test_an_impossible_value_is_rejected(path, value):
-    with manifest_of(changed(path, value)) as directory:
+    with manifest_of(manifest_with(path, value)) as directory:
         assert MANIFEST in read_error(directory)
 
 
 @pytest.mark.parametrize("version", [1, VERSION - 1])
 def test_an_older_version_is_rejected_with_the_remedy(version):
-    with manifest_of(changed(("version",), version)) as directory:
+    with manifest_of(manifest_with(("version",), version)) as directory:
         assert read_error(directory) == (
             f"{directory} was converted by an older version of this program (manifest format {version}, this version "
             f"reads {VERSION}): convert the images again with python -m data.convert --overwrite, or delete "
@@ -108,7 +108,7 @@ def test_an_older_version_is_rejected_with_the_remedy(version):
 
 
 def test_a_newer_version_is_rejected_with_the_remedy():
-    with manifest_of(changed(("version",), VERSION + 1)) as directory:
+    with manifest_of(manifest_with(("version",), VERSION + 1)) as directory:
         message = read_error(directory)
         assert (
             f"{directory} was converted by a newer version of this program (manifest format {VERSION + 1}, " in message

@@ -103,7 +103,7 @@ def test_a_mutated_manifest_with_its_old_digest_is_rejected(record):
 
 @given(json_values)
 @examples(60)
-def test_other_json_is_rejected(document):
+def test_json_that_is_not_a_manifest_is_rejected(document):
     with manifest_of(json.dumps(document)) as directory:
         read_error(directory)
 

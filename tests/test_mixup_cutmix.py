@@ -99,7 +99,7 @@ def test_a_mixed_sample_is_bit_identical_in_any_batch(side):
         assert all(torch.equal(one, several[row : row + 1]) for one, several in zip(alone, batch, strict=True))
 
 
-def numbers(kind, lambda_, row, column):
+def random_numbers_of(kind, lambda_, row, column):
     """Random numbers of one sample, given as fractions of their range."""
     return (UNIFORM * torch.tensor([[kind, lambda_, row, column]], dtype=torch.float64)).long()
 
@@ -115,7 +115,7 @@ fractions = st.integers(0, UNIFORM - 1).map(lambda number: number / UNIFORM)
 @given(lambda_=fractions, row=fractions, column=fractions)
 def test_a_pixel_is_pasted_if_its_centre_is_in_the_rectangle(lambda_, row, column):
     """The rectangle has the area 1 - lambda, in units of the image."""
-    found = weights_of(mixup_cutmix(cutmix_prob=1), numbers(0.5, lambda_, row, column))
+    found = weights_of(mixup_cutmix(cutmix_prob=1), random_numbers_of(0.5, lambda_, row, column))
     half = math.sqrt(1 - lambda_) / 2
     for y in range(SIDE):
         for x in range(SIDE):
@@ -138,7 +138,7 @@ def test_a_pixel_is_pasted_if_its_centre_is_in_the_rectangle(lambda_, row, colum
     ],
 )
 def test_probabilities_of_zero_and_one_mean_never_and_always(kind, mixup_prob, cutmix_prob, effect):
-    found = weights_of(mixup_cutmix(mixup_prob, cutmix_prob), numbers(kind, 0.75, 0.5, 0.5))
+    found = weights_of(mixup_cutmix(mixup_prob, cutmix_prob), random_numbers_of(kind, 0.75, 0.5, 0.5))
     values = {"unmixed": [1.0], "blended": [0.75], "pasted": [0.0, 1.0]}[effect]
     assert found.unique().tolist() == values
 

@@ -69,7 +69,7 @@ def shapes(model):
     return sorted(tuple(parameter.shape) for parameter in model.parameters())
 
 
-def test_there_is_one_file_per_network():
+def test_there_is_one_preset_file_per_network():
     assert sorted(path.stem for path in (ROOT / "configs" / "models").iterdir()) == sorted(NAMES)
 
 

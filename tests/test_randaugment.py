@@ -140,7 +140,7 @@ def test_large_images_are_translated_by_150_of_331_of_their_side(operation):
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_sharpness_of_small_images(side, sign):
+def test_sharpness_changes_inner_pixels_only_also_of_small_images(side, sign):
     """Below 3x3 pixels there are only border pixels, which stay as they are."""
     images = torch.randint(256, (20, side, side, 3), generator=torch.Generator().manual_seed(side)).to(torch.uint8)
     found, expected = apply_to_all(Operation.sharpness, images, 30, sign)

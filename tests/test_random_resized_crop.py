@@ -54,7 +54,7 @@ def test_a_box_does_not_depend_on_other_images(sizes, other, epoch):
     assert torch.equal(among_others[1:-1], boxes[1:])
 
 
-def test_top_and_left_are_independent():
+def test_top_and_left_of_a_crop_are_independent():
     """If both used one random number, they would be equal for squares, which have the same range for both."""
     top, left, height, width = random_boxes([(200, 200)] * 20_000, 0.2).unbind(1)
     squares = (height == width) & (height < 190)

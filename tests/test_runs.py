@@ -13,7 +13,7 @@ from regnet.runs.listing import as_age
 SLOW = ("--train.epochs", "400")
 
 
-def listed(*arguments):
+def printed_list(*arguments):
     done = run(ForkedCommand(["-m", "regnet.runs", *map(str, arguments)]))
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -31,8 +31,8 @@ def test_finished_preempted_dead_and_running_runs_are_distinguished(shards, tmp_
         processes["preempted"].communicate(timeout=LIMIT)
         (tmp_path / "no-run").mkdir()
         (tmp_path / "a-file").touch()
-        found = {entry["name"]: entry for entry in json.loads(listed(tmp_path, "--json"))}
-        shown = listed(tmp_path)
+        found = {entry["name"]: entry for entry in json.loads(printed_list(tmp_path, "--json"))}
+        shown = printed_list(tmp_path)
     finally:
         for process in processes.values():
             kill_group(process)
@@ -58,8 +58,8 @@ def test_a_run_is_a_line_of_a_pipe_however_long_its_name_and_however_narrow_the_
     assert [line.split()[:2] for line in done.stdout.splitlines()][1:] == [[name, "finished"]]
 
 
-def test_an_empty_and_a_missing_directory(tmp_path):
-    assert "no runs yet" in listed(tmp_path)
+def test_an_empty_directory_has_no_runs_and_a_missing_one_is_an_error(tmp_path):
+    assert "no runs yet" in printed_list(tmp_path)
     done = run(ForkedCommand(["-m", "regnet.runs", str(tmp_path / "none")]))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
@@ -75,7 +75,7 @@ def test_a_directory_that_cannot_be_read_does_not_hide_the_others(shards, tmp_pa
 
 def test_a_run_is_listed_alone(shards, tmp_path):
     assert run(trainer(tmp_path, shards, "--train.epochs", "1")).returncode == 0
-    assert [entry["name"] for entry in json.loads(listed(tmp_path / "tiny", "--json"))] == ["tiny"]
+    assert [entry["name"] for entry in json.loads(printed_list(tmp_path / "tiny", "--json"))] == ["tiny"]
 
 
 def test_ages_are_readable():

@@ -84,7 +84,7 @@ def test_predicted_steps_take_longer_than_those_of_one_gpu(gpus):
         assert row["strong"]["flags"] <= row["strong"]["step"]
 
 
-def test_one_gpu_is_predicted_as_given():
+def test_one_gpu_takes_the_given_time_of_a_step():
     row = predict(setup_of(options_of()), 1)
     assert row["weak"] == row["strong"]
     assert row["weak"]["step"] == pytest.approx(0.00693)

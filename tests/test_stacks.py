@@ -20,7 +20,7 @@ SIDES = st.sampled_from([1, 2, 3, 8, 9, 24, 64, 72, 100, 376])
 MATRICES = st.lists(st.builds(Matrices, st.integers(1, 50), SIDES, SIDES), min_size=1, max_size=30)
 
 
-def work(count, rows, columns):
+def multiply_adds(count, rows, columns):
     """Multiply-adds of X X^T, of its square, and of a product with X, for each of `count` wide matrices."""
     return count * (rows * columns * rows + rows * rows * rows + rows * rows * columns)
 
@@ -39,11 +39,11 @@ def test_every_weight_is_in_exactly_one_stack_that_is_large_enough(weights):
 @given(MATRICES)
 def test_padding_adds_at_most_15_percent_of_work(weights):
     padded = [
-        work(weights[index].number, stack.rows, stack.columns)
+        multiply_adds(weights[index].number, stack.rows, stack.columns)
         for stack in plan_stacks(weights)
         for index in stack.members
     ]
-    assert sum(padded) <= 1.15 * sum(work(count, *sorted(shape)) for count, *shape in weights)
+    assert sum(padded) <= 1.15 * sum(multiply_adds(count, *sorted(shape)) for count, *shape in weights)
 
 
 @given(MATRICES, st.randoms())

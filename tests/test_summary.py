@@ -93,7 +93,7 @@ def test_the_weights_of_a_checkpoint_are_its_ema_weights(shards, tmp_path):
     assert len(values.replace(",", " ").replace("]", " ").split("[")[1].split(")")[0].split()) >= 100
 
 
-def test_histogram_of_values():
+def test_a_histogram_shows_how_many_values_are_in_each_bin():
     assert histogram(torch.tensor([0.0, 0.0, 0.0, 1.0]), bins=4) == "█  ▃"
     assert histogram(torch.full((5,), 2.0)) == "█"
 

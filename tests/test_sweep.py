@@ -91,7 +91,7 @@ def test_shipped_sweeps_can_be_read():
         assert read_sweep(path)
 
 
-def state(status, step=9, resumed_from=4, earlier=0):
+def run_state(status, step=9, resumed_from=4, earlier=0):
     return RunState(status, 1, step, resumed_from, 3, earlier, 5, "data", "a reason", "id")
 
 
@@ -99,19 +99,19 @@ def state(status, step=9, resumed_from=4, earlier=0):
     ("after", "expected", "words"),
     [
         (None, 2, "the run did not start"),
-        (state(Status.finished), 0, "a reason. Results: runs/x"),
-        (state(Status.preempted, step=4), 75, "preempted: a reason; completed 1 epochs, 4 steps (attempt 3)"),
-        (state(Status.preempted, step=4, earlier=2), 1, "not started again after 3 attempts without progress"),
-        (state(Status.preempted, step=5, earlier=2), 75, "preempted: a reason"),
-        (state(Status.failed), 3, "starting it again"),
-        (state(Status.failed, step=4), 3, "starting it again"),
-        (state(Status.failed, step=4, earlier=1), 3, "starting it again"),
-        (state(Status.failed, step=4, earlier=2), 1, "not started again after 3 attempts without progress"),
-        (state(Status.running, step=4, earlier=2), 1, "not started again after 3 attempts without progress"),
-        (state(Status.failed, step=5, earlier=2), 3, "starting it again"),
+        (run_state(Status.finished), 0, "a reason. Results: runs/x"),
+        (run_state(Status.preempted, step=4), 75, "preempted: a reason; completed 1 epochs, 4 steps (attempt 3)"),
+        (run_state(Status.preempted, step=4, earlier=2), 1, "not started again after 3 attempts without progress"),
+        (run_state(Status.preempted, step=5, earlier=2), 75, "preempted: a reason"),
+        (run_state(Status.failed), 3, "starting it again"),
+        (run_state(Status.failed, step=4), 3, "starting it again"),
+        (run_state(Status.failed, step=4, earlier=1), 3, "starting it again"),
+        (run_state(Status.failed, step=4, earlier=2), 1, "not started again after 3 attempts without progress"),
+        (run_state(Status.running, step=4, earlier=2), 1, "not started again after 3 attempts without progress"),
+        (run_state(Status.failed, step=5, earlier=2), 3, "starting it again"),
     ],
 )
-def test_what_a_launcher_does_next(after, expected, words):
+def test_the_state_of_a_run_decides_what_a_launcher_does_next(after, expected, words):
     status, line = decide(after, Path("runs/x"), limit=3)
     assert status == expected
     assert words in line

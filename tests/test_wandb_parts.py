@@ -15,7 +15,7 @@ from regnet.tracking.wandb_rows import BestValues, Kind, wandb_step
 BLOCK = 32 * 1024
 
 
-def history(step, padding=0):
+def history_record(step, padding=0):
     record = Record()
     record.history.step.num = step
     item = record.history.item.add()
@@ -42,7 +42,7 @@ def log_of(records):
 
 @given(sizes=st.lists(st.integers(0, 70_000), max_size=6), kept=st.floats(0, 1))
 def test_a_log_that_ends_anywhere_is_read_up_to_its_last_record(tmp_path_factory, sizes, kept):
-    records = [history(step, size) for step, size in enumerate(sizes, 1)]
+    records = [history_record(step, size) for step, size in enumerate(sizes, 1)]
     content = log_of(records)
     path = tmp_path_factory.mktemp("log") / "run-a.wandb"
     path.write_bytes(content)
@@ -57,9 +57,9 @@ def test_a_log_is_complete_once_its_exit_is_written(tmp_path):
     ended = Record()
     ended.exit.exit_code = 0
     log = tmp_path / "run-a.wandb"
-    log.write_bytes(log_of([history(1)]))
+    log.write_bytes(log_of([history_record(1)]))
     assert not is_completed(log, timeout=0)
-    writing = threading.Thread(target=lambda: (time.sleep(0.2), log.write_bytes(log_of([history(1), ended]))))
+    writing = threading.Thread(target=lambda: (time.sleep(0.2), log.write_bytes(log_of([history_record(1), ended]))))
     writing.start()
     assert is_completed(log, timeout=LIMIT)
     writing.join()
@@ -79,11 +79,11 @@ def test_a_new_part_begins_after_the_rows_of_those_that_will_be_uploaded(tmp_pat
         return first_missing_step(tmp_path, "a", project, "")
 
     assert first_missing() == 0
-    first = write_part(tmp_path, "offline-run-20260101_000000", history(3), history(6))
+    first = write_part(tmp_path, "offline-run-20260101_000000", history_record(3), history_record(6))
     assert first_missing() == 7
     ended = Record()
     ended.exit.exit_code = 1
-    write_part(tmp_path, "run-20260102_000000", history(30), ended)
+    write_part(tmp_path, "run-20260102_000000", history_record(30), ended)
     assert first_missing() == 7, "its upload may have failed"
     empty = tmp_path / "offline-run-20260104_000000-a"
     empty.mkdir()
@@ -94,7 +94,7 @@ def test_a_new_part_begins_after_the_rows_of_those_that_will_be_uploaded(tmp_pat
     assert offline_parts(tmp_path, "a") == []
     assert first_missing() == 31
     assert first_missing("other") == first_missing_step(tmp_path, "a", "p", "team") == 0, "none is uploaded there"
-    write_part(tmp_path, "offline-run-20260105_000000", history(4), project="other")
+    write_part(tmp_path, "offline-run-20260105_000000", history_record(4), project="other")
     assert first_missing("other") == 5
 
 
