@@ -1,0 +1,102 @@
+"""Faults of what a run depends on: disks, clocks, the connections of heartbeats, Weights & Biases."""
+
+import errno
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+from injected_fault import InjectedFault
+from limits import LIMIT
+
+
+class SystemFaults(InjectedFault):
+    def slow_shutdown(self) -> None:
+        """This rank closes its heartbeat connection long after the other ranks."""
+        from regnet.distributed.heartbeat import Heartbeat
+
+        original = Heartbeat.close
+
+        def close(heartbeat) -> None:
+            time.sleep(7)
+            original(heartbeat)
+
+        Heartbeat.close = close
+
+    def hanging_wandb(self) -> None:
+        """The final call of Weights & Biases does not return."""
+        import wandb
+
+        wandb.Run.finish = lambda *_, **__: time.sleep(LIMIT)
+
+    def unreachable_wandb(self) -> None:
+        """wandb.init does not return."""
+        import wandb
+
+        wandb.init = lambda **_: time.sleep(LIMIT)
+
+    def connected_wandb(self) -> None:
+        """Training begins only when Weights & Biases is connected."""
+        from regnet.tracking.wandb_tracker import WandbTracker
+
+        original = WandbTracker.__init__
+
+        def connected(tracker, connect, *arguments) -> None:
+            run = connect()
+            original(tracker, lambda: run, *arguments)
+
+        WandbTracker.__init__ = connected
+
+    def impatient_wandb(self) -> None:
+        """wandb asks every 0.1 s whether the run was stopped at the server."""
+        from wandb.sdk.lib.run_stopping import RunStopChecker
+
+        RunStopChecker.__init__.__kwdefaults__["poll_interval"] = 0.1
+
+    def slow_disk(self) -> None:
+        """Every fsync takes 0.4 s."""
+        original = os.fsync
+
+        def fsync(file) -> None:
+            time.sleep(0.4)
+            original(file)
+
+        os.fsync = fsync
+
+    def failing_disk(self) -> None:
+        """The given fsync, counted from 1, fails with an I/O error."""
+        original = os.fsync
+
+        def fsync(file) -> None:
+            self.steps += 1
+            if self.steps == self.step:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            original(file)
+
+        os.fsync = fsync
+
+    def raises_while_disk_hangs(self) -> None:
+        """An exception in the given step, while a checkpoint is blocked in fsync."""
+
+        def step(now, step):
+            os.fsync = lambda file: time.sleep(LIMIT)
+            if now:
+                raise RuntimeError("a defect on this rank alone")
+            return step()
+
+        self.at_step(step)
+
+    def fast_clock(self) -> None:
+        """This rank's clock gains an hour each time it is read."""
+        import regnet.distributed.preemption
+
+        reads = []
+        fast = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * (reads.append(1) or len(reads)))
+        regnet.distributed.preemption.time = fast
+
+    def killed_while_writing(self) -> None:
+        """The kernel kills this process in the middle of the first write past byte STEP of a file."""
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.step, self.step))
