@@ -24,7 +24,7 @@ def checkpoints(tmp_path):
 
 
 @every_loss
-def test_it_is_restored_from_the_numbered_checkpoint_of_the_same_step(shards, tmp_path, checkpoints, lost):
+def test_a_lost_best_checkpoint_is_restored_from_the_numbered_one_of_the_same_step(shards, tmp_path, checkpoints, lost):
     """The best epoch is the first of two; the run resumes from the second."""
     inflated = faulty_trainer(tmp_path, shards, "declining_metrics", *LONGER, "2")
     assert run(inflated).returncode == 0
@@ -38,7 +38,9 @@ def test_it_is_restored_from_the_numbered_checkpoint_of_the_same_step(shards, tm
 
 
 @every_loss
-def test_it_is_made_again_by_the_next_epoch_if_no_checkpoint_holds_it(shards, tmp_path, checkpoints, lost):
+def test_a_lost_best_checkpoint_is_made_again_by_the_next_epoch_if_no_other_holds_it(
+    shards, tmp_path, checkpoints, lost
+):
     flags = ("--checkpoint.keep_last", "1", *LONGER)
     assert run(faulty_trainer(tmp_path, shards, "declining_metrics", *flags, "2")).returncode == 0
     LOSSES[lost](checkpoints.best)
@@ -51,7 +53,7 @@ def test_it_is_made_again_by_the_next_epoch_if_no_checkpoint_holds_it(shards, tm
 
 
 @every_loss
-def test_a_finished_run_restores_it_too(shards, tmp_path, checkpoints, lost):
+def test_a_finished_run_restores_a_lost_best_checkpoint(shards, tmp_path, checkpoints, lost):
     assert run(faulty_trainer(tmp_path, shards, "inflated_metrics:0", *LONGER, "2")).returncode == 0
     best = comparable(load(checkpoints.best))
     LOSSES[lost](checkpoints.best)

@@ -12,7 +12,7 @@ BASELINE = ("--schedule.name", "baseline", "--train.epochs")
 SHORT = ("--train.max_steps_per_epoch", "4", "--checkpoint.every_steps", "1", "--tracking.log_every", "1")
 
 
-def preempted(command, run_dir, step):
+def preempt_at_step(command, run_dir, step):
     process = start(command)
     wait_until(lambda: len(rows(run_dir, "step")) >= step)
     process.send_signal(signal.SIGTERM)
@@ -24,7 +24,7 @@ def preempted(command, run_dir, step):
 def test_an_epoch_that_has_started_is_completed_with_fewer_epochs_too(shards, uninterrupted, tmp_path):
     """Otherwise the result would be that of weights in the middle of an epoch."""
     flags = (*SHORT, *BASELINE)
-    step = preempted(trainer(tmp_path, shards, *flags, "9"), tmp_path / "tiny", 5)
+    step = preempt_at_step(trainer(tmp_path, shards, *flags, "9"), tmp_path / "tiny", 5)
     epochs = -(-step // 4)
     done = run(trainer(tmp_path, shards, *flags, "1"))
     assert f"Finished after {epochs} epochs" in done.stdout, done.stderr
@@ -37,7 +37,7 @@ def test_an_epoch_that_has_started_is_completed_with_less_patience_too(shards, t
         flags = (*SHORT, "--train.epochs", "99", "--early_stopping.monitor", "val_top1", "--early_stopping.patience")
         return faulty_trainer(tmp_path, shards, "declining_metrics", *flags, patience)
 
-    step = preempted(declining("0"), tmp_path / "tiny", 9)
+    step = preempt_at_step(declining("0"), tmp_path / "tiny", 9)
     epochs = -(-step // 4)
     done = run(declining("1"))
     assert f"Stopped early after {epochs} epochs" in done.stdout, done.stderr

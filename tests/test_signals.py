@@ -11,7 +11,7 @@ from processes import (
     PYTHON,
     TORCHRUN,
     faulty_trainer,
-    handles,
+    has_handler,
     ranks_of,
     run,
     signal_pending,
@@ -84,7 +84,7 @@ def test_a_time_limit_preempts_like_a_signal(shards, tmp_path, processes):
 @parametrize_some("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_signal_before_the_first_step_preempts_the_run(shards, uninterrupted, tmp_path, signal_name):
     process = start(trainer(tmp_path, shards, launcher=PYTHON))
-    wait_until(lambda: handles(process, signal.SIGTERM))
+    wait_until(lambda: has_handler(process, signal.SIGTERM))
     process.send_signal(getattr(signal, signal_name))
     out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (75, ""), out
@@ -137,7 +137,7 @@ def test_a_rank_that_waits_for_its_peers_can_be_preempted(shards, tmp_path, rank
         with socket.create_server(("127.0.0.1", 0)) as free:
             variables["MASTER_PORT"] = str(free.getsockname()[1])
     process = start(trainer(tmp_path, shards, launcher=PYTHON), **variables)
-    wait_until(lambda: handles(process, signal.SIGTERM))
+    wait_until(lambda: has_handler(process, signal.SIGTERM))
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 75, out + err

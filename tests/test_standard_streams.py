@@ -11,18 +11,18 @@ import pytest
 from fork_server import ForkedCommand
 from images import class_folders
 from limits import LIMIT
-from processes import PYTHON, ROOT, TINY, environment, handles, kill_group, run, start, trainer, wait_until
+from processes import PYTHON, ROOT, TINY, environment, has_handler, kill_group, run, start, trainer, wait_until
 from run_directory import outcome, rows, state
 
 CLASSES = ("bee", "cat", "émile")
 LISTING = {"predict", "runs", "summary", "sweep"}  # they print their result; the others write it or check something
 
 
-def convert(source, out):
+def convert_arguments(source, out):
     return ["-m", "data.convert", "--source", "folder", "--root", str(source), "--out", str(out), "--shards", "1"]
 
 
-def train(folder, shards, *flags):
+def train_arguments(folder, shards, *flags):
     return trainer(folder, shards, "--train.epochs", "1", "--tracking.console_classes", *flags).arguments
 
 
@@ -35,21 +35,24 @@ def folder(tmp_path_factory):
     """Images, shards and a run of classes that ASCII cannot print."""
     folder = tmp_path_factory.mktemp("streams")
     class_folders(folder / "images", classes=CLASSES)
-    for program in (convert(folder / "images", folder / "shards"), train(folder / "runs", folder / "shards")):
+    for program in (
+        convert_arguments(folder / "images", folder / "shards"),
+        train_arguments(folder / "runs", folder / "shards"),
+    ):
         done = run(ForkedCommand(program))
         assert done.returncode == 0, done.stderr
     (folder / "sweep.yaml").write_text("[1, 2]")
     return folder
 
 
-def programs(folder, out):
+def program_of_each_command(folder, out):
     """A program for each command, writing to `out`."""
     finished = folder / "runs" / "tiny"
     checkpoint = ("--checkpoint", finished / "checkpoints" / "best.pt")
     configuration = ("--config", TINY, "--runs_dir", folder / "runs", "--data.shards", folder / "shards")
     return {
-        "convert": convert(folder / "images", out / "shards"),
-        "train": train(out, folder / "shards"),
+        "convert": convert_arguments(folder / "images", out / "shards"),
+        "train": train_arguments(out, folder / "shards"),
         "doctor": ["-m", "regnet.doctor", *configuration, "--train.epochs", "1"],
         "evaluate": ["-m", "regnet.evaluate", *checkpoint, "--json", out / "evaluation.json", "--device", "cpu"],
         "export": ["-m", "regnet.export", *checkpoint, "--weights", out / "weights.pt"],
@@ -69,12 +72,12 @@ WRITTEN = {
     "export": "weights.pt",
     "report": "report/index.html",
 }
-COMMANDS = list(programs(Path(), Path()))
+COMMANDS = list(program_of_each_command(Path(), Path()))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_whose_reader_has_exited_writes_its_files_or_ends_quietly(folder, tmp_path, command):
-    done = run_with("broken", programs(folder, tmp_path)[command])
+    done = run_with("broken", program_of_each_command(folder, tmp_path)[command])
     assert (done.returncode, done.stdout, done.stderr) == (141 if command in LISTING else 0, "", "")
     if command in WRITTEN:
         assert (tmp_path / WRITTEN[command]).exists()
@@ -82,29 +85,29 @@ def test_a_command_whose_reader_has_exited_writes_its_files_or_ends_quietly(fold
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_without_standard_streams_finishes(folder, tmp_path, command):
-    assert run_with("closed", programs(folder, tmp_path)[command]).returncode == 0
+    assert run_with("closed", program_of_each_command(folder, tmp_path)[command]).returncode == 0
     if command in WRITTEN:
         assert (tmp_path / WRITTEN[command]).exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_escapes_what_the_console_cannot_print(folder, tmp_path, command):
-    done = run_with("ascii", programs(folder, tmp_path)[command])
+    done = run_with("ascii", program_of_each_command(folder, tmp_path)[command])
     assert (done.returncode, done.stderr) == (0, "")
     if command in ("train", "evaluate", "predict"):
         assert r"\xe9mile" in done.stdout
 
 
 def test_a_full_disk_under_standard_output_fails_a_listing_and_nothing_else(folder, tmp_path):
-    listing = run_with("full", programs(folder, tmp_path)["runs"])
+    listing = run_with("full", program_of_each_command(folder, tmp_path)["runs"])
     assert (listing.returncode, listing.stderr) == (1, "failed: standard output: No space left on device\n")
-    training = run_with("full", programs(folder, tmp_path)["train"])
+    training = run_with("full", program_of_each_command(folder, tmp_path)["train"])
     assert (training.returncode, training.stderr) == (0, "")
     assert rows(tmp_path / "tiny", "epoch")
 
 
 def test_a_run_without_a_console_is_the_same_run(folder, tmp_path):
-    assert run_with("broken", programs(folder, tmp_path)["train"]).returncode == 0
+    assert run_with("broken", program_of_each_command(folder, tmp_path)["train"]).returncode == 0
     assert outcome(tmp_path / "tiny") == outcome(folder / "runs" / "tiny")
 
 
@@ -169,7 +172,7 @@ def test_an_interrupted_command_prints_one_line(tmp_path):
 def test_an_interrupt_during_the_imports_prints_one_line(command):
     process = start([*PYTHON, "-m", command])
     try:
-        wait_until(lambda: handles(process, signal.SIGTERM))
+        wait_until(lambda: has_handler(process, signal.SIGTERM))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=LIMIT)
     finally:
@@ -196,7 +199,7 @@ def opened_when_read(pipe):
 
 def test_colours_are_the_users_wish_and_a_progress_bar_is_not_drawn_into_a_log(folder, tmp_path):
     """FORCE_COLOR asks for colours (https://force-color.org), not for a terminal's moving cursor."""
-    training = run(ForkedCommand(train(tmp_path, folder / "shards")), FORCE_COLOR="1")
+    training = run(ForkedCommand(train_arguments(tmp_path, folder / "shards")), FORCE_COLOR="1")
     assert "epoch 1/1" in training.stdout
     assert "\x1b" not in training.stdout + training.stderr
     listing = run(ForkedCommand(["-m", "regnet.runs", str(folder / "runs")]), FORCE_COLOR="1")

@@ -11,7 +11,7 @@ FLAGS = ("--train.epochs", "4", "--tracking.log_every", "1", "--tracking.wandb_t
 QUICK = ("--train.max_steps_per_epoch", "4", "--tracking.log_every", "2", "--tracking.wandb_timeout", str(LIMIT))
 
 
-def said(output):
+def lines_about_wandb(output):
     return "".join(line for line in output.splitlines(keepends=True) if line.startswith("Weights & Biases"))
 
 
@@ -82,7 +82,7 @@ def test_a_run_that_is_stopped_at_wandb_saves_and_is_not_started_again_by_a_swee
 def test_an_invalid_setting_ends_no_run_and_is_named(shards, tmp_path, variable):
     name, _, value = variable.partition("=")
     output = finish(trainer(tmp_path, shards, *QUICK, "--tracking.wandb", "online"), **{name: value})
-    *_, line = said(output).splitlines()
+    *_, line = lines_about_wandb(output).splitlines()
     setting = {"WANDB_TAGS": "run_tags", "WANDB_API_KEY": "API key"}.get(name, name[6:].lower())
     assert line.startswith("Weights & Biases cannot be used (")
     assert setting in line
@@ -102,7 +102,7 @@ def test_a_directory_that_wandb_cannot_use_is_named(shards, tmp_path):
     with mounted_tmpfs(tmp_path / "home", "ro") as home:
         command = trainer(tmp_path, shards, *QUICK, "--tracking.wandb", "offline")
         output = finish(command, HOME=str(home), WANDB_DIR="~/logs", TMPDIR=str(tmp_path))
-    assert f"{home / 'logs'} cannot be written; wandb's files are in {tmp_path / 'wandb'}" in said(output)
+    assert f"{home / 'logs'} cannot be written; wandb's files are in {tmp_path / 'wandb'}" in lines_about_wandb(output)
     assert list(tmp_path.glob("wandb/offline-run-*"))
     assert not (ROOT / "~").exists()
 
@@ -113,4 +113,4 @@ def test_a_full_disk_floods_no_console(shards, tmp_path):
         done = run(trainer(tmp_path, shards, *FLAGS, "--tracking.wandb", "offline"), WANDB_DIR=str(small))
     assert done.returncode == 0
     assert done.stderr == ""
-    assert "lacks the last rows; its disk may be full" in said(done.stdout)
+    assert "lacks the last rows; its disk may be full" in lines_about_wandb(done.stdout)

@@ -113,7 +113,7 @@ def wait_until(condition: Callable[[], object], description: str = "the conditio
         time.sleep(0.02)
 
 
-def handles(process: Process, number: int) -> bool:
+def has_handler(process: Process, number: int) -> bool:
     """Whether the process has installed a handler for a signal, as commands do before their slow imports."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
