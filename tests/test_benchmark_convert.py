@@ -14,13 +14,13 @@ from benchmarks.launch import process_tree
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
 
-def benchmark(*options):
+def run_benchmark(*options):
     return run(ForkedCommand(["-m", "benchmarks.convert", *map(str, options)]))
 
 
 def test_the_conversion_benchmark_compares_both_writers(tmp_path):
     report = tmp_path / "report.json"
-    done = benchmark("--images", 8, "--rounds", 1, "--json", report)
+    done = run_benchmark("--images", 8, "--rounds", 1, "--json", report)
     assert done.returncode == 0, done.stderr
     measured = json.loads(report.read_text())
     assert measured["images"] == 8
@@ -31,9 +31,9 @@ def test_the_conversion_benchmark_compares_both_writers(tmp_path):
 
 
 def test_impossible_options_are_rejected_in_one_line(tmp_path):
-    done = benchmark("--root", tmp_path / "none")
+    done = run_benchmark("--root", tmp_path / "none")
     assert (done.returncode, done.stderr) == (2, f"error: {tmp_path / 'none'}: no such directory\n")
-    done = benchmark("--images", "many")
+    done = run_benchmark("--images", "many")
     assert done.returncode == 2
     assert "argument --images: must be a positive integer, got 'many'" in done.stderr
 

@@ -8,7 +8,7 @@ from processes import PYTHON, ROOT, TINY, run
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
 
-def benchmark(shards, *options):
+def run_benchmark(shards, *options):
     return run([*PYTHON, "-m", "benchmarks.start", "--config", str(TINY), "--shards", str(shards), *map(str, options)])
 
 
@@ -16,7 +16,7 @@ def benchmark(shards, *options):
 def test_two_checkouts_start_in_turns_and_are_compared(shards, tmp_path):
     report, other = tmp_path / "report.json", tmp_path / "other"
     other.symlink_to(ROOT)
-    done = benchmark(shards, ROOT, other, "--rounds", 1, "--json", report)
+    done = run_benchmark(shards, ROOT, other, "--rounds", 1, "--json", report)
     assert done.returncode == 0, done.stderr
     measured = json.loads(report.read_text())["results"]
     for what in ("seconds", "CPU seconds"):
@@ -27,7 +27,7 @@ def test_two_checkouts_start_in_turns_and_are_compared(shards, tmp_path):
 
 
 def test_the_time_of_the_imports_is_shown_by_package(shards):
-    done = benchmark(shards, "--imports")
+    done = run_benchmark(shards, "--imports")
     assert done.returncode == 0, done.stderr
     assert f"{ROOT}: all " in done.stdout
     assert ", torch " in done.stdout

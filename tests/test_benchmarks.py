@@ -25,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("benchmarks")  # these tests check that run
 SMALL = ("--batch-size", 50, "--rounds", 1, "--seconds", 0.3, "--config", "configs/debug.yaml")
 
 
-def benchmark(name, *options):
+def run_benchmark(name, *options):
     return run(ForkedCommand(["-m", f"benchmarks.{name}", *map(str, options)]))
 
 
@@ -35,7 +35,7 @@ def in_order(results):
 
 def test_the_loader_benchmark_compares_both_loaders(shards, tmp_path):
     report = tmp_path / "report.json"
-    finished = benchmark("loader", "--shards", shards, *SMALL, "--json", report)
+    finished = run_benchmark("loader", "--shards", shards, *SMALL, "--json", report)
     assert finished.returncode == 0, finished.stderr
     results = json.loads(report.read_text())["results"]
     assert set(results) == {"ffcv", "data_loader", "loader_ratio", "step_loaded", "step_resident", "step_ratio"}
@@ -46,7 +46,7 @@ def test_the_loader_benchmark_compares_both_loaders(shards, tmp_path):
 def test_the_checkpoint_benchmark_compares_asynchronous_and_synchronous_writing(shards, tmp_path):
     report = tmp_path / "report.json"
     options = ("--every", 2, "--set", "optim.name=sgd", "--json", report)
-    finished = benchmark("checkpoint", "--shards", shards, *SMALL, *options)
+    finished = run_benchmark("checkpoint", "--shards", shards, *SMALL, *options)
     assert finished.returncode == 0, finished.stderr
     measured = json.loads(report.read_text())
     assert measured["config"] == "configs/debug.yaml optim.name=sgd"
@@ -58,14 +58,14 @@ def test_the_checkpoint_benchmark_compares_asynchronous_and_synchronous_writing(
 
 
 def test_options_that_a_benchmark_sets_itself_are_rejected(shards):
-    finished = benchmark("checkpoint", "--shards", shards, "--set", "train.batch_size=7")
+    finished = run_benchmark("checkpoint", "--shards", shards, "--set", "train.batch_size=7")
     assert finished.returncode == 2
     assert finished.stderr == "error: --set train.batch_size: this benchmark sets train.batch_size itself\n"
 
 
 @pytest.mark.parametrize("name", ["loader", "checkpoint", "step"])
 def test_missing_shards_are_reported_in_one_line(tmp_path, name):
-    finished = benchmark(name, "--shards", tmp_path / "none")
+    finished = run_benchmark(name, "--shards", tmp_path / "none")
     assert finished.returncode == 2
     assert len(finished.stderr.strip().splitlines()) == 1
     assert "manifest.json" in finished.stderr

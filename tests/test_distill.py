@@ -69,7 +69,7 @@ def test_the_trainer_uses_the_teacher_in_evaluation_mode_and_does_not_change_it(
         assert all(parameter.grad is not None for parameter in train_step.state.model.parameters())
 
 
-def test_distillation_on_two_processes(shards, teacher, tmp_path):
+def test_distillation_lowers_the_loss_on_two_processes(shards, teacher, tmp_path):
     done = run(trainer(tmp_path, shards, "--distill.teacher", str(teacher), "--train.epochs", "3", processes=2))
     assert done.returncode == 0, done.stderr
     losses = [row["train_loss"] for row in rows(tmp_path / "tiny", "epoch")]

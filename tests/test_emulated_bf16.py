@@ -66,7 +66,7 @@ def test_a_gpu_is_never_said_to_emulate_bf16():
         ("neon bf16", True),
     ],
 )
-def test_cpus_with_bf16_instructions(instructions, native):
+def test_bf16_instructions_are_recognised_among_those_of_a_cpu(instructions, native):
     absent = dict.fromkeys(("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"), False)
     present = dict.fromkeys(instructions.split(), True)
     assert has_bf16_instructions({**absent, **present, "architecture": "any"}) is native

@@ -9,14 +9,14 @@ from thoroughness import parametrize_some
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
 
-def script(shards, results, only, **more):
+def run_gpu_script(shards, results, only, **more):
     variables = {"REHEARSAL": "1", "ONLY": only, "PYTHON": sys.executable, **more}
     return run(["bash", "benchmarks/gpu.sh", str(shards), str(results)], **variables)
 
 
 @pytest.mark.thorough
 def test_selected_benchmarks_run_and_existing_results_are_kept(shards, tmp_path):
-    first = script(shards, tmp_path, "epochs-*")
+    first = run_gpu_script(shards, tmp_path, "epochs-*")
     assert first.returncode == 0, first.stderr + first.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"epochs-32.txt", "epochs-32.jsonl"}
     text, rows = (tmp_path / "epochs-32.txt").read_text(), (tmp_path / "epochs-32.jsonl").read_text()
@@ -24,7 +24,7 @@ def test_selected_benchmarks_run_and_existing_results_are_kept(shards, tmp_path)
     assert "train_ddp.py" in text.splitlines()[0]
     assert len(rows.splitlines()) == 2
     (tmp_path / "epochs-32.txt").write_text("measured")
-    again = script(shards, tmp_path, "epochs-*")
+    again = run_gpu_script(shards, tmp_path, "epochs-*")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "epochs-32.txt").read_text() == "measured"
     assert (tmp_path / "epochs-32.jsonl").read_text() == rows
@@ -38,7 +38,7 @@ def test_selected_benchmarks_run_and_existing_results_are_kept(shards, tmp_path)
     ],
 )
 def test_a_selection_that_cannot_be_measured_is_reported(shards, tmp_path, name, status, message):
-    finished = script(shards, tmp_path, name)
+    finished = run_gpu_script(shards, tmp_path, name)
     assert finished.returncode == status
     assert message in finished.stderr
     assert not list(tmp_path.iterdir())
@@ -47,7 +47,7 @@ def test_a_selection_that_cannot_be_measured_is_reported(shards, tmp_path, name,
 @pytest.mark.thorough
 def test_the_gpu_tests_and_the_probe_run_first(shards, tmp_path):
     """Without a GPU the tests are skipped."""
-    finished = script(shards, tmp_path, "@(gpu-tests|probe-32)")
+    finished = run_gpu_script(shards, tmp_path, "@(gpu-tests|probe-32)")
     assert finished.returncode == 0, finished.stderr + finished.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"gpu-tests.txt", "probe-32.txt", "probe-32.json"}
     assert " -m pytest -q -m gpu tests/" in (tmp_path / "gpu-tests.txt").read_text().splitlines()[0]
@@ -56,7 +56,7 @@ def test_the_gpu_tests_and_the_probe_run_first(shards, tmp_path):
 
 def test_no_benchmark_starts_after_the_time_limit(shards, tmp_path):
     (tmp_path / "probe-32.txt").write_text("measured")
-    finished = script(shards, tmp_path, "*-32*", MINUTES="0")
+    finished = run_gpu_script(shards, tmp_path, "*-32*", MINUTES="0")
     assert finished.returncode == 0, finished.stderr + finished.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["probe-32.txt"]
     (line,) = finished.stdout.splitlines()[1:]
@@ -65,7 +65,7 @@ def test_no_benchmark_starts_after_the_time_limit(shards, tmp_path):
 
 
 def test_a_time_limit_that_is_no_number_is_rejected(shards, tmp_path):
-    finished = script(shards, tmp_path, "*", MINUTES="1.5")
+    finished = run_gpu_script(shards, tmp_path, "*", MINUTES="1.5")
     assert finished.returncode == 2
     assert finished.stderr == "MINUTES must be a non-negative integer, got '1.5'\n"
 
@@ -82,7 +82,7 @@ exec(sys.argv[2])
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{program}' \"$@\"\n")
     python.chmod(0o755)
-    finished = script(shards, tmp_path / "results", "probe-32", PYTHON=str(python), MINUTES="0")
+    finished = run_gpu_script(shards, tmp_path / "results", "probe-32", PYTHON=str(python), MINUTES="0")
     assert finished.returncode == status, finished.stderr
     needed_by = {"yaml": "every benchmark", "pytest": "gpu-tests"}[hidden]
     assert finished.stderr.splitlines()[0] == f"missing Python packages: {hidden}; needed by {needed_by}"

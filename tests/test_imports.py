@@ -9,7 +9,7 @@ from thoroughness import parametrize_some
 _MODULE = re.compile(r"^import time:[\d |]+?(\S+)$", re.MULTILINE)
 
 
-def imported(run_dir, shards, *flags, launcher=(*PYTHON, "-X", "importtime"), processes=0, **env):
+def imported_modules(run_dir, shards, *flags, launcher=(*PYTHON, "-X", "importtime"), processes=0, **env):
     """The modules that a complete training imports."""
     done = run(trainer(run_dir, shards, *flags, launcher=launcher, processes=processes), **env)
     assert done.returncode == 0, done.stderr
@@ -22,15 +22,15 @@ def imported(run_dir, shards, *flags, launcher=(*PYTHON, "-X", "importtime"), pr
 def test_a_training_imports_no_compiler_no_wandb_and_no_matplotlib(shards, tmp_path, optimizer):
     flags = ("--optim.name", optimizer, "--train.max_steps_per_epoch", "2", "--schedule.name", "baseline")
     unused = {"torch._dynamo", "torch._inductor", "sympy", "wandb", "matplotlib"}
-    assert not imported(tmp_path, shards, *flags, "--train.epochs", "1") & unused
+    assert not imported_modules(tmp_path, shards, *flags, "--train.epochs", "1") & unused
     # Resumed, with the optimiser's state from the checkpoint.
-    assert not imported(tmp_path, shards, *flags, "--train.epochs", "2") & unused
+    assert not imported_modules(tmp_path, shards, *flags, "--train.epochs", "2") & unused
 
 
 @pytest.mark.thorough
 def test_ranks_import_no_compiler(shards, tmp_path):
     flags = ("--train.max_steps_per_epoch", "2", "--train.epochs", "1")
-    modules = imported(tmp_path, shards, *flags, launcher=TORCHRUN, processes=2, PYTHONPROFILEIMPORTTIME="1")
+    modules = imported_modules(tmp_path, shards, *flags, launcher=TORCHRUN, processes=2, PYTHONPROFILEIMPORTTIME="1")
     assert not modules & {"torch._dynamo", "torch._inductor", "sympy"}
     assert "torch.distributed.elastic.agent.server.api" in modules, "torchrun's own imports are listed as well"
 

@@ -48,7 +48,7 @@ def test_a_checkpoint_without_a_field_of_its_progress_is_rejected(shards, tmp_pa
     assert "('best_step' is missing)" in rejected(tmp_path, shards)
 
 
-def test_weights_only_are_rejected(shards, tmp_path, checkpoints):
+def test_a_checkpoint_of_weights_only_is_not_resumed(shards, tmp_path, checkpoints):
     newest = checkpoints.path(4)
     newest.write_bytes(pack({name: value for name, value in load(newest).items() if name != "optimizer"}))
     assert f"{newest} holds weights only, which cannot be resumed: use --model.weights" in rejected(tmp_path, shards)

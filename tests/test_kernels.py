@@ -9,7 +9,7 @@ from data.manifest import read_manifest
 from regnet.config.parser import parse_config
 
 
-def count(shards, config, *flags):
+def kernels_of(shards, config, *flags):
     options = ("--config", str(ROOT / "configs" / config), "--data.shards", str(shards), "--data.resolution", "32")
     return kernels_per_step(parse_config([*options, *flags]), read_manifest(shards))
 
@@ -35,7 +35,7 @@ def test_operations_count_in_the_innermost_part():
     assert counter.kernels == {"outer": 2, "inner": 1}
 
 
-def test_backward_is_counted():
+def test_kernels_of_the_backward_pass_are_counted():
     weight, counter = torch.ones(2, requires_grad=True), KernelCounter()
     loss = weight.exp().sum()
     with counter:
@@ -44,7 +44,7 @@ def test_backward_is_counted():
 
 
 def test_every_part_of_a_step_is_counted_and_the_total_is_their_sum(shards):
-    kernels = count(shards, "debug.yaml")
+    kernels = kernels_of(shards, "debug.yaml")
     assert list(kernels) == [*KERNEL_PARTS, "total"]
     assert all(number > 0 for number in kernels.values())
     assert kernels["total"] == sum(kernels[part] for part in KERNEL_PARTS)
@@ -60,15 +60,15 @@ def test_every_part_of_a_step_is_counted_and_the_total_is_their_sum(shards):
     ],
 )
 def test_an_option_adds_its_operations_to_its_part(shards, flags, part):
-    assert count(shards, "debug.yaml", *flags)[part] > count(shards, "debug.yaml")[part]
+    assert kernels_of(shards, "debug.yaml", *flags)[part] > kernels_of(shards, "debug.yaml")[part]
 
 
 def test_counting_ignores_what_the_device_decides(shards):
     """Batch size, compilation, CUDA graphs and the cache change nothing."""
     flags = ("--train.batch_size", "100", "--train.compile", "true", "--data.cache", "device")
-    assert count(shards, "debug.yaml", *flags) == count(shards, "debug.yaml")
+    assert kernels_of(shards, "debug.yaml", *flags) == kernels_of(shards, "debug.yaml")
 
 
 def test_an_update_of_the_recipes_takes_at_most_100_operations(shards):
     """Including Muon's momentum and orthogonalisation of 30 matrices and 373 groups, of ten shapes."""
-    assert count(shards, "fast.yaml")["update"] <= 100
+    assert kernels_of(shards, "fast.yaml")["update"] <= 100

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("benchmarks")  # these tests check that run
 SMALL = ("--config", "tests/tiny.yaml", "--batch-size", "96", "--epochs", "2", "--workers", "1", "--device", "cpu")
 
 
-def compare(*arguments):
+def run_peers_benchmark(*arguments):
     return run(ForkedCommand(["-m", "benchmarks.peers", *SMALL, *map(str, arguments)]))
 
 
@@ -112,7 +112,7 @@ def test_settings_describe_the_model_and_other_models_are_rejected(shards, varia
 def test_the_command_compares_and_reports(shards, tmp_path):
     report, figure = tmp_path / "report.json", tmp_path / "figure.png"
     more = ("--processes", 2, "--rounds", 1, "--steps", 3, "--json", report, "--figure", figure)
-    finished = compare("--shards", shards, "--peers", "resident", *more)
+    finished = run_peers_benchmark("--shards", shards, "--peers", "resident", *more)
     assert finished.returncode == 0, finished.stderr
     measured = json.loads(report.read_text())
     assert list(measured["results"]) == ["ours", "resident"]
@@ -132,7 +132,7 @@ def test_the_command_compares_and_reports(shards, tmp_path):
 
 
 def test_a_timeout_names_the_trainer(shards):
-    finished = compare("--shards", shards, "--peers", "plain_ddp", "--timeout", 1, "--steps", 1)
+    finished = run_peers_benchmark("--shards", shards, "--peers", "plain_ddp", "--timeout", 1, "--steps", 1)
     assert finished.returncode == 1
     assert finished.stderr.startswith("failed: this trainer (ours), trial launch: not finished after 1 s")
     assert len(finished.stderr.splitlines()) == 1

@@ -108,7 +108,7 @@ def test_paths_may_be_strings(workplace, shards, tmp_path):
     write_run_report(str(tmp_path / "demo"))
 
 
-def test_signatures_say_so():
+def test_signatures_say_that_paths_may_be_strings():
     for function in (load, load_trained_model, weights_only_checkpoint, from_checkpoint, from_onnx, export_weights):
         first = next(iter(inspect.signature(function).parameters.values()))
         assert first.annotation == str | Path, function

@@ -29,7 +29,7 @@ def write_log(path, trained, **changed):
             log.writerow(dict(zip(COLUMNS, values, strict=True)) | changed)
 
 
-def compare(trained, folder, *options):
+def compare_with_log(trained, folder, *options):
     command = ["-m", "benchmarks.baseline_curves", "--run", str(trained), "--log", str(folder / "log.csv")]
     return run(ForkedCommand([*command, "--log-batch-size", "50", *options]))
 
@@ -37,7 +37,7 @@ def compare(trained, folder, *options):
 def test_a_run_is_compared_with_the_log(trained, tmp_path):
     write_log(tmp_path / "log.csv", trained)
     outputs = ("--json", str(tmp_path / "report.json"), "--figure", str(tmp_path / "curves.png"))
-    finished = compare(trained, tmp_path, *outputs)
+    finished = compare_with_log(trained, tmp_path, *outputs)
     assert finished.returncode == 0, finished.stderr
     assert "learning rates: equal; accuracy after epoch 2: +0.00 points" in finished.stdout
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -47,7 +47,7 @@ def test_a_run_is_compared_with_the_log(trained, tmp_path):
 
 def test_differences_in_learning_rate_and_accuracy_are_reported(trained, tmp_path):
     write_log(tmp_path / "log.csv", trained, lr=0.5, test_accuracy_percent=0)
-    finished = compare(trained, tmp_path)
+    finished = compare_with_log(trained, tmp_path)
     accuracy = rows(trained, "epoch")[-1]["val_top1"]
     assert f"learning rates: DIFFERENT; accuracy after epoch 2: {100 * accuracy:+.2f} points" in finished.stdout
 
@@ -56,10 +56,10 @@ def test_differences_in_learning_rate_and_accuracy_are_reported(trained, tmp_pat
 def test_an_invalid_log_or_run_is_reported_in_one_line(trained, tmp_path, text):
     if text is not None:
         (tmp_path / "log.csv").write_text(text)
-    finished = compare(trained, tmp_path)
+    finished = compare_with_log(trained, tmp_path)
     assert finished.returncode == 2
     assert len(finished.stderr.strip().splitlines()) == 1
     write_log(tmp_path / "log.csv", trained)
-    finished = compare(tmp_path, tmp_path)
+    finished = compare_with_log(tmp_path, tmp_path)
     assert finished.returncode == 2
     assert "have no epoch in common" in finished.stderr

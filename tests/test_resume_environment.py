@@ -14,7 +14,7 @@ FLAGS = ("--checkpoint.every_steps", "3", "--train.max_minutes", "1e-9")
 UNCHANGED = {"torch": "2.13.0+cpu", "device": "cpu (AVX2)", "threads": 2}
 
 
-def notes(done):
+def not_bit_identical_lines(done):
     return [line for line in done.stdout.splitlines() if line.startswith("Not bit-identical")]
 
 
@@ -22,10 +22,10 @@ def test_a_resume_with_another_number_of_threads_says_so_once(shards, tmp_path):
     """Forked processes have one thread."""
     assert run(trainer(tmp_path, shards, *FLAGS)).returncode == 75
     other = run(trainer(tmp_path, shards, *FLAGS, launcher=PYTHON), OMP_NUM_THREADS="2")
-    (line,) = notes(other)
+    (line,) = not_bit_identical_lines(other)
     assert line.endswith("threads per process was 1, now 2 (OMP_NUM_THREADS)")
-    assert notes(run(trainer(tmp_path, shards, *FLAGS)))[0].endswith("was 2, now 1 (OMP_NUM_THREADS)")
-    assert notes(run(trainer(tmp_path, shards, *FLAGS))) == [], "it was said when it changed"
+    assert not_bit_identical_lines(run(trainer(tmp_path, shards, *FLAGS)))[0].endswith("was 2, now 1 (OMP_NUM_THREADS)")
+    assert not_bit_identical_lines(run(trainer(tmp_path, shards, *FLAGS))) == [], "it was said when it changed"
     events = [json.loads(text) for text in (tmp_path / "tiny" / "events.jsonl").read_text().splitlines()]
     assert [event["detail"] for event in events if event["kind"] == "started"] == [
         "1 x cpu",
@@ -39,7 +39,7 @@ def test_a_resume_on_another_number_of_processes_says_so(shards, tmp_path):
     assert run(trainer(tmp_path, shards, *FLAGS)).returncode == 75
     done = run(trainer(tmp_path, shards, *FLAGS, processes=2))
     assert done.returncode == 75, done.stderr
-    (line,) = notes(done)
+    (line,) = not_bit_identical_lines(done)
     assert line.endswith("processes was 1, now 2")
 
 
@@ -52,7 +52,7 @@ def test_a_checkpoint_that_does_not_name_its_environment_is_resumed(shards, tmp_
     del saved["environment"]
     path.write_bytes(pack(saved))
     done = run(trainer(tmp_path, shards))
-    assert (done.returncode, notes(done)) == (0, []), done.stderr
+    assert (done.returncode, not_bit_identical_lines(done)) == (0, []), done.stderr
     assert [row["step"] for row in rows(tmp_path / "tiny", "step")] == list(range(1, 23))
     assert state(tmp_path / "tiny")["state"] == "finished"
 

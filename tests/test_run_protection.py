@@ -26,7 +26,7 @@ def open_run(parent, *flags, begin=True, step=0):
     return directory
 
 
-def fill(run_dir, name):
+def write_file(run_dir, name):
     (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
     (run_dir / name).write_text(name)
 
@@ -68,7 +68,7 @@ def test_a_directory_without_a_checkpoint_accepts_resume_never_and_other_images(
 )
 def test_a_directory_with_a_checkpoint_or_a_result_is_protected(tmp_path, name):
     open_run(tmp_path)
-    fill(tmp_path / "tiny", name)
+    write_file(tmp_path / "tiny", name)
     with pytest.raises(UsageError, match=r"optim\.lr was 0\.003, now 0\.01"):
         open_run(tmp_path, "--optim.lr", "0.01")
     with pytest.raises(UsageError, match="already contains a run"):

@@ -67,7 +67,7 @@ def test_a_class_without_validation_images_is_null_in_files_and_a_dash_in_tables
         read_json(line)
 
 
-def test_evaluate_shows_such_a_class_last(finished, tmp_path):
+def test_evaluate_shows_a_class_without_validation_images_last(finished, tmp_path):
     _, directory = finished
     best, written = directory / "checkpoints" / "best.pt", tmp_path / "evaluation.json"
     done = run(ForkedCommand(["-m", "regnet.evaluate", "--checkpoint", str(best), "--json", str(written)]))

@@ -51,7 +51,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("variables", MODES)
-def test_auto_follows_the_environment(clean, variables):
+def test_wandb_auto_follows_the_environment(clean, variables):
     for assignment in variables.split():
         name, _, value = assignment.partition("=")
         clean.setenv(name, value.replace("KEY", KEY))
