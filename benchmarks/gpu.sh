@@ -24,7 +24,7 @@ python_eval() { "$PYTHON" -c "$1"; }
 missing="from importlib.util import find_spec
 packages = {
     'every benchmark': 'torch numpy PIL docstring_parser rich safetensors yaml',
-    'gpu-tests': 'pytest pytest_timeout',
+    'gpu-tests': 'pytest pytest_timeout hypothesis',
     'accuracy-*, peers-* and scaling': 'jinja2 matplotlib',
     'loader-* and step-SIDE, which decode images': 'ffcv numba cv2 torchvision',
 }
