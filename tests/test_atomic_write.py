@@ -6,6 +6,7 @@ import shutil
 import threading
 
 import pytest
+from limits import LIMIT
 
 from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory, replace_file
 
@@ -104,7 +105,7 @@ def test_a_file_in_a_missing_directory_is_not_written(tmp_path):
 
 def test_threads_may_create_the_same_directory(tmp_path):
     """As two commands do."""
-    barrier, errors = threading.Barrier(8, timeout=60), []
+    barrier, errors = threading.Barrier(8, timeout=LIMIT), []
 
     def create():
         for number in range(50):

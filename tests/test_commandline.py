@@ -9,6 +9,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import LIMIT
 
 from commandline.command import run_command
 from commandline.errors import CommandError, InputError, one_line
@@ -108,7 +109,7 @@ def test_a_slow_reader_of_a_non_blocking_stream_loses_nothing():
     thread.start()
     assert _Output(writer, output_is_result=True).write(text) == len(text)
     os.close(writer)
-    thread.join(30)
+    thread.join(LIMIT)
     os.close(reader)
     assert read.getvalue() == text
 

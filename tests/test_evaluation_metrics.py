@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import LIMIT
 
 from regnet.distributed.world import World
 from regnet.metrics.confident_errors import MAX_ERRORS, ConfidentErrorAccumulator
@@ -23,7 +24,7 @@ class Meeting:
     """Where the threads of `on_ranks` exchange values."""
 
     def __init__(self, ranks):
-        self.barrier, self.values = threading.Barrier(ranks, timeout=60), [None] * ranks
+        self.barrier, self.values = threading.Barrier(ranks, timeout=LIMIT), [None] * ranks
 
 
 @dataclass(frozen=True)

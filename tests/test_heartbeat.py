@@ -4,7 +4,8 @@ import threading
 
 import pytest
 import torch.distributed as dist
-from scripted_heartbeats import LIMIT, TIMEOUT, Job
+from limits import LIMIT
+from scripted_heartbeats import TIMEOUT, Job
 
 from regnet.distributed.heartbeat import INTERVAL, PeerLost
 

@@ -4,11 +4,11 @@ import threading
 from types import SimpleNamespace
 
 import torch.distributed as dist
+from limits import LIMIT
 
 from regnet.distributed import heartbeat
 from regnet.distributed.heartbeat import Heartbeat
 
-LIMIT = 20  # seconds, for what takes no time
 TIMEOUT = 10.0  # seconds without a heartbeat: 20 intervals
 
 
