@@ -156,7 +156,8 @@ def test_ranks_find_what_one_process_finds(seed, samples, ranks):
         torch.testing.assert_close(other_evaluation.calibration, evaluation.calibration)
         assert (other_training.top1, other_training.top5) == (training.top1, training.top5)
         assert other_training.class_samples == training.class_samples
-        assert other_training.loss == pytest.approx(training.loss)
+        # Sums of float32 in another order; they may cancel.
+        assert other_training.loss == pytest.approx(training.loss, rel=1e-5, abs=1e-5)
         for name, value in vars(errors).items():
             assert vars(other_errors)[name].equal(value), name
 

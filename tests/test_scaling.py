@@ -56,7 +56,7 @@ SMALL = ("--config", "tests/tiny.yaml", "--device", "cpu", "--batch-size", "32",
 def test_the_command_measures_predicts_and_compares(shards, tmp_path):
     report, figure = tmp_path / "report.json", tmp_path / "figure.png"
     more = ("--shards", shards, "--processes", "1,2", "--seconds", 0.1, "--largest-message", 1, "--up-to", 8)
-    more += ("--timeout", LIMIT, "--json", report, "--figure", figure)
+    more += ("--timeout", int(LIMIT), "--json", report, "--figure", figure)
     finished = run(ForkedCommand(["-m", "benchmarks.scaling", *map(str, (*SMALL, *more))]))
     assert finished.returncode == 0, finished.stderr
     measured = json.loads(report.read_text())
