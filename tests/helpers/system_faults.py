@@ -4,10 +4,20 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 from injected_fault import InjectedFault
 from limits import LIMIT
+
+
+def delayed(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def later(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return call(*arguments)
+
+    return later
 
 
 class SystemFaults(InjectedFault):
@@ -15,13 +25,7 @@ class SystemFaults(InjectedFault):
         """This rank closes its heartbeat connection long after the other ranks."""
         from regnet.distributed.heartbeat import Heartbeat
 
-        original = Heartbeat.close
-
-        def close(heartbeat) -> None:
-            time.sleep(7)
-            original(heartbeat)
-
-        Heartbeat.close = close
+        Heartbeat.close = delayed(Heartbeat.close, 7)
 
     def hanging_wandb(self) -> None:
         """The final call of Weights & Biases does not return."""
@@ -55,13 +59,7 @@ class SystemFaults(InjectedFault):
 
     def slow_disk(self) -> None:
         """Every fsync takes 0.4 s."""
-        original = os.fsync
-
-        def fsync(file) -> None:
-            time.sleep(0.4)
-            original(file)
-
-        os.fsync = fsync
+        os.fsync = delayed(os.fsync, 0.4)
 
     def failing_disk(self) -> None:
         """The given fsync, counted from 1, fails with an I/O error."""
