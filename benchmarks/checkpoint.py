@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks import command
 from benchmarks.timing import Variant, alternate, environment, ratio, spreads
 from benchmarks.trainer import build_trainer
+from commandline.exit_codes import exit_process
 from data.manifest import Verify, read_manifest, verify
 from regnet.config.schema import Config
 from regnet.distributed.world import World
@@ -114,4 +115,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))

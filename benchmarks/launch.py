@@ -21,6 +21,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoi
 _ERROR = re.compile(
     r"(?:\[rank\d+\]: ?)?((?:error|failed)(?: \(rank \d+\))?: .+|(?!torch\.distributed\.elastic)[\w.]*Error\b.*)"
 )
+_DEATH = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")  # torchrun's line about the first rank to fail
 
 
 class LaunchFailed(Exception):
@@ -92,7 +93,8 @@ class Launcher:
         prefixes = ("SLURM_", "WANDB_", "REGNET_", "TORCHELASTIC_", "MASTER_")
         ranks = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
         kept = {name: value for name, value in os.environ.items() if not (name.startswith(prefixes) or name in ranks)}
-        return {**kept, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        diagnostics = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+        return {**kept, "OMP_NUM_THREADS": str(self.threads), **diagnostics}
 
     def wait(self, process: subprocess.Popen, measure_memory: bool) -> int:
         deadline, peak = time.monotonic() + self.timeout, 0
@@ -118,9 +120,15 @@ class Launcher:
 
 
 def first_error(output: str) -> str:
-    """': ' and the first error in the output; empty if there is none."""
+    """': ' and the first error in the output, or how the first rank ended; empty if the output contains neither."""
     errors = filter(None, map(_ERROR.fullmatch, output.splitlines()))
-    return next((f": {error[1]}" for error in errors), "")
+    if error := next(errors, None):
+        return f": {error[1]}"
+    if death := _DEATH.search(output):
+        code, rank = int(death[1]), death[2]
+        ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return f": rank {rank} {ending}"
+    return ""
 
 
 def exit_when_signalled() -> None:

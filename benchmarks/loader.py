@@ -39,6 +39,7 @@ from benchmarks import command
 from benchmarks.images import CROP_PADDING, StoredImages
 from benchmarks.timing import Spread, alternate, environment, rate, ratio, spreads
 from benchmarks.torch_loader import RandomBatches, Transformed
+from commandline.exit_codes import exit_process
 from data.loader import Batch, RankInfo, TrainingLoader
 from data.manifest import Verify, read_manifest, verify
 from data.open_loaders import open_loaders
@@ -262,4 +263,4 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run_in_process_group(parse(sys.argv[1:]), configure, measure, show))
+    exit_process(command.run_in_process_group(parse(sys.argv[1:]), configure, measure, show))

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import asdict, replace
 
 import pytest
+from failing_clean_up import failing_clean_up
 from fork_server import ForkedCommand
 from limits import LIMIT
 from processes import ROOT, has_exited, run, wait_until
@@ -29,8 +30,12 @@ pytestmark = pytest.mark.xdist_group("benchmarks")  # these tests check that run
 SMALL = ("--config", "tests/tiny.yaml", "--batch-size", "96", "--epochs", "2", "--workers", "1", "--device", "cpu")
 
 
-def run_peers_benchmark(*arguments):
-    return run(ForkedCommand(["-m", "benchmarks.peers", *SMALL, *map(str, arguments)]))
+def run_peers_benchmark(*arguments, **env):
+    return run(ForkedCommand(["-m", "benchmarks.peers", *SMALL, *map(str, arguments)]), **env)
+
+
+def logs():
+    return "\n".join(path.read_text() for path in (ROOT / "runs").glob("peers-*.log"))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +117,8 @@ def test_settings_describe_the_model_and_other_models_are_rejected(shards, varia
 def test_the_command_compares_and_reports(shards, tmp_path):
     report, figure = tmp_path / "report.json", tmp_path / "figure.png"
     more = ("--processes", 2, "--rounds", 1, "--steps", 3, "--json", report, "--figure", figure)
-    finished = run_peers_benchmark("--shards", shards, "--peers", "resident", *more)
-    assert finished.returncode == 0, finished.stderr
+    finished = run_peers_benchmark("--shards", shards, "--peers", "resident", *more, **failing_clean_up(tmp_path))
+    assert finished.returncode == 0, finished.stderr + logs()
     measured = json.loads(report.read_text())
     assert list(measured["results"]) == ["ours", "resident"]
     for result in measured["results"].values():
@@ -148,6 +153,20 @@ def test_a_failed_launch_reports_its_error_and_keeps_its_output(make_settings, t
         launcher.launch(PEERS["resident"].module, asdict(settings), tmp_path)
     assert str(tmp_path / "peers-resident.log") in str(failure.value)
     assert "FileNotFoundError" in (tmp_path / "peers-resident.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("death", "message"),
+    [("os.abort()", "rank 1 was killed by SIGABRT"), ("os._exit(3)", "rank 1 exited with code 3")],
+    ids=["signal", "exit"],
+)
+def test_a_rank_that_ends_without_an_error_is_named(tmp_path, monkeypatch, death, message):
+    (tmp_path / "dying.py").write_text(f"import os, time\ntime.sleep(99) if os.environ['RANK'] == '0' else {death}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    launcher = Launcher(processes=2, threads=1, timeout=LIMIT, logs=tmp_path)
+    with pytest.raises(LaunchFailed, match=f"exit code 1: {message}"):
+        launcher.launch("dying", {}, tmp_path)
+    assert ("Fatal Python error: Aborted" in (tmp_path / "dying.log").read_text()) == (death == "os.abort()")
 
 
 def test_killing_a_launch_kills_its_ranks():

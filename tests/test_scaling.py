@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from failing_clean_up import failing_clean_up
 from fork_server import ForkedCommand
 from limits import LIMIT
 from processes import ROOT, run
@@ -57,7 +58,8 @@ def test_the_command_measures_predicts_and_compares(shards, tmp_path):
     report, figure = tmp_path / "report.json", tmp_path / "figure.png"
     more = ("--shards", shards, "--processes", "1,2", "--seconds", 0.1, "--largest-message", 1, "--up-to", 8)
     more += ("--timeout", int(LIMIT), "--json", report, "--figure", figure)
-    finished = run(ForkedCommand(["-m", "benchmarks.scaling", *map(str, (*SMALL, *more))]))
+    command = ForkedCommand(["-m", "benchmarks.scaling", *map(str, (*SMALL, *more))])
+    finished = run(command, **failing_clean_up(tmp_path))
     assert finished.returncode == 0, finished.stderr
     measured = json.loads(report.read_text())
     assert [(row["processes"], row["images"]) for row in measured["strong"]] == [(1, 32), (2, 16)]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import synchronise
+from commandline.exit_codes import DONE, exit_process
 
 
 @dataclass(frozen=True)
@@ -182,3 +183,4 @@ def peak_gpu_bytes(device: torch.device) -> int:
 def run(train: Callable[[Settings], None]) -> None:
     """The command line of a trainer: its only argument is the file with its settings."""
     train(Settings(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    exit_process(DONE)

@@ -28,6 +28,7 @@ import sys
 from benchmarks import command
 from benchmarks.probe.measure import measure
 from benchmarks.probe.show import show
+from commandline.exit_codes import exit_process
 from regnet.config.schema import Config
 
 
@@ -43,4 +44,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))

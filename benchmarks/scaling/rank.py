@@ -12,6 +12,7 @@ import torch
 from benchmarks.scaling.protocol import Key, RankResult, Request
 from benchmarks.timing import synchronise
 from benchmarks.trainer import build_trainer
+from commandline.exit_codes import DONE, exit_process
 from data.loader import Batch
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config
@@ -104,3 +105,4 @@ def main(path: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    exit_process(DONE)

@@ -43,6 +43,7 @@ from pathlib import Path
 from benchmarks import command
 from benchmarks.step.measure import measure
 from benchmarks.step.show import show
+from commandline.exit_codes import exit_process
 from regnet.config.schema import Config
 
 
@@ -74,4 +75,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from commandline.command import run_command
 from commandline.environment import VariableError, check_libraries
-from commandline.exit_codes import FAILED
+from commandline.exit_codes import FAILED, exit_process
 from regnet.doctor.findings import Finding, fail
 
 
@@ -46,4 +46,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_process(main())
