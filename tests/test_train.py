@@ -216,6 +216,7 @@ def one_line_error(done, *words):
         (("--data.shards", "no/such/place"), ("no/such/place", "manifest.json")),
         (("--train.device", "cuda"), ("GPU",)),
         (("--name", "../x"), ("name",)),
+        (("--runs_dir", str(TINY)), (f"{TINY} is not a directory", "Use another --runs_dir")),
     ],
     ids=lambda value: value[0],
 )

@@ -63,8 +63,10 @@ class RunDirectory:
             patience = config.distributed.heartbeat_timeout + _GRACE
             self._lock = take_lock(self.path, patience, may_take_over=self._restarts_holder)
         except OSError as error:
+            file_in_the_way = isinstance(error, FileExistsError)
+            reason = f"{error.filename} is not a directory" if file_in_the_way else error.strerror
             raise UsageError(
-                f"{self.path} cannot be used as the run directory: {error.strerror}. Use another --runs_dir"
+                f"{self.path} cannot be used as the run directory: {reason}. Use another --runs_dir"
             ) from error
         self.starts_over = config.overwrite and self._is_overwritten()
         before = None if self.starts_over else earlier_attempt(self.path, config, data)

@@ -106,11 +106,11 @@ def kill_group(process: Process) -> None:
     process.wait(timeout=LIMIT)
 
 
-def wait_until(condition: Callable[[], object], description: str = "the condition") -> None:
+def wait_until(condition: Callable[[], object], what: str = "the condition holds", interval: float = 0.02) -> None:
     deadline = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < deadline, f"{description} did not hold within {LIMIT:.0f} s"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline, f"waited {LIMIT:.0f} s until {what}"
+        time.sleep(interval)
 
 
 def has_handler(process: Process, number: int) -> bool:

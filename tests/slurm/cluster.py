@@ -12,13 +12,15 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 from limits import LIMIT
+from processes import wait_until
 
 NETWORK = "10.77.0"
 FINAL_STATES = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")  # of a job
+wait_for = partial(wait_until, interval=0.1)  # most conditions start a command of SLURM
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
 
 
@@ -47,7 +49,7 @@ class Cluster:
 
     Raises:
         ClusterUnavailable: a program is missing, or the kernel does not allow network namespaces.
-        RuntimeError, TimeoutError: another cluster runs on this machine, a daemon exited, or the nodes were not ready
+        RuntimeError, AssertionError: another cluster runs on this machine, a daemon exited, or the nodes were not ready
             in time. Everything is cleaned up.
     """
 
@@ -71,7 +73,7 @@ class Cluster:
         self._write_configuration()
         try:
             self._start()
-        except (RuntimeError, TimeoutError):
+        except (RuntimeError, AssertionError):
             self.close()
             raise
 
@@ -173,11 +175,11 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         files = [f"--{option}={munge / name}" for option, name in (("key-file", "key"), ("socket", "socket"))]
         files += [f"--pid-file={munge}/pid", f"--log-file={self.folder}/log/munged", f"--seed-file={munge}/seed"]
         self._daemon("munged", "munged", "--foreground", "--force", *files)
-        wait_for((munge / "socket").exists, "munged")
+        wait_for((munge / "socket").exists, "munged listens")
         self._daemon("slurmctld", "slurmctld", "-D")
         for node in self.nodes:
             self.start_node(node)
-        wait_for(self._ready, f"the nodes to become idle: see {self.folder}/log")
+        wait_for(self._ready, f"all nodes are idle (see {self.folder}/log)")
 
     def _ready(self) -> bool:
         """Raises RuntimeError if a daemon has exited, for example because its port is in use."""
@@ -234,14 +236,6 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
     def job(self, number: int | str) -> dict[str, str]:
         """SLURM's fields of a job, or of one job of an array (7_0)."""
         return dict(re.findall(r"(\w+)=(\S*)", run("scontrol", "show", "job", "-o", str(number)).stdout))
-
-
-def wait_for(condition, what: str) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {LIMIT:.0f} s for {what}")
-        time.sleep(0.1)
 
 
 def ignore_missing_process(call, *arguments) -> None:

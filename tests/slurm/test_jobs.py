@@ -51,8 +51,8 @@ class Job:
 
     def wait(self, condition) -> None:
         try:
-            wait_for(condition, f"job {self.number}")
-        except TimeoutError as error:
+            wait_for(condition, f"job {self.number} was as expected")
+        except AssertionError as error:
             raise AssertionError(f"{error}: {self.state}\n{self.output()}") from error
 
     def wait_for_end(self) -> str:
@@ -71,7 +71,7 @@ class Job:
 
 @pytest.fixture
 def job(cluster, site, shards):
-    wait_for(lambda: cluster.states() == {"idle": 3}, "three idle nodes")
+    wait_for(lambda: cluster.states() == {"idle": 3}, "three nodes are idle")
     return lambda *flags, **how: Job(cluster, site, shards, *flags, **how)
 
 
@@ -225,12 +225,12 @@ def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster,
     arguments = ["--config", str(TINY), "--data.shards", str(shards), "--train.epochs", "6"]
     number = cluster.sbatch("--array=0-2", "slurm/sweep.sbatch", str(sweep), *arguments, cwd=site)
     runs = [site / "runs" / f"tiny-sweep-{index}" for index in range(3)]
-    wait_for(lambda: all((path / "state.json").exists() for path in runs), f"job array {number}")
+    wait_for(lambda: all((path / "state.json").exists() for path in runs), f"all jobs of array {number} have started")
     index_of = {cluster.job(f"{number}_{index}")["JobId"]: index for index in range(3)}
     last = index_of[str(number)]
-    wait_for(lambda: len(rows(runs[last], "step")) >= 8, f"job array {number}")
+    wait_for(lambda: len(rows(runs[last], "step")) >= 8, f"array {number} trained 8 steps")
     run_or_raise("scancel", "--batch", "--signal=USR1", f"{number}_{last}")
-    wait_for(lambda: all((path / "result.json").exists() for path in runs), f"job array {number}")
+    wait_for(lambda: all((path / "result.json").exists() for path in runs), f"all jobs of array {number} have finished")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
     changes = (("--seed", "1"), ("--seed", "2"), ("--seed", "1", "--optim.lr", "0.001"))
     assert outcome(runs[last]) == uninterrupted("--train.epochs", "6", *changes[last])
@@ -241,7 +241,7 @@ def test_a_sweep_runs_as_a_job_array_whose_jobs_are_requeued_separately(cluster,
     seeds, learning_rate = (line for line in table.stdout.splitlines() if "%" in line)
     assert "only seeds" in seeds
     assert "optim.lr=0.001" in learning_rate
-    wait_for(lambda: cluster.states() == {"idle": 3}, "idle nodes: finished runs must not restart")
+    wait_for(lambda: cluster.states() == {"idle": 3}, "all nodes are idle: finished runs must not restart")
     assert [state(path)["attempt"] for path in runs] == [1 + (index == last) for index in range(3)]
 
 
@@ -255,7 +255,7 @@ def test_resubmitting_a_finished_run_ends_at_once(job):
 
 def test_the_debug_job_runs_the_doctor_and_trains(cluster, site, shards):
     number = cluster.sbatch("slurm/debug.sbatch", "--data.shards", str(shards), cwd=site)
-    wait_for(lambda: cluster.job(number)["JobState"] in FINAL_STATES, f"job {number}")
+    wait_for(lambda: cluster.job(number)["JobState"] in FINAL_STATES, f"job {number} ended")
     output = (site / f"regnet-debug-{number}.log").read_text()
     assert cluster.job(number)["JobState"] == "COMPLETED", output
     assert "SLURM" in output

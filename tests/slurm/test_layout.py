@@ -49,7 +49,7 @@ def submit(cluster, site):
         variables = {"OMP_NUM_THREADS": "", **env}
         commands = [("--output=log-%j", *options, f"slurm/{script}") for script, *options in jobs]
         numbers = [cluster.sbatch(*command, cwd=site, **variables) for command in commands]
-        wait_for(lambda: all(cluster.job(number)["JobState"] in FINAL_STATES for number in numbers), "the jobs")
+        wait_for(lambda: all(cluster.job(number)["JobState"] in FINAL_STATES for number in numbers), "all jobs ended")
         logs = [(site / f"log-{number}").read_text() for number in numbers]
         return [[line.rpartition("] ")[2] for line in log.splitlines()] for log in logs]
 
