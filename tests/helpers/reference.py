@@ -1,11 +1,11 @@
 """Tables measured on the original one-GPU program (the baseline), if they are present next to the repository."""
 
 import csv
-from pathlib import Path
 
 import pytest
+from processes import ROOT
 
-BASELINE_DATA = Path(__file__).parents[2] / "shared" / "reference"
+BASELINE_DATA = ROOT.parent / "shared" / "reference"
 
 needs_baseline_data = pytest.mark.skipif(
     not BASELINE_DATA.is_dir(), reason=f"the baseline's tables are not in {BASELINE_DATA}"
