@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+from processes import PYTHON, run, trainer
 
 from regnet.distributed.launcher import Launch
 from regnet.distributed.preemption import PreemptionNotice
@@ -40,3 +41,22 @@ def test_another_program_at_the_port_does_not_block_a_rank():
                 server.accept()[0].close()
             except TimeoutError:
                 break
+
+
+def test_a_port_in_use_is_named(shards, tmp_path):
+    rank_zero = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        done = run(trainer(tmp_path, shards, launcher=PYTHON), MASTER_PORT=port, **rank_zero)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"failed (rank 0): rendezvous failed: another program uses port {port} of ")
+    assert done.stderr.endswith("; set another MASTER_PORT on all ranks\n")
+
+
+def test_an_unknown_network_interface_is_named(shards, tmp_path):
+    done = run(trainer(tmp_path, shards, processes=2), GLOO_SOCKET_IFNAME="none0")
+    assert done.returncode == 1
+    cure = "reachable from every node, and that GLOO_SOCKET_IFNAME=none0 is an interface of this node"
+    lines = sorted(done.stderr.splitlines())
+    assert [line.partition(":")[0] for line in lines] == ["failed (rank 0)", "failed (rank 1)"], done.stderr
+    assert all(line.endswith(cure) for line in lines)

@@ -187,6 +187,9 @@ def join_world(
 
 
 def _rendezvous_failed(error: Exception) -> PeerLost:
+    if "EADDRINUSE" in str(error):
+        port = f"port {os.environ['MASTER_PORT']} of {socket.gethostname()}"
+        return PeerLost(f"rendezvous failed: another program uses {port}; set another MASTER_PORT on all ranks")
     interface = os.environ.get("GLOO_SOCKET_IFNAME")
     check_interface = f", and that GLOO_SOCKET_IFNAME={interface} is an interface of this node" if interface else ""
     return PeerLost(
