@@ -63,6 +63,27 @@ def test_a_finished_run_restores_a_lost_best_checkpoint(shards, tmp_path, checkp
     assert comparable(load(checkpoints.best)) == best
 
 
+@every_loss
+def test_a_finished_run_says_that_its_best_checkpoint_is_lost(shards, tmp_path, checkpoints, lost):
+    """The best epoch is the first of two; only the checkpoint of the second is kept."""
+    flags = ("--checkpoint.keep_last", "1", *LONGER, "2")
+    assert run(faulty_trainer(tmp_path, shards, "declining_metrics", *flags)).returncode == 0
+    LOSSES[lost](checkpoints.best)
+    done = run(trainer(tmp_path, shards, *flags))
+    assert (done.returncode, "Already finished" in done.stdout) == (0, True), done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{checkpoints.best} (step 11, top-1 ")]
+    assert line.endswith("is lost: no other checkpoint holds that epoch")
+
+
+def test_a_finished_run_with_damaged_checkpoints_is_still_finished(shards, tmp_path, checkpoints):
+    assert run(trainer(tmp_path, shards, *LONGER, "1")).returncode == 0
+    for path in checkpoints.directory.iterdir():
+        damage(path)
+    done = run(trainer(tmp_path, shards, *LONGER, "1"))
+    assert (done.returncode, "Already finished" in done.stdout) == (0, True), done.stderr
+    assert "none of the checkpoints is valid. Use another --name, or --overwrite to start over" in done.stdout
+
+
 def test_a_finished_run_without_checkpoints_is_still_finished(shards, tmp_path, checkpoints):
     """A user may have deleted them to save space."""
     assert run(trainer(tmp_path, shards, *LONGER, "1")).returncode == 0

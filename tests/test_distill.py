@@ -4,8 +4,8 @@ import pytest
 import torch
 from fork_server import ForkedCommand
 from images import class_folders
-from processes import run, trainer
-from run_directory import rows
+from processes import faulty_trainer, run, trainer
+from run_directory import outcome, rows
 from torch.nn import functional as F
 
 from benchmarks.trainer import build_trainer
@@ -74,6 +74,15 @@ def test_distillation_lowers_the_loss_on_two_processes(shards, teacher, tmp_path
     assert done.returncode == 0, done.stderr
     losses = [row["train_loss"] for row in rows(tmp_path / "tiny", "epoch")]
     assert losses[-1] < losses[0] - 0.02
+
+
+def test_a_captured_teacher_changes_nothing(shards, teacher, tmp_path):
+    """On a CPU a graph is replayed by running its function again, as in tests/test_captured_steps.py."""
+    flags = ("--distill.teacher", str(teacher))
+    assert run(trainer(tmp_path / "uncaptured", shards, *flags)).returncode == 0
+    done = run(faulty_trainer(tmp_path / "captured", shards, "rerun_graphs", *flags))
+    assert done.stdout.count("captured the teacher's passes\n") == 2, "for full batches and for the smaller last one"
+    assert outcome(tmp_path / "captured" / "tiny") == outcome(tmp_path / "uncaptured" / "tiny")
 
 
 @pytest.mark.parametrize("problem", ["absent", "other classes", "too small images"])

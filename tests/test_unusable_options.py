@@ -4,7 +4,7 @@ import json
 
 import pytest
 from fork_server import ForkedCommand
-from processes import TINY, run, trainer
+from processes import TINY, faulty_trainer, run, trainer
 from run_directory import result, rows
 
 ONE_EPOCH = ("--train.epochs", "1", "--schedule.warmup_epochs", "0")
@@ -83,3 +83,13 @@ def test_a_nan_found_by_anomaly_detection_is_one_line(shards, tmp_path, precisio
     assert last.startswith("failed: a gradient is not finite at step "), done.stderr
     assert "(learning rate 1e+06, train.detect_anomaly): Function 'LogSoftmaxBackward0' returned nan values" in last
     assert "Traceback (most recent call last)" not in done.stderr
+
+
+def test_an_overflow_in_fp16_found_by_anomaly_detection_names_the_loss_scale(shards, tmp_path):
+    flags = ("--train.detect_anomaly", "true", "--train.precision", "fp16")
+    done = run(faulty_trainer(tmp_path, shards, "large_loss_scale", *flags))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith("failed: a gradient is not finite at step 1 (learning rate "), done.stderr
+    cure = "Without train.detect_anomaly, the step is skipped if loss scale 1.15292e+18 is too large for fp16"
+    assert line.endswith(cure)

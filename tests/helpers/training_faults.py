@@ -41,6 +41,15 @@ class TrainingFaults(InjectedFault):
 
         self.at_step(step)
 
+    def large_loss_scale(self) -> None:
+        """Starts with a loss scale with which gradients overflow in fp16."""
+        from functools import partialmethod
+
+        import torch
+
+        scaler = torch.amp.GradScaler
+        scaler.__init__ = partialmethod(scaler.__init__, init_scale=2.0**60)
+
     def rerun_graphs(self) -> None:
         """Captures on a CPU, by graphs whose replay runs the captured function again on the same tensors."""
         from regnet.training import cuda_graphs, step_capture
