@@ -1,5 +1,7 @@
 """Where regnet/ and data/ meet: opening a run's shards, loader options, inference transforms."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -57,15 +59,26 @@ def manifest_and_transform(trained: TrainedModel, shards: str | Path | None) -> 
     """
     data, augment = trained.config.data, trained.config.augment
     directory = Path(shards or data.shards)
-    try:
+    with recommend_shards_option(shards):
         manifest = read_manifest(directory)
-    except DataError as error:
-        if shards:
-            raise
-        raise DataError(f"{error}. Use --shards to name converted images of the same classes") from error
     manifest = as_in_training(trained, directory, manifest)
     transform = inference_transform(directory, manifest, augment.rrc_min_scale, data.center_crop_ratio, data.resolution)
     return manifest, transform
+
+
+@contextmanager
+def recommend_shards_option(shards: str | Path | None) -> Iterator[None]:
+    """Adds --shards to the message of a DataError about the shards of the run, which may be gone from this machine.
+
+    Args:
+        shards: those that were given instead, or None.
+    """
+    try:
+        yield
+    except DataError as error:
+        if shards:
+            raise
+        raise DataError(f"{error}, or use --shards to name converted images of the same classes") from error
 
 
 def as_in_training(trained: TrainedModel, directory: Path, manifest: Manifest) -> Manifest:

@@ -29,7 +29,13 @@ from data.loader import EvaluationLoader, RankInfo
 from data.open_loaders import open_loaders
 from data.sources.cifar100_superclasses import SUPERCLASSES, superclass_of
 from regnet.checkpoint.load_model import TrainedModel, load_trained_model
-from regnet.data_adapter import adapt_to_process, as_in_training, loader_options, open_shards
+from regnet.data_adapter import (
+    adapt_to_process,
+    as_in_training,
+    loader_options,
+    open_shards,
+    recommend_shards_option,
+)
 from regnet.distributed.preemption import PreemptionNotice
 from regnet.distributed.world import World, join_world
 from regnet.errors import UsageError
@@ -132,7 +138,8 @@ def evaluate_checkpoint(
     data = replace(config.data, shards=str(shards or config.data.shards), local_cache_dir="", cache="none")
     config, _ = adapt_to_process(replace(config, data=data))
     with join_world(device, config.distributed, PreemptionNotice(), "--device") as world:
-        directory, manifest = open_shards(config, world)
+        with recommend_shards_option(shards):
+            directory, manifest = open_shards(config, world)
         manifest = as_in_training(trained, directory, manifest)
         rank = RankInfo(world.rank, world.size, world.device)
         _, batches = open_loaders(directory, manifest, loader_options(config), rank)

@@ -6,9 +6,12 @@ import pytest
 from processes import faulty_trainer, run, trainer
 from run_directory import comparable
 
+from data.errors import DataError
 from regnet.checkpoint.file import CheckpointError, load, pack
-from regnet.checkpoint.load_model import load_trained_model
+from regnet.checkpoint.load_model import load_trained_model, weights_only_checkpoint
 from regnet.checkpoint.manager import CheckpointManager
+from regnet.evaluate import evaluate_checkpoint
+from regnet.predict import from_checkpoint
 
 LONGER = ("--train.max_steps_per_epoch", "2", "--schedule.name", "baseline", "--train.epochs")
 KEYS = ("model", "scaler", "ema", "metrics", "stopping", "progress", "random", "config", "data")
@@ -92,3 +95,32 @@ def test_a_configuration_that_cannot_be_used_is_rejected_with_the_name_of_the_fi
     with pytest.raises(CheckpointError) as caught:
         load_trained_model(checkpoints.best)
     assert str(caught.value).startswith(f"{checkpoints.best}: {words}")
+
+
+USES = {load_trained_model: ("model", "config", "classes", "progress"), weights_only_checkpoint: ("model", "data")}
+
+
+@pytest.mark.parametrize(("use", "key"), [(use, key) for use, keys in USES.items() for key in keys])
+def test_a_network_without_what_describes_it_is_rejected(checkpoints, use, key):
+    saved = load(checkpoints.best)
+    del saved[key]
+    checkpoints.best.write_bytes(pack(saved))
+    with pytest.raises(CheckpointError) as caught:
+        use(checkpoints.best)
+    assert str(caught.value) == (
+        f"{checkpoints.best}: incomplete checkpoint ('{key}' is missing); use one written by train_ddp.py or "
+        "regnet.export --weights"
+    )
+
+
+@pytest.mark.parametrize("use", [from_checkpoint, lambda path: evaluate_checkpoint(path, device="cpu")])
+def test_a_checkpoint_whose_shards_are_gone_can_be_used_with_others(checkpoints, tmp_path, use):
+    saved = load(checkpoints.best)
+    saved["config"]["data"]["shards"] = str(tmp_path / "gone")
+    checkpoints.best.write_bytes(pack(saved))
+    with pytest.raises(DataError) as caught:
+        use(checkpoints.best)
+    assert str(caught.value) == (
+        f"{tmp_path}/gone: no manifest.json: not a converted dataset, or its conversion was not completed; convert it "
+        "with python -m data.convert, or use --shards to name converted images of the same classes"
+    )

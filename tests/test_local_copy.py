@@ -1,6 +1,7 @@
 """Copies of shards on a local disk: complete, and made once for any number of processes and jobs."""
 
 import fcntl
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from disks import mounted_tmpfs
+from fork_server import free_port
 from images import convert_synthetic
 from limits import LIMIT
-from processes import ROOT, run, start, trainer, wait_until
+from processes import ROOT, kill_group, run, start, trainer, wait_until
 from run_directory import outcome
 
 from data.errors import DataError
-from data.local_copy import copy_directory, copy_shards
+from data.local_copy import copy_directory, copy_shards, prepare_shards
 from data.manifest import Verify, read_manifest, verify
 
 
@@ -80,9 +82,19 @@ def test_a_missing_shard_is_named_with_the_remedy(shards, tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_reported_before_copying(shards, tmp_path):
-    sizes = r"[\d.]+ (kB|MB) are free, but .* needs [\d.]+ MB:"
-    with mounted_tmpfs(tmp_path / "disk", "size=1m") as disk, pytest.raises(DataError, match=sizes):
-        copy_shards(shards, disk)
+    with mounted_tmpfs(tmp_path / "disk", "size=1m") as disk:
+        with pytest.raises(DataError, match=r"[\d.]+ (kB|MB) are free, but .* needs [\d.]+ MB:"):
+            copy_shards(shards, disk)
+        os.posix_fallocate((disk / "other").open("wb").fileno(), 0, shutil.disk_usage(disk).free)
+        with pytest.raises(DataError, match=r"/disk: 0 bytes are free, but .* needs [\d.]+ MB:"):
+            copy_shards(shards, disk)
+
+
+def test_a_dataset_that_was_not_converted_is_named_with_the_remedy(tmp_path):
+    """As without a local copy."""
+    with pytest.raises(DataError, match=f"{tmp_path}/none: no manifest.json: .* convert it with python -m data.conv"):
+        prepare_shards(tmp_path / "none", tmp_path / "disk", Verify.once)
+    assert not (tmp_path / "disk").exists()
 
 
 def test_a_dataset_that_is_replaced_while_it_is_copied_gives_no_copy(shards, tmp_path, monkeypatch):
@@ -141,3 +153,19 @@ def test_a_run_that_reads_the_copy_is_bit_identical(shards, tmp_path):
     assert run(trainer(tmp_path / "second", source, *flags)).returncode == 0
     assert run(trainer(tmp_path / "in place", shards, *flags[:2])).returncode == 0
     assert outcome(tmp_path / "second" / "tiny") == outcome(tmp_path / "in place" / "tiny")
+
+
+def test_nodes_with_different_images_are_rejected(shards, tmp_path):
+    """Each rank is the only one of its node."""
+    other, port = convert_synthetic(tmp_path / "other", 2, 1), free_port()
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    directories = (shards, other)
+    ranks = [start(trainer(tmp_path, path), **group, RANK=str(rank)) for rank, path in enumerate(directories)]
+    try:
+        for rank, directory in enumerate(directories):
+            _, err = ranks[rank].communicate(timeout=LIMIT)
+            message = f"{directory}: not the same dataset on every node; copy the same shards to all nodes"
+            assert (ranks[rank].returncode, err) == (2, f"error (rank {rank}): {message}\n")
+    finally:
+        for process in ranks:
+            kill_group(process)

@@ -45,7 +45,7 @@ class ForkedProcesses:
         self._killed = False
         rank_variables = [{}]
         if command.ranks:
-            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(command.ranks)}
+            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(command.ranks)}
             rank_variables = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(command.ranks)]
         with _server_environment():
             self._processes = [
@@ -129,7 +129,7 @@ def _server_environment():
         os.environ.update(before)
 
 
-def _free_port() -> str:
+def free_port() -> str:
     for port in _PORTS:
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return str(port)
