@@ -154,9 +154,10 @@ def run(argv: list[str]) -> int:
     parser.add_argument("file", type=path_argument, help="the sweep, a YAML list")
     args, rest = parser.parse_known_args(argv)
     if args.command == "flags":
-        if not rest or not (rest[0].isascii() and rest[0].isdecimal()):
-            raise UsageError("flags requires the number of a run, counted from 0")
-        print("\n".join(run_flags(args.file, int(rest[0]), rest[1:])))
+        number, *options = rest or ["nothing"]
+        if not (number.isascii() and number.isdecimal()):
+            raise UsageError(f"flags requires the number of a run after {args.file}, counted from 0: got {number}")
+        print("\n".join(run_flags(args.file, int(number), options)))
     elif args.command == "count":
         if rest:
             raise UsageError(f"count takes no further arguments, got {rest[0]}")

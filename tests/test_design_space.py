@@ -61,6 +61,15 @@ def test_an_impossible_design_is_rejected_with_the_name_of_the_option(change, op
         generate_design(**BASELINE | change)
 
 
+@pytest.mark.parametrize(("w_a", "w_m", "width"), [(65536, 2.5, 91552), (8192, 50000, 1200000)])
+def test_a_block_that_is_too_wide_is_rejected_with_the_options_that_widen_it(w_a, w_m, width):
+    message = (
+        rf"block 2 would have {width} channels \(maximum 65536\) with model.w_a {w_a} and model.w_m {w_m}: use smaller"
+    )
+    with pytest.raises(UsageError, match=message):
+        generate_design(**BASELINE | {"w_a": w_a, "w_m": w_m})
+
+
 @pytest.mark.parametrize(("variant", "smallest"), [(Variant.baseline, 8), (Variant.paper, 32)])
 def test_a_resolution_below_the_total_stride_is_rejected(variant, smallest):
     design = generate_design(**BASELINE | {"variant": variant})

@@ -168,6 +168,13 @@ def test_superclass_accuracy_is_reported_for_the_classes_of_cifar100(capsys):
     assert "   2 x apple predicted as pear" in printed
 
 
+def test_without_errors_no_confusions_are_printed(capsys):
+    evaluation = Evaluation(6, 1.0, 1.0, 0.0, 0.0, 2 * torch.eye(3, dtype=torch.int64))
+    found = to_dict(SimpleNamespace(classes=("ant", "bee", "cat"), epochs=1), evaluation, evaluation)
+    print_evaluation(found, Console(width=80))
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["ant", "100.0%", "bee", "100.0%", "cat", "100.0%"]
+
+
 def test_every_class_of_cifar100_has_exactly_one_superclass():
     names = tuple(name for group in SUPERCLASSES.values() for name in group)
     assert (len(SUPERCLASSES), len(set(names))) == (20, 100)

@@ -13,12 +13,15 @@ from cifar100_statistics import PUBLISHED_MEAN, PUBLISHED_STD
 from converting import convert
 from fork_server import ForkedCommand
 from images import class_folders
-from processes import PYTHON, ROOT, run, trainer
+from processes import ROOT, run, trainer
 
 from data.manifest import read_manifest
-from regnet.checkpoint.load_model import load_trained_model
+from regnet.checkpoint.load_model import load_trained_model, untrained_model
+from regnet.errors import UsageError
+from regnet.export.diagram import COLOURS, MAX_BLOCKS, diagram_parts, draw_architecture
 from regnet.models.complexity import profile_operators
 from regnet.models.regnet import count_parameters
+from regnet.predict import from_onnx
 
 pytestmark = pytest.mark.xdist_group("export")
 
@@ -51,6 +54,9 @@ def test_onnx_logits_match_pytorch_for_any_batch_size(checkpoint, shards, tmp_pa
     assert properties["resolution"] == "32"
     assert properties["normalization"].startswith("included" if normalize else "not included")
     assert ("inference_transform" in properties) is normalize
+    if not normalize:
+        with pytest.raises(UsageError, match=f"{path}: does not include its normalisation; use .* --onnx --normalize"):
+            from_onnx(path)
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (manifest.mean, manifest.std))
     for count in (1, 3, 64):
         images = np.random.default_rng(count).random((count, 3, 32, 32), np.float32)
@@ -185,6 +191,18 @@ def test_the_diagram_of_the_smallest_network_has_room_for_its_text(shards, tmp_p
     assert "have 2 times as many channels as the block's output" in html.unescape(text)
 
 
+def test_a_stage_of_many_blocks_is_drawn_with_an_ellipsis(tmp_path):
+    for depth in (MAX_BLOCKS, MAX_BLOCKS + 1):
+        network = untrained_model(("--model.depth", str(depth), "--model.w_a", "0"), 3)
+        assert [part.blocks for part in diagram_parts(network)] == [1, depth, 1]
+        path = tmp_path / f"{depth}.svg"
+        draw_architecture(network, path)
+        text = path.read_text()
+        assert f">{depth} blocks</" in text
+        assert text.count(f"fill: {COLOURS[1]}") == MAX_BLOCKS
+        assert (">…</" in text) is (depth > MAX_BLOCKS)
+
+
 @pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
 def test_the_graph_has_every_weight(checkpoint, tmp_path):
     assert export("--checkpoint", checkpoint, "--graph", tmp_path / "graph.svg").returncode == 0
@@ -207,7 +225,26 @@ def test_diagrams_that_cannot_be_drawn_are_one_line_errors(checkpoint, tmp_path)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert words in done.stderr
     assert not list(tmp_path.iterdir()), "no partial output"
-    done = run([*PYTHON, "-m", "regnet.export", "--checkpoint", str(checkpoint), "--graph", "a.svg"], PATH="/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("complaint", "words"),
+    [
+        (None, "error: --graph requires the graphviz program dot: apt-get install graphviz"),
+        ("", "error: {}: graphviz's program dot could not draw the graph (exit status 3)"),
+        (
+            "Format: svg\nnot recognized",
+            "error: {}: graphviz's program dot could not draw the graph (Format: svg not rec",
+        ),
+    ],
+)
+def test_a_missing_or_failing_dot_is_a_one_line_error(checkpoint, tmp_path, complaint, words):
+    if complaint is not None:
+        (tmp_path / "dot").write_text(f"#!/bin/sh\n/bin/cat > /dev/null\nprintf '{complaint}' >&2\nexit 3\n")
+        (tmp_path / "dot").chmod(0o755)
+    graph = tmp_path / "graph.svg"
+    command = ["-m", "regnet.export", "--checkpoint", str(checkpoint), "--graph", str(graph)]
+    done = run(ForkedCommand(command), PATH=str(tmp_path))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "--graph requires the graphviz program dot" in done.stderr
-    assert not list(ROOT.glob("a.*")), "no partial output"
+    assert done.stderr.startswith(words.format(graph))
+    assert not graph.exists()

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from fork_server import ForkedCommand
 from PIL import ExifTags, Image
-from processes import run, trainer
+from processes import ROOT, run, trainer
 
+from data.errors import DataError
 from data.sources.registry import Kind, open_source
+from regnet.predict import classify, from_onnx
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,16 @@ def trained(shards, tmp_path_factory):
     for index in range(40):
         source.val[index][0].save(images / f"{index:03d}.png")
     return checkpoint, folder / "a.onnx", images
+
+
+def test_an_image_that_cannot_be_read_is_an_error_of_the_function(tmp_path):
+    Image.new("RGB", (56, 56)).save(tmp_path / "black.png")
+    (tmp_path / "damaged.png").write_bytes(b"damaged")
+    classifier = from_onnx(ROOT / "artifacts" / "cifar100-best.onnx")
+    paths = [tmp_path / name for name in ("black.png", "damaged.png", "none.png")]
+    assert [prediction.image for prediction in classify(classifier, paths[:1])] == [str(paths[0])]
+    with pytest.raises(DataError, match=f"{paths[1]}: cannot be decoded"):
+        classify(classifier, paths)
 
 
 def predict(*arguments):

@@ -1,6 +1,7 @@
 """The options and results of a sweep's runs, and what a launcher does after an attempt has ended."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def test_a_damaged_result_is_a_missing_one(tmp_path, capsys, content):
     (row,) = collect_results(path, [*ARGUMENTS, "--runs_dir", str(tmp_path)])
     assert (row.accuracies, row.missing) == ((0.5,), 1)
     assert f"skipped: {tmp_path}/tiny-rates-1/result.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rest", [[], [*ARGUMENTS, "1"], ["-1"], ["1.0"], ["٣"]])
+def test_the_number_of_a_run_follows_the_file(tmp_path, rest):
+    path = sweep(tmp_path, "- 1\n- 2\n")
+    message = f"flags requires the number of a run after {path}, counted from 0: got {[*rest, 'nothing'][0]}"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        sweep_command(["flags", str(path), *rest])
 
 
 def test_counting_the_runs_of_a_sweep_takes_no_options(tmp_path):

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from commandline.errors import one_line
 from regnet.checkpoint.load_model import TrainedModel
 from regnet.errors import UsageError
 from regnet.models.complexity import profile_operators
@@ -173,17 +174,18 @@ def draw_graph(trained: TrainedModel, path: Path) -> None:
     """Draws the autograd graph of one image: every operation from the weights to the logits.
 
     Raises:
-        UsageError: the graphviz program `dot` is not installed, or fails.
+        UsageError: the graphviz program dot is not installed, or fails.
     """
     resolution = trained.config.data.resolution
     logits = trained.model(torch.zeros(1, 3, resolution, resolution))
     graph = torchviz.make_dot(logits, params=dict(trained.model.named_parameters()))
     try:
-        replace_file(path, graph.pipe(format=path.suffix.lstrip(".").lower()))
+        replace_file(path, graph.pipe(format=path.suffix.lstrip(".").lower(), quiet=True))
     except graphviz.ExecutableNotFound as error:
         raise UsageError("--graph requires the graphviz program dot: apt-get install graphviz") from error
     except graphviz.CalledProcessError as error:
-        raise UsageError(f"{path}: graphviz could not draw the graph ({error})") from error
+        reason = one_line(error.stderr.decode(errors="replace")) or f"exit status {error.returncode}"
+        raise UsageError(f"{path}: graphviz's program dot could not draw the graph ({reason})") from error
 
 
 def check_format(path: Path) -> None:

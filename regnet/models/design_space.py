@@ -94,7 +94,8 @@ def generate_widths(depth: int, w_0: int, w_a: float, w_m: float) -> list[tuple[
         width = round(w_0 * w_m**step / QUANTUM) * QUANTUM
         if width > MAX_WIDTH:
             raise UsageError(
-                f"model.w_a {w_a} is too large: block {block + 1} would have {width} channels (maximum {MAX_WIDTH})"
+                f"block {block + 1} would have {width} channels (maximum {MAX_WIDTH}) with model.w_a {w_a} and "
+                f"model.w_m {w_m}: use smaller ones"
             )
         if stages and stages[-1][0] == width:
             stages[-1] = (width, stages[-1][1] + 1)
