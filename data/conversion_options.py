@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from commandline.arguments import ArgumentParser, positive_integer
+from commandline.arguments import ArgumentParser, positive_integer, positive_number
 from commandline.paths import path_option
 from data.errors import DataError
 from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE
@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--timeout",
-        type=_seconds,
+        type=positive_number,
         default=120.0,
         metavar="SECONDS",
         help="abort if a writer makes no progress for this time (default: %(default)g)",
@@ -147,19 +147,9 @@ def _quality(text: str) -> int:
     return value
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, got {text!r}")
-    return value
-
-
 def _amount(text: str) -> int | float:
     """A number of images, or a fraction of them."""
-    if text.isdecimal() and int(text) >= 1:
+    if text.isdecimal() and len(text) <= 18 and int(text) >= 1:
         return int(text)
     try:
         value = float(text)

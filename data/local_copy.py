@@ -93,11 +93,13 @@ def _size(number: int) -> str:
 
 
 def copy_directory(source: Path, cache_dir: Path) -> Path:
-    """The directory of a dataset's copy: its name is a digest of the manifest."""
-    try:
-        digest = hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{source / MANIFEST}: {error.strerror}") from error
+    """The directory of a dataset's copy: its name is a digest of the manifest.
+
+    Raises:
+        DataError: there is no valid manifest.
+    """
+    read_manifest(source)
+    digest = hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()
     return cache_dir / f"shards-{digest[:16]}"
 
 

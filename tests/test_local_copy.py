@@ -1,7 +1,6 @@
 """Copies of shards on a local disk: complete, and made once for any number of processes and jobs."""
 
 import fcntl
-import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +84,7 @@ def test_a_disk_that_is_too_small_is_reported_before_copying(shards, tmp_path):
     with mounted_tmpfs(tmp_path / "disk", "size=1m") as disk:
         with pytest.raises(DataError, match=r"[\d.]+ (kB|MB) are free, but .* needs [\d.]+ MB:"):
             copy_shards(shards, disk)
-        os.posix_fallocate((disk / "other").open("wb").fileno(), 0, shutil.disk_usage(disk).free)
+        (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free))
         with pytest.raises(DataError, match=r"/disk: 0 bytes are free, but .* needs [\d.]+ MB:"):
             copy_shards(shards, disk)
 

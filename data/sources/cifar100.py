@@ -54,8 +54,9 @@ def _load(folder: Path, root: Path, download: bool) -> Source:
         train = CIFAR100(str(folder), train=True, download=download)
         val = CIFAR100(str(folder), train=False)
     except OSError as error:  # urllib's errors are OSErrors: no network, connection refused, unknown host
-        failed = f"CIFAR-100 could not be downloaded into {root}" if download else f"{root}: cannot be read"
-        raise DataError(f"{failed} ({error}). {_ALTERNATIVES}") from error
+        if not download:
+            raise DataError(f"{root}: cannot be read ({error})") from error
+        raise DataError(f"CIFAR-100 could not be downloaded into {root} ({error}). {_ALTERNATIVES}") from error
     except RuntimeError as error:  # torchvision raises it if files are missing or their MD5 differs
         reason = (
             f"the files in {ARCHIVE_FOLDER} are incomplete, or not the official ones (their MD5 sums differ)"

@@ -1,6 +1,7 @@
 """A summary of the files that a dataset was converted from, by which a later call notices that they have changed."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,23 @@ def summarise_files(source: Source, root: Path) -> dict[str, Any] | None:
     names, sizes, states = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     for path in files:
         name = bytes(path.relative_to(root) if path.is_relative_to(root) else path) + b"\0"
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}") from error
+        size, modified = _size_and_time(path)
         names.update(name)
-        sizes.update(f"{status.st_size}\n".encode())
-        states.update(name + f"{status.st_size} {status.st_mtime_ns}\n".encode())
+        sizes.update(f"{size}\n".encode())
+        states.update(name + f"{size} {modified}\n".encode())
     digests = {"names": names, "sizes": sizes, "states": states}
     return {"count": len(files), **{key: digest.hexdigest()[:16] for key, digest in digests.items()}}
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and nanoseconds; zeros for a link to nothing, which counts as an image that cannot be stored."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        if os.path.islink(path):
+            return 0, 0
+        raise DataError(f"{path}: {error.strerror}") from error
+    return status.st_size, status.st_mtime_ns
 
 
 def difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
