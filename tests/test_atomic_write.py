@@ -1,5 +1,6 @@
 """Atomic writes of a run's files: what an attempt replaces, what it leaves behind, and what a newer one takes away."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -73,6 +74,21 @@ def test_a_directory_that_was_moved_or_deleted_is_named(run_directory, what):
     assert str(raised.value) == f"{run_directory} was moved or deleted while the run was training"
     assert not run_directory.exists()
     writer.close()
+
+
+def test_a_missing_directory_is_not_mistaken_for_a_newer_attempt(run_directory, monkeypatch):
+    """Somebody deletes the directory of checkpoints just after it was created."""
+    writer, fsync = AtomicWriter(run_directory), os.fsync
+
+    def delete_checkpoints(file):
+        fsync(file)
+        with contextlib.suppress(FileNotFoundError):
+            (run_directory / "checkpoints").rmdir()
+
+    monkeypatch.setattr(os, "fsync", delete_checkpoints)
+    with pytest.raises(FileNotFoundError, match=r"checkpoints/best\.pt"):
+        writer.write(run_directory / "checkpoints" / "best.pt", b"content")
+    assert names_in(writer.path) == []
 
 
 def test_a_failing_disk_is_reported_with_the_name_of_the_file(run_directory, failing_disk, monkeypatch):

@@ -1,6 +1,7 @@
 """A run that cannot be continued, with other options or of another version, is rejected with every remedy."""
 
 import json
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from run_attempts import WRITTEN, start_attempt, write_files
 from run_directory import state
 
 from regnet.checkpoint.file import pack
+from regnet.config.schema import to_plain_types
 from regnet.errors import UsageError
 from regnet.runs.status import FORMAT
 
@@ -105,3 +107,32 @@ def test_a_changed_number_of_epochs_is_named_although_the_warmup_was_adapted_to_
     write_files(tmp_path / "tiny", WRITTEN[:1])
     with pytest.raises(UsageError, match=r"train\.epochs was 3, now 10"):
         attempt("--schedule.warmup_epochs", "5", "--train.epochs", "10")
+
+
+def test_a_damaged_configuration_protects_the_checkpoints(tmp_path, attempt):
+    attempt()
+    write_files(tmp_path / "tiny", ["config.yaml", *WRITTEN[:1]])
+    with pytest.raises(UsageError) as rejected:
+        attempt()
+    config = tmp_path / "tiny" / "config.yaml"
+    remedy = "Use another --name, or --overwrite to start over"
+    assert str(rejected.value) == f"{config}: not a configuration: a mapping of options is required. {remedy}"
+
+
+def test_without_a_checkpoint_a_damaged_configuration_is_replaced(tmp_path, attempt, capsys):
+    first = attempt()
+    write_files(tmp_path / "tiny", ["config.yaml"])
+    assert attempt().wandb_id != first.wandb_id
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/tiny has no checkpoint: it starts again with other options: the earlier ones cannot be read "
+        f"({tmp_path}/tiny/config.yaml: not a configuration: a mapping of options is required)\n"
+    )
+    assert attempt().attempt == 3
+
+
+def test_an_option_that_a_copied_checkpoint_lacks_is_named(attempt):
+    directory = attempt()
+    config = to_plain_types(asdict(directory.config))
+    del config["optim"]["clip_norm"]
+    with pytest.raises(UsageError, match=r"configuration: optim\.clip_norm was not set, now 0\.0\. Use another"):
+        directory.check_checkpoint({"config": config, "data": "images"})

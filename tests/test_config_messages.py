@@ -8,6 +8,11 @@ def test_a_message_about_a_long_file_is_short():
     assert len(rejection_message("- " + "x" * 100_000)) < 1000
 
 
+def test_a_number_with_more_digits_than_python_reads_is_rejected():
+    message = rejection_message(flags=[f"--train.epochs={5000 * '1'}"])
+    assert message == f"train.epochs must be a positive integer, got {60 * '1'}..."
+
+
 SCHEDULES = "one of cosine, onecycle, baseline"
 NAME = "a letter or digit and contain only letters, digits, '.', '_' and '-'"
 
@@ -105,6 +110,8 @@ def test_a_message_about_a_file_starts_with_its_path(tmp_path):
     )
     path.write_text("name: [7]")
     assert rejection_message(flags=["--config", str(path)]) == f"{path}: name must be a string, got [7]"
+    path.write_text("name: !!int 7")
+    assert rejection_message(flags=["--config", str(path)]) == f"{path}: name must be a string, got 7"
     path.write_text("train: {epochs: [1, 2]}")
     assert (
         rejection_message(flags=["--config", str(path)])

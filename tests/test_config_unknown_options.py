@@ -37,6 +37,7 @@ def test_an_unknown_key_is_named_with_a_suggestion(text, unknown, nearest):
         ("--modle.depth", "model.depth"),
         ("--train.batchsize", "train.batch_size"),
         ("--epochs", "train.epochs"),
+        ("--epcohs", "train.epochs"),
     ],
 )
 @pytest.mark.parametrize("joined", [True, False])

@@ -140,3 +140,11 @@ def test_a_restart_keeps_a_run_whose_state_is_damaged(tmp_path, attempt):
 def test_a_restart_resumes_although_resume_is_never(tmp_path, attempt):
     attempt("--overwrite", "--resume", "never", **job_script("7.0.1"))
     assert attempt("--overwrite", "--resume", "never", **job_script("7.0.2")).attempt == 2
+
+
+def test_outside_of_jobs_a_run_whose_state_is_damaged_is_started_over(tmp_path, attempt):
+    attempt()
+    write_files(tmp_path / "tiny", WRITTEN)
+    (tmp_path / "tiny" / "state.json").write_text("{")
+    assert attempt("--overwrite").attempt == 1
+    assert WRITTEN[0] not in files_in(tmp_path / "tiny")

@@ -140,3 +140,13 @@ def test_a_state_that_lacks_the_newer_fields_is_read(tmp_path):
         del record[name]
     path.write_text(json.dumps(record))
     assert open_run(tmp_path).attempt == 2
+
+
+def test_a_damaged_state_is_reported_and_the_run_is_counted_anew(tmp_path, capsys):
+    first = open_run(tmp_path, step=3)
+    (tmp_path / "tiny" / "state.json").write_text("{")
+    second = open_run(tmp_path)
+    assert (second.attempt, second.wandb_id != first.wandb_id) == (1, True)
+    message = capsys.readouterr().err
+    assert message.startswith(f"{tmp_path}/tiny/state.json is damaged (")
+    assert message.endswith("): the number of attempts and the run's id at Weights & Biases are lost\n")

@@ -6,6 +6,7 @@ import signal
 from fork_server import ForkedCommand
 from limits import LIMIT
 from processes import kill_group, run, start, trainer, wait_until
+from run_attempts import start_attempt
 from run_directory import rows, state
 
 from regnet.runs.listing import as_age
@@ -76,6 +77,12 @@ def test_a_directory_that_cannot_be_read_does_not_hide_the_others(shards, tmp_pa
 def test_a_run_is_listed_alone(shards, tmp_path):
     assert run(trainer(tmp_path, shards, "--train.epochs", "1")).returncode == 0
     assert [entry["name"] for entry in json.loads(printed_list(tmp_path / "tiny", "--json"))] == ["tiny"]
+
+
+def test_a_run_whose_lock_was_not_copied_is_not_running(tmp_path, monkeypatch):
+    start_attempt(monkeypatch, tmp_path)
+    (tmp_path / "tiny" / ".lock").unlink()
+    assert [entry["state"] for entry in json.loads(printed_list(tmp_path, "--json"))] == ["died"]
 
 
 def test_ages_are_readable():

@@ -377,10 +377,7 @@ class Config:
 
 
 def to_plain_types(value: Any) -> Any:
-    """The value with types that YAML, JSON and checkpoints can store."""
+    """The value with types that YAML, JSON and checkpoints can store: members of StrEnum become strings."""
     if isinstance(value, dict):
         return {key: to_plain_types(entry) for key, entry in value.items()}
-    for kind in (str, bool, int, float):  # members of StrEnum are strings, too
-        if isinstance(value, kind):
-            return kind(value)
-    raise TypeError(f"{value!r} cannot be stored")
+    return str(value) if isinstance(value, str) else value

@@ -11,6 +11,7 @@ from regnet.errors import UsageError
 from regnet.runs.files import RESULT, has_checkpoint
 from regnet.runs.status import START_OVER, STATE, RunFormatError, parse_state
 
+_CONFIG = "config.yaml"
 # What may change between the attempts of a run: nothing that its results depend on.
 _FREE = ("name", "runs_dir", "resume", "overwrite", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
@@ -53,18 +54,23 @@ def check_compatible(directory: Path, config: Config) -> None:
             f"{directory} already contains a run. Use another --name, --overwrite to delete it and start over, "
             "or --resume auto to resume it"
         )
+    if not has_started(directory):
+        return
     try:
         created_with = read_config(directory)
     except UsageError as error:
         raise UsageError(f"{error}. {START_OVER}") from error  # it names the file
-    if created_with is not None:
-        check_same_options(directory, to_plain_types(asdict(created_with)), config)
+    check_same_options(directory, to_plain_types(asdict(created_with)), config)
 
 
-def read_config(directory: Path) -> Config | None:
-    """The configuration of a run; None if it has not started. Raises UsageError, which names the file."""
-    path = directory / "config.yaml"
-    return parse_config(["--config", str(path)]) if path.exists() else None
+def has_started(directory: Path) -> bool:
+    """Whether an attempt has recorded its configuration; checkpoints may have been copied here without it."""
+    return (directory / _CONFIG).exists()
+
+
+def read_config(directory: Path) -> Config:
+    """The configuration of a run that has started. Raises UsageError, which names the file."""
+    return parse_config(["--config", str(directory / _CONFIG)])
 
 
 def check_same_options(directory: Path, created_with: dict[str, Any], config: Config) -> None:

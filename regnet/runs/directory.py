@@ -234,7 +234,8 @@ class RunDirectory:
 def mark_failed(directory: Path, why: str) -> None:
     """Records in state.json that the run has failed, on behalf of this attempt's rank zero, which is gone.
 
-    Does nothing if rank zero is alive or a newer attempt is training: both hold the lock.
+    Does nothing if rank zero is alive or a newer attempt is training: both hold the lock; or if the run directory is on
+    a disk of rank zero's node alone.
     """
     try:
         with open(directory / LOCK, "r+", encoding="utf-8") as lock:
@@ -245,5 +246,7 @@ def mark_failed(directory: Path, why: str) -> None:
                 writer.write(directory / STATE, failed.to_json().encode())
                 log_event(writer, Event(str(failed.state), failed.attempt, failed.epoch, failed.step, why))
                 writer.close()
+    except FileNotFoundError:
+        return
     except OSError as error:
         print(f"{directory / STATE} still says running: {error.strerror}", flush=True)

@@ -11,6 +11,7 @@ from regnet.runs.compatibility import (
     changed_options,
     check_compatible,
     check_same_task,
+    has_started,
     holds_progress,
     read_config,
 )
@@ -34,7 +35,7 @@ def earlier_attempt(directory: Path, config: Config, data: str) -> RunState | No
     # A restart of a job that has overwritten the run resumes it.
     check_compatible(directory, replace(config, resume="auto") if config.overwrite else config)
     before = read_state(directory)
-    if before is None or not (directory / "config.yaml").exists():  # no attempt has started yet
+    if before is None or not has_started(directory):
         return before
     if holds_progress(directory):
         check_same_task(directory, config, (before.data, data), before.epochs)
@@ -70,10 +71,10 @@ def new_wandb_id() -> str:
 def _changes(directory: Path, before: RunState, config: Config, data: str) -> list[str]:
     """What is different from the last attempt of a run that is not protected."""
     try:
-        created_with = read_config(directory)
+        created_with = to_plain_types(asdict(read_config(directory)))
     except UsageError as error:
-        return [str(error)]
-    changes = [] if created_with is None else changed_options(to_plain_types(asdict(created_with)), config)
+        return [f"the earlier ones cannot be read ({error})"]
+    changes = changed_options(created_with, config)
     if before.epochs != config.train.epochs:
         changes.append(f"train.epochs was {before.epochs}, now {config.train.epochs}")
     if before.data != data:
@@ -84,12 +85,10 @@ def _changes(directory: Path, before: RunState, config: Config, data: str) -> li
 def _original(directory: Path, before: RunState) -> Path | None:
     """The run of which a directory is a copy, if that is still in its place: both have the same id."""
     try:
-        created_with = read_config(directory)
-        if created_with is None:
-            return None
-        original = Path(before.directory) / run_path(created_with)
+        path = run_path(read_config(directory))
+        original = Path(before.directory) / path
         if original.samefile(directory) or parse_state(original / STATE).wandb_id != before.wandb_id:
             return None
     except (OSError, ValueError, UsageError):  # there is no such run, or not one that this attempt could read
         return None
-    return run_path(created_with)
+    return path

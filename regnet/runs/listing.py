@@ -19,7 +19,7 @@ from commandline.command import run_command
 from commandline.exit_codes import DONE
 from commandline.paths import path_argument
 from regnet.errors import UsageError
-from regnet.runs.compatibility import read_config
+from regnet.runs.compatibility import has_started, read_config
 from regnet.runs.files import has_checkpoint, run_path
 from regnet.runs.json_format import format_json
 from regnet.runs.launch_command import replace_pipes, resume_command
@@ -108,7 +108,7 @@ def _best_top1(log: Path) -> float | None:
 
 def _next_step(directory: Path, state: RunState) -> str:
     """What to do with a run that is neither finished nor running."""
-    if not (directory / "config.yaml").exists():
+    if not has_started(directory):
         return "it did not start training"
     if state.diverged:
         other = "start over with other options (a lower optim.lr, optim.clip_norm)"
@@ -130,11 +130,9 @@ def _resume_command(directory: Path, state: RunState) -> str:
 
 def _place(directory: Path, started_in: str) -> tuple[str, ...]:
     """The options that name a run whose directory was copied or renamed; none for others."""
-    created_with = read_config(directory)
-    if created_with is not None:
-        place = started_in / run_path(created_with)
-        if place.exists() and place.samefile(directory):
-            return ()
+    place = started_in / run_path(read_config(directory))
+    if place.exists() and place.samefile(directory):
+        return ()
     path = directory.absolute()
     return "--runs_dir", str(path.parent), "--name", path.name
 

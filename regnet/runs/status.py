@@ -114,7 +114,11 @@ def read_state(directory: Path) -> RunState | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        print(f"{error}; attempts are counted from 1 again", file=sys.stderr, flush=True)
+        print(
+            f"{error}: the number of attempts and the run's id at Weights & Biases are lost",
+            file=sys.stderr,
+            flush=True,
+        )
         return None
 
 
