@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import figure as mpl_figure
 from PIL import Image
 from report_files import epoch_row
 
@@ -20,7 +21,7 @@ from regnet.report.class_plots import class_bars
 from regnet.report.confusion import confusion_matrices
 from regnet.report.curves import CURVES, Column, Curve
 from regnet.report.figure import MARKERS, PNG_PALETTE, Figure
-from regnet.report.seed_groups import SeedGroup, mean_over_runs, series_by_epoch
+from regnet.report.seed_groups import SeedGroup, mean_over_runs, series_by_epoch, series_by_step
 
 ERRORS = {"confidence": np.zeros(0), "labels": np.zeros(0), "predicted": np.zeros(0), "images": np.zeros((0, 8, 8, 3))}
 
@@ -95,6 +96,27 @@ def test_values_of_curves_are_those_of_all_epochs_and_seeds():
     assert validation["std"] == [pytest.approx(7.071), pytest.approx(14.14), 0]
 
 
+def test_a_png_file_of_several_configurations_names_them():
+    run = run_of([epoch_row(epoch, 3) for epoch in (1, 2, 3)])
+
+    def legend(*colours):
+        groups = [SeedGroup(f"run {number}", (run,), colour) for number, colour in enumerate(colours)]
+        drawn = mpl_figure.Figure(layout="constrained")
+        curve("time").figure(groups).draw(drawn.add_subplot(), PNG_PALETTE)
+        return [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
+
+    assert legend(0) == []
+    assert legend(1, 0) == ["run 0", "run 1"]
+    assert legend(0, None, 1, None) == ["run 0", "run 2", "2 other configurations"]
+
+
+def test_steps_are_averaged_over_windows_without_losses_that_are_not_finite():
+    run = SimpleNamespace(steps=[{"step": step, "loss": loss} for step, loss in ((1, 2.0), (2, None), (3, 4.0))])
+    for max_points, expected in ((3, ([1, 3], [2, 4])), (2, ([2, 4], [2, 4])), (1, ([3], [3]))):
+        series = series_by_step([run], "loss", max_points)
+        assert (series.x.tolist(), series.mean.tolist()) == expected
+
+
 def test_logarithmic_curves_have_readable_ticks_and_omit_zeros():
     epochs = [{**epoch_row(epoch, 3), "train_loss": loss, "val_loss": loss} for epoch, loss in ((1, 20.0), (2, 2.0))]
     epochs.append({**epoch_row(3, 3), "train_loss": 0.0, "val_loss": 0.0})
@@ -167,6 +189,8 @@ def test_classes_of_cifar100_are_grouped_by_superclass():
     assert superclasses.values["samples"] == [5] * 20
     assert classes.values["names"] == [name for names in SUPERCLASSES.values() for name in sorted(names)]
     assert "ordered by superclass" in classes.title
+    lines_between = [figure.svg().count("stroke-width: 0.5") for figure in (superclasses, classes)]
+    assert lines_between == [0, 2 * 19], "between the superclasses, across and down"
 
 
 def test_class_bars_explain_their_whiskers_and_keep_markers_at_the_edge():

@@ -128,7 +128,8 @@ def test_losses_are_listed_and_missing_values_are_dashes_while_runs_train(tmp_pa
     write_run(tmp_path / "unfinished", finished=False)
     shutil.copytree(tmp_path / "unfinished", tmp_path / "new")
     (tmp_path / "new" / "metrics.jsonl").unlink()
-    index = written(*(tmp_path / name for name in ("done", "unfinished", "new")))
+    write_run(tmp_path / "second", seed=1, finished=False)
+    index = written(*(tmp_path / name for name in ("done", "unfinished", "new", "second")))
     headings, *rows = table(index, "runs", heading=True)
     loss = headings.index("final validation loss")
     assert headings[loss : loss + 3] == ["final validation loss", "final training loss", "calibration error (ECE)"]
@@ -136,6 +137,7 @@ def test_losses_are_listed_and_missing_values_are_dashes_while_runs_train(tmp_pa
     assert cells["done"][:2] == ["0.500", "1.333"], "of result.json, which describes the last epoch's weights"
     assert cells["unfinished"] == ["1.667", "1.333", "–"]
     assert cells["new"] == ["–"] * 3
+    assert cells["done, second (2 seeds)"][1:] == ["1.333 ± 0.000", "–"], "a single error has no deviation"
     text = text_of(index)
     assert "Available when" not in text, "one of the runs has finished"
     assert 'id="confusion"' in text
@@ -271,6 +273,13 @@ def test_a_damaged_file_is_a_one_line_error(tmp_path, name, content):
     (line,) = str(error.value).splitlines()
     assert str(run) in line
     assert name in line
+
+
+def test_lines_and_columns_of_a_later_version_are_ignored(tmp_path):
+    run = write_run(tmp_path / "run", epochs=2)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({**epoch_row(3, 3), "gradient_norm": 1.5}) + "\n" + '{"kind": "memory", "free": "1"}\n')
+    assert [row["epoch"] for row in read_run_data(run).epochs] == [1, 2, 3]
 
 
 def test_accuracies_and_samples_of_different_classes_are_a_one_line_error(tmp_path):
