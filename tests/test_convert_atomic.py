@@ -1,9 +1,11 @@
 """A conversion replaces a dataset by a complete one or not at all, one at a time, and no process outlives it."""
 
+import fcntl
 import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from converting import assert_rejected, convert, faulty_convert
@@ -12,6 +14,7 @@ from limits import LIMIT, scaled
 from processes import ROOT, has_exited, kill_group, run, start, wait_until
 
 from data.manifest import Verify, read_manifest, verify
+from data.writing.output_directory import DirectoryBusy, exclusive
 
 
 def two_shards(root):
@@ -95,6 +98,16 @@ def test_writers_end_when_their_parent_is_killed(new, tmp_path, writers):
         kill_group(process)
 
 
+def test_a_writer_whose_parent_was_killed_before_it_began_ends(new, tmp_path, writers):
+    options = (*new, "--workers", 1, "--out", tmp_path / "out")
+    process = start(faulty_convert("killed_before_a_writer_is_bound_to_it", *options))
+    try:
+        wait_until(writers)
+        wait_until(lambda: all(has_exited(pid) for pid in writers()))
+    finally:
+        kill_group(process)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_conversion_in_one_line(old, new, out, writers, number):
     """Sent to all processes, as by Ctrl-C."""
@@ -161,6 +174,41 @@ def test_a_second_conversion_into_a_directory_is_rejected_while_the_first_is_run
         assert_only_listed_files(out)
     finally:
         kill_group(process)
+
+
+def test_a_directory_that_another_conversion_has_just_filled_is_not_converted_again(new, new_identity, tmp_path):
+    """It was empty when the command looked, and was filled and unlocked before the command locked it."""
+    out = tmp_path / "out"
+    done = run(faulty_convert("converted_before_the_lock", *new, "--out", out))
+    assert_rejected(done, f"{out} was converted by another process just now; run the same command again")
+    assert identity(out) == new_identity
+    assert "already converted" in convert(*new, "--out", out).stdout
+
+
+def test_a_lock_that_was_deleted_while_it_was_taken_is_taken_again(tmp_path, monkeypatch):
+    """Its holder deletes it after another process has opened it."""
+    lock, steps = fcntl.flock, ["replaced", "deleted"]
+
+    def deleted_before(file, operation):
+        if steps:
+            os.unlink(file.name)
+            if steps.pop() == "replaced":
+                Path(file.name).touch()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", deleted_before)
+    with exclusive(tmp_path), pytest.raises(DirectoryBusy), exclusive(tmp_path):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_files_of_a_conversion_that_is_running_are_no_leftovers(old, out):
+    (out / ".conversion-running").mkdir()
+    with exclusive(out):
+        done = convert(*two_shards(old.parent / "images"), "--out", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "deleted" not in done.stdout
+    assert (out / ".conversion-running").exists()
 
 
 def test_an_overwrite_that_fails_changes_nothing(new, out):

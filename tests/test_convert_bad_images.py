@@ -58,6 +58,14 @@ def test_a_class_without_training_images_is_rejected(tmp_path):
     assert not out.exists()
 
 
+def test_a_split_without_images_is_rejected(tmp_path):
+    root, out = class_folders(tmp_path / "images"), tmp_path / "out"
+    damage(root, "test", [f"{name}/{number}.png" for name in ("ant", "bee", "cat") for number in range(2)])
+    done = convert("--source", "folder", "--root", root, "--out", out, "--skip-bad", "--resolution", 32)
+    assert_rejected(done, "there are no val images that can be stored: ", root / "test" / "ant" / "0.png", "decoded")
+    assert not out.exists()
+
+
 def test_validation_images_that_are_also_training_images_are_counted(tmp_path):
     root = class_folders(tmp_path / "images", classes=("ant", "bee"))
     pixels = Image.open(root / "train" / "ant" / "0.png")

@@ -28,6 +28,11 @@ def test_a_good_image_after_a_bad_one_does_not_count_as_bad_either(tmp_path):
     assert_rejected(done, root / "train" / "ant" / "3.png", "out of memory", exit_code=1)
 
 
+def test_a_writer_that_is_short_of_memory_says_so(images, tmp_path):
+    done = run(faulty_convert("out_of_memory_outside_images:3", "--root", images, "--out", tmp_path / "out", *OPTIONS))
+    assert_rejected(done, "failed: train-00000-of-00001.beton: out of memory; use fewer --workers", exit_code=1)
+
+
 def test_a_limit_of_processes_is_reported_with_the_remedy(images, tmp_path):
     done = run(faulty_convert("too_many_processes", "--root", images, "--out", tmp_path / "out", *OPTIONS))
     assert_rejected(done, "cannot start a writer process", "fewer --workers", "ulimit -u", exit_code=1)

@@ -150,6 +150,16 @@ def test_nohup_protects_a_run_from_a_closed_terminal():
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
+def test_nohup_protects_a_command_while_it_imports_and_works():
+    code = (
+        "import os, signal; from commandline import interrupts; interrupts.exit_on_signals()\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "with interrupts.raised_as_exceptions(): os.kill(os.getpid(), signal.SIGHUP); print('ignored')"
+    )
+    done = run(["nohup", *PYTHON, "-c", code])
+    assert (done.returncode, done.stdout) == (0, "ignored\n"), done.stderr
+
+
 def test_an_interrupted_command_prints_one_line(tmp_path):
     """While it waits for a file that nobody writes."""
     (tmp_path / "run").mkdir()

@@ -147,7 +147,7 @@ def _run(
     except OSError as error:
         results.send(WriterError(f"{task.path}: {error.strerror or error}"))
     except MemoryError:
-        results.send(WriterError(f"{task.path}: {_OUT_OF_MEMORY}"))
+        results.send(WriterError(f"{task.path.name}: {_OUT_OF_MEMORY}"))
 
 
 def _die_with(parent: int) -> None:

@@ -60,6 +60,22 @@ class Fault:
         """The process that runs the writers is killed; the writer, which wrote down its id, goes on for ever."""
         self.before_sample(lambda: (self.record_process(), os.kill(os.getppid(), signal.SIGKILL), time.sleep(LIMIT)))
 
+    def killed_before_a_writer_is_bound_to_it(self) -> None:
+        """The writer, which wrote down its id, asks the kernel too late to end it with its parent.
+
+        It would block in its first sample.
+        """
+        import data.writing.writer_process
+
+        def orphan() -> None:
+            self.record_process()
+            os.kill(self.process, signal.SIGKILL)
+            while os.getppid() == self.process:
+                time.sleep(0.01)
+
+        self.before(data.writing.writer_process, "_die_with", orphan)
+        Fault("blocked_in_sample").apply()
+
     def blocked_in_sample(self) -> None:
         self.before_sample(lambda: (self.record_process(), time.sleep(LIMIT)))
 
@@ -91,6 +107,17 @@ class Fault:
         import data.image_encoding
 
         self.before(data.image_encoding, "to_rgb", lambda: raise_(MemoryError()))
+
+    def out_of_memory_outside_images(self) -> None:
+        self.before_sample(lambda: raise_(MemoryError()))
+
+    def converted_before_the_lock(self) -> None:
+        """The same command converts before this process takes the lock of --out."""
+        import data.convert
+        import data.writing.output_directory
+
+        command = sys.argv[1:]
+        self.before(data.writing.output_directory, "_take_lock", lambda: data.convert.main(command))
 
     def too_many_processes(self) -> None:
         self.before(os, "fork", lambda: raise_(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))))
