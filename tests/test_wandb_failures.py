@@ -1,11 +1,15 @@
 """What W&B did not receive is reported and sent later; nothing of W&B ends a run or goes elsewhere unnoticed."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 from disks import mounted_tmpfs
 from limits import LIMIT
-from processes import ROOT, faulty_trainer, run, trainer
-from run_directory import state
-from wandb_helpers import assert_complete, finish, preempt_after, server, upload
+from processes import ROOT, faulty_trainer, kill_group, run, start, trainer, wait_until
+from run_directory import rows, state
+from wandb_helpers import KEY, assert_complete, finish, preempt_after, server, upload
 
 FLAGS = ("--train.epochs", "4", "--tracking.log_every", "1", "--tracking.wandb_timeout", str(LIMIT))
 QUICK = ("--train.max_steps_per_epoch", "4", "--tracking.log_every", "2", "--tracking.wandb_timeout", str(LIMIT))
@@ -88,6 +92,45 @@ def test_an_invalid_setting_ends_no_run_and_is_named(shards, tmp_path, variable)
     assert setting in line
     assert line.endswith("; --tracking.wandb disabled turns it off")
     assert "pydantic" not in line
+
+
+def test_an_invalid_key_is_named_and_the_run_is_logged_offline(shards, tmp_path):
+    output = finish(trainer(tmp_path, shards, *QUICK, "--tracking.wandb", "auto"), WANDB_API_KEY="short")
+    first, second = lines_about_wandb(output).splitlines()
+    assert first.startswith("Weights & Biases cannot be used online (WANDB_API_KEY invalid: ")
+    assert second.startswith("Weights & Biases: logging offline. Upload with: wandb sync ")
+
+
+def test_a_service_of_wandb_that_has_ended_ends_no_run_and_is_named(shards, tmp_path):
+    """A program that has started the run exports its address."""
+    variables = {"WANDB_SERVICE": f"3-1-unix-{tmp_path}/gone", "WANDB_API_KEY": KEY}
+    output = finish(trainer(tmp_path, shards, *QUICK, "--tracking.wandb", "online"), **variables)
+    error = f"Failed to connect to service on socket {tmp_path}/gone"
+    assert lines_about_wandb(output).splitlines() == [
+        f"Weights & Biases cannot be used online ({error})",
+        f"Weights & Biases cannot be used offline ({error}); --tracking.wandb disabled turns it off",
+    ]
+
+
+def test_a_service_of_wandb_that_is_killed_is_reported_once_and_ends_no_run(shards, tmp_path):
+    """As by the kernel, for lack of memory."""
+    flags = (*FLAGS, "--tracking.wandb", "offline", "--train.epochs", "1000")
+    process = start(faulty_trainer(tmp_path, shards, "connected_wandb", *flags))
+    try:
+        wait_until(lambda: rows(tmp_path / "tiny", "step"))
+        children = Path(f"/proc/{process.pid}/task").glob("*/children")
+        started = [pid for path in children for pid in path.read_text().split()]
+        (service,) = [pid for pid in started if "wandb-core" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(int(service), signal.SIGKILL)
+        steps = len(rows(tmp_path / "tiny", "step"))
+        wait_until(lambda: len(rows(tmp_path / "tiny", "step")) > steps + 8)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=LIMIT)
+    finally:
+        kill_group(process)
+    assert (process.returncode, err) == (75, "")
+    assert lines_about_wandb(out).count("Weights & Biases failed: ") == 1
+    assert state(tmp_path / "tiny")["state"] == "preempted"
 
 
 @pytest.mark.parametrize("run_id", ["a/b", " a"])

@@ -4,6 +4,7 @@ import struct
 import threading
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from limits import LIMIT
@@ -12,7 +13,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from regnet.tracking.wandb_parts import first_missing_step, is_completed, mark_uploaded, offline_parts, read_records
 from regnet.tracking.wandb_rows import BestValues, Kind, wandb_step
 
-BLOCK = 32 * 1024
+BLOCK, FILE_HEADER, HEADER = 32 * 1024, 7, 7  # bytes
 
 
 def history_record(step, padding=0):
@@ -50,6 +51,18 @@ def test_a_log_that_ends_anywhere_is_read_up_to_its_last_record(tmp_path_factory
     path.write_bytes(content[: int(kept * len(content))])
     read = list(read_records(path))
     assert read == records[: len(read)]
+
+
+@pytest.mark.parametrize("space", range(9))
+def test_the_padding_of_a_block_is_skipped(tmp_path, space):
+    """A block whose last bytes have no room for the header of a record."""
+    length = BLOCK - FILE_HEADER - HEADER - space
+    without_text = len(history_record(1, length).SerializeToString()) - length
+    records = [history_record(1, length - without_text), history_record(2), history_record(3)]
+    assert len(records[0].SerializeToString()) == length
+    path = tmp_path / "run-a.wandb"
+    path.write_bytes(log_of(records))
+    assert list(read_records(path)) == records
 
 
 def test_a_log_is_complete_once_its_exit_is_written(tmp_path):

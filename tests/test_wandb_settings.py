@@ -47,6 +47,7 @@ MODES = {
     "WANDB_API_KEY=KEY WANDB_DISABLED=": "online",
     "WANDB_MODE=online": "online",
     "WANDB_API_KEY=KEY WANDB_MODE=shared": "online",
+    "WANDB_API_KEY=short": "online",
 }
 
 
@@ -95,6 +96,14 @@ def test_a_variable_that_an_option_overrules_is_named(clean):
         "WANDB_PROJECT=theirs is ignored: tracking.wandb_project is ours",
     ]
     assert list(overruled(parse_config([]).tracking)) == []
+    clean.setenv("WANDB_DISABLED", "true")
+    clean.setenv("WANDB_SWEEP_ID", "s1")
+    assert list(overruled(parse_config(["--tracking.wandb=offline", "--tracking.wandb_project=theirs"]).tracking)) == [
+        "WANDB_MODE=disabled is ignored: tracking.wandb is offline",
+        "WANDB_DISABLED=true is ignored: tracking.wandb is offline",
+        "tracking.wandb_project theirs is ignored: the project is that of sweep s1",
+    ]
+    assert "sweep" not in "".join(overruled(parse_config(["--tracking.wandb=offline"]).tracking))
 
 
 def test_a_run_follows_the_variables_of_wandb(shards, tmp_path):

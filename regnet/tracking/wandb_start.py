@@ -73,8 +73,7 @@ def _open_offline(config: Config, directory: RunDirectory, logged: int, say: Cal
         run = WandbRun(config, directory, "offline", logged, say)
     except Exception as error:  # noqa: BLE001  # as above; the run continues without Weights & Biases
         say(
-            f"Weights & Biases cannot be used offline either ({describe_error(error)}); "
-            "--tracking.wandb disabled turns it off"
+            f"Weights & Biases cannot be used offline ({describe_error(error)}); --tracking.wandb disabled turns it off"
         )
         return None
     earlier = [other for other in offline_parts(run.folder, run.id) if other != run.part]
