@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from converting import convert
 from fork_server import ForkedCommand
+from images import class_folders
 from loading import CPU, CROPPED, MIXED, assert_batches_equal, images_and_targets, loaders
 from processes import run
 from thoroughness import parametrize_some
@@ -54,6 +56,18 @@ def test_cached_samples_equal_streamed_ones(shards, world_size, mix):
         for epoch in (0, 1):
             assert_batches_equal(*(images_and_targets(loader[0].epoch(epoch)) for loader in (streamed, cached)))
         assert_batches_equal(*(images_and_targets(loader[1]) for loader in (streamed, cached)))
+
+
+def test_cached_jpegs_equal_streamed_ones_also_on_a_rank_without_validation_images(tmp_path):
+    root = class_folders(tmp_path / "images", train=6, val=1)
+    assert convert("--root", root, "--out", tmp_path / "out", "--mode", "jpg").returncode == 0
+    validation_batches = []
+    for rank in range(4):
+        streamed, cached = (loaders(tmp_path / "out", rank, 4, cache=where) for where in ("none", "device"))
+        assert_batches_equal(*(images_and_targets(loader[0].epoch(0)) for loader in (streamed, cached)))
+        assert_batches_equal(*(images_and_targets(loader[1]) for loader in (streamed, cached)))
+        validation_batches.append(len(list(cached[1])))
+    assert sorted(validation_batches) == [0, 1, 1, 1]
 
 
 def test_a_cache_without_enough_memory_is_a_one_line_error(shards):

@@ -12,8 +12,9 @@ from shutil import copy, copytree, ignore_patterns
 
 import pytest
 import yaml
+from fork_server import ForkedCommand
 from limits import LIMIT
-from processes import ROOT, environment
+from processes import ROOT, environment, run
 
 pytestmark = pytest.mark.xdist_group("packaging")  # the wheel is built once
 
@@ -132,6 +133,15 @@ def test_console_scripts_print_help_and_return_the_exit_code(installed):
     assert "usage:" in helped.stdout
     rejected = run_installed(installed, str(scripts / "regnet-runs"), "absent")
     assert rejected.returncode == 2, rejected.stderr
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_console_script_is_the_command_of_its_name(installed, command):
+    done = run(ForkedCommand([str(installed / "bin" / command), "--help"]))
+    assert done.returncode == 0, done.stderr
+    name = command.removeprefix("regnet-")
+    program = {"train": "train_ddp.py", "convert": "python -m data.convert"}.get(name, f"python -m regnet.{name}")
+    assert done.stdout.startswith(f"usage: {program} ")
 
 
 @pytest.mark.parametrize("command", ["regnet-train", "regnet-evaluate", "regnet-summary"])
