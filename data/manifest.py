@@ -251,6 +251,8 @@ def is_intact(directory: Path, shard: Shard) -> bool:
 def _check_digest(path: Path, expected: str) -> None:
     try:
         found = sha256(path)
+    except PermissionError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; {_CONVERT_AGAIN}") from error
     if found != expected:

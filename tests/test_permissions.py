@@ -68,6 +68,15 @@ def test_official_files_that_may_not_be_read_are_named(tmp_path):
     assert "--download" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "train-*"])
+def test_a_file_of_a_dataset_that_may_not_be_read_is_not_called_damaged(root, name):
+    assert convert(root).returncode == 0
+    (path,) = (root.parent / "out").glob(name)
+    with permissions(path, 0):
+        done = convert(root, "--verify")
+    assert (done.returncode, done.stderr) == (2, f"error: {path}: Permission denied\n")
+
+
 def test_a_link_to_nothing_is_an_image_that_cannot_be_stored(root):
     link, out = root / "train" / "bee" / "9.png", root.parent / "out"
     link.symlink_to("nothing")
