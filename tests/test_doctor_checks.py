@@ -26,6 +26,17 @@ def test_the_last_line_of_the_table_counts_the_findings(capsys):
     ]
 
 
+def test_the_table_is_as_wide_as_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # standard output counts as a terminal
+    finding = fail("disk", "word " * 22, "free disk space")
+    for columns, lines in ((160, 3), (60, 5)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_table([finding], seconds=0)
+        printed = capsys.readouterr().out
+        assert printed.count("\n") == lines
+        assert "\x1b[1;31mFAIL" in printed
+
+
 def test_the_slurm_allocation_is_reported():
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "4", "SLURM_GPUS_ON_NODE": "8"}
     assert slurm({}) == []

@@ -82,16 +82,29 @@ def test_a_rank_that_does_not_start_is_reported(shards, tmp_path):
     assert "failed (rank 1): rendezvous failed" in err
 
 
-@parametrize_some("how", ["SIGKILL", "SIGSTOP"])
-def test_a_rank_that_dies_or_hangs_is_reported_with_the_other_findings(shards, tmp_path, how):
+def findings_with_fault(shards, tmp_path, fault):
+    """What rank zero prints if rank one runs the statement `fault` first."""
     port, flags = free_port(), ("--distributed.heartbeat_timeout", scaled(4), "--json")
-    fault = f"import os, signal, sys, regnet.doctor.command as c; c.check_device = lambda *_: os.kill(0, signal.{how})"
-    program = [*PYTHON, "-c", f"{fault}; c.main(sys.argv[3:], 0)"]
+    imports = "import os, signal, sys, torch.distributed as dist, regnet.doctor.command as c"
+    program = [*PYTHON, "-c", f"{imports}; {fault}; c.main(sys.argv[3:], 0)"]
     far = start([*program, *doctor_command(tmp_path, shards, *flags, start=PYTHON)[1:]], **rank_environment(1, port))
     try:
-        found = printed_findings(run(doctor_command(tmp_path, shards, *flags), **rank_environment(0, port)))
+        return printed_findings(run(doctor_command(tmp_path, shards, *flags), **rank_environment(0, port)))
     finally:
         kill_group(far)
+
+
+def test_a_wrong_sum_names_rank_and_node(shards, tmp_path):
+    wrong = "sum = dist.all_reduce; dist.all_reduce = lambda tensor, group: (sum(tensor, group=group), tensor.add_(1))"
+    found = findings_with_fault(shards, tmp_path, wrong)
+    assert failed_checks(found) == {"all-reduce"}
+    assert found["all-reduce"]["message"] == f"wrong sum on rank 1 on {socket.gethostname()}"
+    assert "exclude the node" in found["all-reduce"]["fix"]
+
+
+@parametrize_some("how", ["SIGKILL", "SIGSTOP"])
+def test_a_rank_that_dies_or_hangs_is_reported_with_the_other_findings(shards, tmp_path, how):
+    found = findings_with_fault(shards, tmp_path, f"c.check_device = lambda *_: os.kill(0, signal.{how})")
     assert failed_checks(found) == {"ranks"}
     assert found["ranks"]["message"].startswith("rank 1 stopped responding")
     assert found["shards"]["severity"] == "ok"
@@ -110,6 +123,15 @@ def test_invalid_launch_variables_fail(env, words):
     assert words in finding.message
     assert finding.fix
     assert check_launch({}) == check_launch(rank_environment(1, "80")) == []
+
+
+def test_a_rank_with_invalid_launch_variables_reports_what_one_process_can_check(shards, tmp_path):
+    invalid = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
+    found = printed_findings(run(doctor_command(tmp_path, shards, "--train.device", "auto", "--json"), **invalid))
+    assert failed_checks(found) == {"launch"}
+    assert list(found)[-1] == "launch"
+    assert found["checkpoint"]["severity"] == "ok"
+    assert found["device"]["message"] == "cpu (train.device: auto, no GPU available to PyTorch)"
 
 
 def process_infos(*infos):
@@ -138,3 +160,4 @@ def test_findings_of_nodes_are_merged():
     one, two = merge([("x", [same]), ("y", [other]), ("z", [same])])
     assert (one.hosts, two.hosts) == (("x", "z"), ("y",))
     assert merge([("x", [same]), ("x", [other])]) == [same, other]
+    assert [finding.hosts for finding in merge([("x", [same, same]), ("y", [])])] == [("x",)]

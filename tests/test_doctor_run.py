@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from doctor_command import doctor_command, printed_findings
+from doctor_command import doctor_command, failed_checks, printed_findings
 from images import convert_synthetic
 from processes import faulty_trainer, run, trainer
 
@@ -43,6 +43,12 @@ def test_a_finished_run_is_finished(shards, finished):
     found = finding(finished, shards)
     more = "more train.epochs or early_stopping.patience would resume it"
     assert (found["severity"], found["message"]) == ("ok", f"{finished}/tiny: Finished after 2 epochs; {more}")
+
+
+def test_a_run_whose_shards_are_missing_is_reported_as_it_was_left(finished, tmp_path):
+    found = printed_findings(run(doctor_command(finished, tmp_path / "none", *SHORT, "--json")))
+    assert failed_checks(found) == {"shards"}
+    assert found["run"]["message"].startswith(f"{finished}/tiny: Finished after 2 epochs; ")
 
 
 def test_what_the_trainer_refuses_the_doctor_refuses_with_the_same_words(shards, finished, tmp_path):

@@ -1,6 +1,8 @@
 """What the trainer and the doctor say about options that the dataset or the node does not allow."""
 
 import json
+import os
+import shutil
 
 import pytest
 from fork_server import ForkedCommand
@@ -62,6 +64,14 @@ def test_torch_compile_without_a_compiler_is_one_line(shards, tmp_path):
     (line,) = done.stderr.splitlines()
     assert "error: train.compile: torch.compile does not work on this node (" in line
     assert line.endswith("install g++ and the Python headers, or use --train.compile false")
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler")
+def test_the_doctor_finds_that_torch_compile_works(shards, tmp_path):
+    status, found = doctor_findings(shards, tmp_path, "--train.compile", "true")
+    assert status == 0
+    assert ("ok", "torch.compile works") in [(finding["severity"], finding["message"]) for finding in found]
 
 
 @pytest.mark.thorough

@@ -96,11 +96,11 @@ def check_all_reduce(world: World, parameters: int, on_gpu: bool, timeout: timed
         group = dist.new_group(backend="nccl", timeout=timeout)
     small = _time_all_reduce(torch.zeros(1, device=device), group, world, _REPETITIONS_SMALL)
     large = _time_all_reduce(torch.zeros(parameters, device=device), group, world, _REPETITIONS_LARGE)
-    correct = world.gather(small is not None and large is not None)
-    wrong = [rank for rank, is_correct in enumerate(correct) if not is_correct]
+    correct = world.gather((small is not None and large is not None, socket.gethostname()))
+    wrong = [f"rank {rank} on {host}" for rank, (is_correct, host) in enumerate(correct) if not is_correct]
     if wrong or small is None or large is None:
-        message = f"wrong sum on rank {', '.join(map(str, wrong))}"
-        return [fail("all-reduce", message, "a network or a driver corrupts data: exclude the node that it belongs to")]
+        fix = "a network or a driver corrupts data: exclude the node (if there are several, one after another)"
+        return [fail("all-reduce", f"wrong sum on {join_hosts(wrong, _MAX_HOSTS)}", fix)]
     size = parameters * _FLOAT
     message = (
         f"{'NCCL' if on_gpu else 'gloo'}, {world.size} processes: one number takes {format_seconds(small)}, "

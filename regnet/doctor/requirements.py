@@ -217,7 +217,8 @@ def _free_in_cgroups() -> Iterator[int]:
             limit = int((group / "memory.max").read_text())
             used = int((group / "memory.current").read_text())
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            yield limit - used + int(stat.get("file", 0))  # the page cache can be reclaimed
+            # The page cache can be reclaimed. "file" would include files in tmpfs, which cannot.
+            yield limit - used + int(stat["active_file"]) + int(stat["inactive_file"])
 
 
 def check_weights(config: Config, directory: Path) -> list[Finding]:

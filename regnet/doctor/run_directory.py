@@ -7,6 +7,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,20 +130,30 @@ def check_file_system(scratch: Path, writer: AtomicWriter) -> list[Finding]:
     kind, options = mount_of(scratch)
     prefix = f"{scratch.parent}: {kind}"
     if not _locks_work(scratch / "lock"):
-        fix = "use another --runs_dir, or mount it with locks (NFS: without nolock; Lustre: with flock)"
+        fix = "use another --runs_dir, or mount it with locks (NFS version 3: start rpc.statd; Lustre: option flock)"
         return [fail("run directory", f"{prefix}; files cannot be locked", fix)]
     seconds = _replace_time(scratch / "state.json", writer)
     message = f"{prefix}; writable, locks work, fsync and rename take {format_seconds(seconds)}"
-    if kind in _LOST_AFTER:
-        fix = f"files are lost after {_LOST_AFTER[kind]}: use a --runs_dir on a persistent disk"
-        return [warn("run directory", message, fix, seconds=seconds)]
-    if _LOCAL_LOCKS & set(options):
-        fix = "locks are not visible to other nodes: never start a run twice"
-        return [warn("run directory", message, fix, seconds=seconds)]
-    if seconds > _SLOW_SYNC:
-        fix = "slow: use large values of --checkpoint.every_steps and --tracking.log_every"
+    fix = file_system_fix(kind, options, seconds)
+    if fix:
         return [warn("run directory", message, fix, seconds=seconds)]
     return [ok("run directory", message, seconds=seconds)]
+
+
+def file_system_fix(kind: str, options: Sequence[str], seconds: float) -> str:
+    """What to do about a file system on which a run can start; empty for one without problems.
+
+    Args:
+        kind, options: see `mount_of`.
+        seconds: to replace a small file.
+    """
+    if kind in _LOST_AFTER:
+        return f"files are lost after {_LOST_AFTER[kind]}: use a --runs_dir on a persistent disk"
+    if _LOCAL_LOCKS & set(options):
+        return "locks are not visible to other nodes: never start a run twice"
+    if seconds > _SLOW_SYNC:
+        return "slow: use large values of --checkpoint.every_steps and --tracking.log_every"
+    return ""
 
 
 def mount_of(path: Path) -> tuple[str, list[str]]:
