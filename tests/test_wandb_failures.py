@@ -98,6 +98,7 @@ def test_an_invalid_key_is_named_and_the_run_is_logged_offline(shards, tmp_path)
     output = finish(trainer(tmp_path, shards, *QUICK, "--tracking.wandb", "auto"), WANDB_API_KEY="short")
     first, second = lines_about_wandb(output).splitlines()
     assert first.startswith("Weights & Biases cannot be used online (WANDB_API_KEY invalid: ")
+    assert first.endswith("has 5)")
     assert second.startswith("Weights & Biases: logging offline. Upload with: wandb sync ")
 
 

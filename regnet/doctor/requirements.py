@@ -240,9 +240,16 @@ def _wandb_mode(tracking: TrackingConfig) -> Finding:
     option = f"tracking.wandb: {tracking.wandb}"
     try:
         mode, reason = choose_mode(tracking)
-        without_key = mode == "online" and not has_credentials()
     except Exception as error:  # noqa: BLE001  # of the library, for invalid settings; a run continues without W&B
         return warn("W&B", f"not used: {describe_error(error)} ({option})", "correct wandb's settings")
+    try:
+        without_key = mode == "online" and not has_credentials()
+    except Exception as error:  # noqa: BLE001  # as above, for an invalid key; a run logs offline
+        return warn(
+            "W&B",
+            f"{describe_error(error)}; logs offline ({option})",
+            "correct the API key: run wandb login, or set WANDB_API_KEY",
+        )
     if without_key:
         fix = "run wandb login, set WANDB_API_KEY, or use --tracking.wandb offline"
         return warn("W&B", f"no API key, logs offline ({option})", fix)

@@ -4,6 +4,7 @@ An option that is set decides. Otherwise wandb's setting does (a WANDB_ variable
 offline` writes); without one, the default here. Imports wandb only when it is asked.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +65,12 @@ def choose_mode(tracking: TrackingConfig) -> Mode:
     if is_set(settings, "mode"):
         source = f"WANDB_MODE={os.environ['WANDB_MODE']}" if "WANDB_MODE" in os.environ else "wandb's settings file"
         return Mode(_MODES.get(settings.mode, settings.mode), source)  # type: ignore[arg-type]
-    return Mode("online", "API key found") if has_credentials() else Mode("offline", "no API key")
+    from wandb.errors import AuthenticationError
+
+    with contextlib.suppress(AuthenticationError):  # reported by what uses the key
+        if not has_credentials():
+            return Mode("offline", "no API key")
+    return Mode("online", "API key found")
 
 
 def wandb_disabled() -> bool:
@@ -85,15 +91,15 @@ def is_set(settings: "Settings", name: str) -> bool:
 
 
 def has_credentials() -> bool:
-    """Whether wandb finds an API key or a token. An invalid one counts: wandb.init says what is wrong with it."""
-    from wandb.errors import AuthenticationError
+    """Whether wandb finds an API key or a token.
+
+    Raises:
+        AuthenticationError: of wandb, for an invalid one.
+    """
     from wandb.sdk.lib import wbauth
 
     host = own_settings().base_url
-    try:
-        return wbauth.authenticate_session(host=host, source="regnet", prompt=False, update_session=False) is not None
-    except AuthenticationError:
-        return True
+    return wbauth.authenticate_session(host=host, source="regnet", prompt=False, update_session=False) is not None
 
 
 def init_settings(tracking: TrackingConfig, name: str, run_id: str, directory: Path) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def init_settings(tracking: TrackingConfig, name: str, run_id: str, directory: P
 def describe_error(error: Exception) -> str:
     """An error of wandb in one line. For invalid settings, pydantic's text has more than their names and values."""
     if not hasattr(error, "errors"):
-        return " ".join(str(error).split())
+        return " ".join(str(error).split()).removesuffix(".")
     return "; ".join(
         f"setting {invalid['loc'][0]}: {invalid['msg']}, got {invalid['input']!r}" if invalid["loc"] else invalid["msg"]
         for invalid in error.errors()
