@@ -31,7 +31,7 @@ def _lock(file: TextIO, operation: int) -> bool:
         return False
     except OSError as error:
         raise DataError(
-            f"{file.name}: cannot be locked ({error.strerror}): mount this file system with locks (NFS version 3: start "
-            "rpc.statd; Lustre: option flock), or use a directory on another one"
+            f"{file.name}: cannot be locked ({error.strerror}): mount this file system with locks (NFS version 3: "
+            "start rpc.statd; Lustre: option flock), or use a directory on another one"
         ) from error
     return True
