@@ -22,8 +22,8 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def converted(images):
-    out = images.parent / "out"
+def converted(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted") / "out"
     assert convert("--root", images, "--out", out, *OPTIONS).returncode == 0
     return out
 

@@ -59,12 +59,13 @@ def test_a_root_in_a_file_is_named(root):
 
 
 def test_official_files_that_may_not_be_read_are_named(tmp_path):
-    path = tmp_path / "cifar-100-python" / "train"
-    path.parent.mkdir()
+    root = tmp_path / "official"
+    path = root / "cifar-100-python" / "train"
+    path.parent.mkdir(parents=True)
     path.touch()
     with permissions(path, 0):
-        done = convert(tmp_path)
-    assert_rejected(done, f"error: {tmp_path}: cannot be read ([Errno 13] Permission denied: '{path}')")
+        done = convert(root)
+    assert_rejected(done, f"error: {root}: cannot be read ([Errno 13] Permission denied: '{path}')")
     assert "--download" not in done.stderr
 
 
