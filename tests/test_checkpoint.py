@@ -111,6 +111,18 @@ def test_a_full_disk_ends_the_run_with_one_line_and_it_can_be_resumed(shards, tm
         assert [row["step"] for row in rows(disk / "tiny", "step")] == list(range(1, 23))
 
 
+def test_a_run_that_fails_while_its_disk_is_full_says_both(shards, tmp_path):
+    """The second checkpoint does not fit; a step raises before anything asks for it."""
+    flags = (*LONGER, "2", "--checkpoint.every_steps", "2", "--checkpoint.keep_last", "99")
+    with mounted_tmpfs(tmp_path / "disk", "size=300k") as disk:
+        failed = run(faulty_trainer(disk, shards, "raises::5", *flags))
+        assert failed.returncode == 1
+        assert "RuntimeError: a defect on this rank alone" in failed.stderr
+        reason = f"No space left on device: '{disk}/tiny/checkpoints/step-000000004.pt'"
+        recorded = state(disk / "tiny")["reason"]
+        assert recorded == f"a defect on this rank alone; the last checkpoint was not saved: [Errno 28] {reason}"
+
+
 def test_a_disk_that_is_full_during_logging_ends_the_run_and_its_state_is_failed(shards, tmp_path):
     with mounted_tmpfs(tmp_path / "disk", "size=400k") as disk:
         flags = ("--train.epochs", "400", "--tracking.log_every", "1", "--checkpoint.keep_last", "1")
