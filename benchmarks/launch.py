@@ -93,8 +93,7 @@ class Launcher:
         prefixes = ("SLURM_", "WANDB_", "REGNET_", "TORCHELASTIC_", "MASTER_")
         ranks = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
         kept = {name: value for name, value in os.environ.items() if not (name.startswith(prefixes) or name in ranks)}
-        diagnostics = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-        return {**kept, "OMP_NUM_THREADS": str(self.threads), **diagnostics}
+        return {**kept, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
     def wait(self, process: subprocess.Popen, measure_memory: bool) -> int:
         deadline, peak = time.monotonic() + self.timeout, 0

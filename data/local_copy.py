@@ -40,8 +40,8 @@ def copy_shards(source: Path, cache_dir: Path) -> Path:
         DataError: the source does not match its manifest or is replaced meanwhile, or the disk has too little space.
         OSError: the disk failed.
     """
-    target = copy_directory(source, cache_dir)
     manifest = read_manifest(source)
+    target = copy_directory(source, cache_dir)
     if _is_complete(target):  # it may belong to another user, or be on a disk that is mounted read-only
         return target
     target.mkdir(parents=True, exist_ok=True)
@@ -93,12 +93,7 @@ def _size(number: int) -> str:
 
 
 def copy_directory(source: Path, cache_dir: Path) -> Path:
-    """The directory of a dataset's copy: its name is a digest of the manifest.
-
-    Raises:
-        DataError: there is no valid manifest.
-    """
-    read_manifest(source)
+    """The directory of a dataset's copy: its name is a digest of the manifest."""
     digest = hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()
     return cache_dir / f"shards-{digest[:16]}"
 

@@ -25,7 +25,7 @@ from regnet.metrics.training import TrainingAccumulator
 from regnet.optim.optimizers import build_optimizer
 from regnet.runs.atomic_write import AtomicWriter
 from regnet.runs.compatibility import check_compatible, check_same_task, holds_progress
-from regnet.runs.files import run_path
+from regnet.runs.files import has_started, run_path
 from regnet.runs.status import Status, read_state
 from regnet.training.amp import Precision
 from regnet.training.early_stopping import EarlyStopping
@@ -54,7 +54,7 @@ def check_run_directory(config: Config) -> list[Finding]:
 
 def check_run(config: Config, directory: Path) -> list[Finding]:
     """Whether a run can start, resume or be overwritten in this directory."""
-    if not (directory / "config.yaml").exists():
+    if not has_started(directory):
         return [ok("run", f"{directory}: new run")]
     process = _lock_holder(directory / ".lock")
     if process is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regnet.report.run_data import RunData
+from regnet.runs.files import CONFIG
 
 # Names in the report, and in events.jsonl.
 _ENVIRONMENT = (
@@ -46,7 +47,7 @@ def provenance(run: RunData, out: Path) -> list[Entry]:
         Entry("images", f"{run.options.get('data.shards', '')} (identity {state.data})"),
         Entry("Weights & Biases", state.wandb_url, state.wandb_url if state.wandb_url.startswith("http") else ""),
         Entry("best checkpoint", *_file(checkpoint, out)),
-        Entry("configuration", *_file(run.directory / "config.yaml", out)),
+        Entry("configuration", *_file(run.directory / CONFIG, out)),
         Entry("metrics", *_file(run.directory / "metrics.jsonl", out)),
     ]
     return [entry for entry in entries if entry.text]

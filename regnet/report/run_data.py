@@ -14,7 +14,7 @@ import yaml
 from regnet.errors import UsageError
 from regnet.metrics.evaluation_file import EvaluationFile, read_evaluation_file
 from regnet.runs.event_log import EVENTS, read_events
-from regnet.runs.files import EVALUATION, RESULT
+from regnet.runs.files import CONFIG, EVALUATION, RESULT
 from regnet.runs.listing import run_status
 from regnet.runs.status import STATE, RunState, parse_state
 
@@ -153,7 +153,7 @@ def read_run_data(directory: Path) -> RunData:
             directory=directory,
             status=run_status(directory, state),
             state=state,
-            config=_read_config(directory / "config.yaml"),
+            config=_read_config(directory / CONFIG),
             epochs=rows["epoch"],
             steps=rows["step"],
             events=_read_events(directory),

@@ -8,10 +8,9 @@ from typing import Any
 from regnet.config.parser import parse_config
 from regnet.config.schema import Config, to_plain_types
 from regnet.errors import UsageError
-from regnet.runs.files import RESULT, has_checkpoint
+from regnet.runs.files import CONFIG, RESULT, has_checkpoint, has_started
 from regnet.runs.status import START_OVER, STATE, RunFormatError, parse_state
 
-_CONFIG = "config.yaml"
 # What may change between the attempts of a run: nothing that its results depend on.
 _FREE = ("name", "runs_dir", "resume", "overwrite", "checkpoint", "tracking", "distributed")
 _FREE_OPTIONS = {
@@ -63,14 +62,9 @@ def check_compatible(directory: Path, config: Config) -> None:
     check_same_options(directory, to_plain_types(asdict(created_with)), config)
 
 
-def has_started(directory: Path) -> bool:
-    """Whether an attempt has recorded its configuration; checkpoints may have been copied here without it."""
-    return (directory / _CONFIG).exists()
-
-
 def read_config(directory: Path) -> Config:
     """The configuration of a run that has started. Raises UsageError, which names the file."""
-    return parse_config(["--config", str(directory / _CONFIG)])
+    return parse_config(["--config", str(directory / CONFIG)])
 
 
 def check_same_options(directory: Path, created_with: dict[str, Any], config: Config) -> None:

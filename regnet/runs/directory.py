@@ -14,7 +14,7 @@ from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_dire
 from regnet.runs.compatibility import check_same_options, check_same_task
 from regnet.runs.earlier_attempt import choose_wandb_id, earlier_attempt
 from regnet.runs.event_log import Event, log_event
-from regnet.runs.files import EVALUATION, RESULT, delete, run_contents, run_path, summary
+from regnet.runs.files import CONFIG, EVALUATION, RESULT, delete, run_contents, run_path, summary
 from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
 from regnet.runs.json_format import format_json
 from regnet.runs.launch_command import launch_command
@@ -144,7 +144,7 @@ class RunDirectory:
             self._delete_contents()
             self.starts_over = False
         # Training again with this file must resume the run, not delete it.
-        self._write("config.yaml", replace(self.config, overwrite=False).to_yaml())
+        self._write(CONFIG, replace(self.config, overwrite=False).to_yaml())
         self.write_state(epoch, step)
         recorded = {**describe_program(), **(environment or {})}
         log_event(self.writer, Event("started", self.attempt, epoch, step, processes, recorded))

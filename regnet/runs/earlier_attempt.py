@@ -11,11 +11,10 @@ from regnet.runs.compatibility import (
     changed_options,
     check_compatible,
     check_same_task,
-    has_started,
     holds_progress,
     read_config,
 )
-from regnet.runs.files import run_path
+from regnet.runs.files import has_started, run_path
 from regnet.runs.status import STATE, RunState, parse_state, read_state
 
 _NOT_IN_WANDB_IDS = ":;,#?/'"

@@ -9,7 +9,7 @@ from regnet.config.schema import Config
 from regnet.runs.event_log import EVENTS
 from regnet.runs.status import STATE
 
-RESULT, EVALUATION = "result.json", "evaluation.npz"
+CONFIG, RESULT, EVALUATION = "config.yaml", "result.json", "evaluation.npz"
 _CHECKPOINTS = (
     "checkpoints/step-*.pt",
     "checkpoints/best.pt",
@@ -26,7 +26,7 @@ _CONTENTS = (
     "metrics.jsonl",
     EVENTS,
     EVALUATION,
-    "config.yaml",
+    CONFIG,
     STATE,
 )
 
@@ -39,6 +39,11 @@ def run_path(config: Config) -> Path:
 def run_contents(directory: Path) -> list[Path]:
     """The files and directories in a run directory that this program wrote."""
     return list(dict.fromkeys(path for pattern in _CONTENTS for path in sorted(directory.glob(pattern))))
+
+
+def has_started(directory: Path) -> bool:
+    """Whether an attempt has recorded its configuration; checkpoints may have been copied here without it."""
+    return (directory / CONFIG).exists()
 
 
 def has_checkpoint(directory: Path) -> bool:

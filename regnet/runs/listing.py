@@ -19,8 +19,8 @@ from commandline.command import run_command
 from commandline.exit_codes import DONE
 from commandline.paths import path_argument
 from regnet.errors import UsageError
-from regnet.runs.compatibility import has_started, read_config
-from regnet.runs.files import has_checkpoint, run_path
+from regnet.runs.compatibility import read_config
+from regnet.runs.files import CONFIG, has_checkpoint, has_started, run_path
 from regnet.runs.json_format import format_json
 from regnet.runs.launch_command import replace_pipes, resume_command
 from regnet.runs.lock import is_locked
@@ -120,7 +120,7 @@ def _next_step(directory: Path, state: RunState) -> str:
 
 
 def _resume_command(directory: Path, state: RunState) -> str:
-    configuration = directory / "config.yaml"
+    configuration = directory / CONFIG
     if not state.command:  # started from Python
         from_python = ("train_ddp.py", "--config", str(configuration))
         return resume_command(from_python, "", "--train.max_minutes", "0", *_place(directory, ""))
