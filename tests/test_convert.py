@@ -124,9 +124,9 @@ def test_wrong_usage_is_rejected_with_the_remedy(tmp_path):
     assert_rejected(convert("--source", "imagenet", *out), "'imagenet'", "'cifar100', 'folder', 'synthetic'", "--help")
     assert_rejected(convert("--source", "synthetic", *out, "--quality", 101), "must be 1 to 100, got 101")
     assert_rejected(convert("--source", "synthetic", *out, "--shards", "no"), "must be a positive integer, got 'no'")
-    assert_rejected(
-        convert("--source", "synthetic", *out, "--timeout", "x"), "timeout: must be a positive number, got 'x'"
-    )
+    for seconds in ("x", "nan"):
+        done = convert("--source", "synthetic", *out, "--timeout", seconds)
+        assert_rejected(done, f"timeout: must be a positive number, got '{seconds}'")
     few = class_folders(tmp_path / "few", train=1)
     done = convert("--source", "folder", "--root", few, *out, "--shards", 9)
     assert_rejected(done, "3 train images cannot fill 9 shards; use a smaller --shards")

@@ -1,6 +1,7 @@
 """Checkpoints that are valid files, but not what the run wrote."""
 
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from processes import faulty_trainer, run, trainer
@@ -30,6 +31,14 @@ def checkpoints(trained, tmp_path):
     return CheckpointManager(tmp_path / "tiny" / "checkpoints", 9)
 
 
+@contextmanager
+def changed(path):
+    """The contents of a checkpoint, which are written again after the block has changed them."""
+    saved = load(path)
+    yield saved
+    path.write_bytes(pack(saved))
+
+
 def rejected(tmp_path, shards):
     done = run(trainer(tmp_path, shards, *LONGER, "3"))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
@@ -39,40 +48,39 @@ def rejected(tmp_path, shards):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_checkpoint_without_one_of_its_keys_is_rejected(shards, tmp_path, checkpoints, key):
     newest = checkpoints.path(4)
-    newest.write_bytes(pack({name: value for name, value in load(newest).items() if name != key}))
+    with changed(newest) as saved:
+        del saved[key]
     message = f"error: {newest}: incomplete checkpoint ('{key}' is missing); use one written by train_ddp.py"
     assert rejected(tmp_path, shards).startswith(message)
 
 
 def test_a_checkpoint_without_a_field_of_its_progress_is_rejected(shards, tmp_path, checkpoints):
-    saved = load(checkpoints.path(4))
-    del saved["progress"]["best_step"]
-    checkpoints.path(4).write_bytes(pack(saved))
+    with changed(checkpoints.path(4)) as saved:
+        del saved["progress"]["best_step"]
     assert "('best_step' is missing)" in rejected(tmp_path, shards)
 
 
 def test_a_checkpoint_of_weights_only_is_not_resumed(shards, tmp_path, checkpoints):
     newest = checkpoints.path(4)
-    newest.write_bytes(pack({name: value for name, value in load(newest).items() if name != "optimizer"}))
+    with changed(newest) as saved:
+        del saved["optimizer"]
     assert f"{newest} holds weights only, which cannot be resumed: use --model.weights" in rejected(tmp_path, shards)
 
 
 def test_weights_of_another_type_are_rejected(shards, tmp_path, checkpoints):
     """They would be converted, and the run would not be the same."""
-    saved = load(checkpoints.path(4))
-    name = next(iter(saved["model"]))
-    saved["model"][name] = saved["model"][name].half()
-    checkpoints.path(4).write_bytes(pack(saved))
+    with changed(checkpoints.path(4)) as saved:
+        name = next(iter(saved["model"]))
+        saved["model"][name] = saved["model"][name].half()
     assert f"{name} is torch.float16, expected torch.float32" in rejected(tmp_path, shards)
 
 
 def test_the_best_checkpoint_of_another_run_does_not_become_this_ones(shards, tmp_path, checkpoints):
     """Although its best epoch is of the same step."""
     best = comparable(load(checkpoints.best))
-    other = load(checkpoints.best)
-    other["progress"]["best_top1"] /= 2
-    other["config"]["optim"]["lr"] = 0.5
-    checkpoints.best.write_bytes(pack(other))
+    with changed(checkpoints.best) as other:
+        other["progress"]["best_top1"] /= 2
+        other["config"]["optim"]["lr"] = 0.5
     done = run(trainer(tmp_path, shards, *LONGER, "2"))
     assert f"{checkpoints.best}: restored from step-000000002.pt" in done.stdout, done.stderr
     assert comparable(load(checkpoints.best)) == best
@@ -89,9 +97,8 @@ def test_the_best_checkpoint_of_another_run_does_not_become_this_ones(shards, tm
 def test_a_configuration_that_cannot_be_used_is_rejected_with_the_name_of_the_file(
     checkpoints, section, option, value, words
 ):
-    saved = load(checkpoints.best)
-    saved["config"][section][option] = value
-    checkpoints.best.write_bytes(pack(saved))
+    with changed(checkpoints.best) as saved:
+        saved["config"][section][option] = value
     with pytest.raises(CheckpointError) as caught:
         load_trained_model(checkpoints.best)
     assert str(caught.value).startswith(f"{checkpoints.best}: {words}")
@@ -102,9 +109,8 @@ USES = {load_trained_model: ("model", "config", "classes", "progress"), weights_
 
 @pytest.mark.parametrize(("use", "key"), [(use, key) for use, keys in USES.items() for key in keys])
 def test_a_network_without_what_describes_it_is_rejected(checkpoints, use, key):
-    saved = load(checkpoints.best)
-    del saved[key]
-    checkpoints.best.write_bytes(pack(saved))
+    with changed(checkpoints.best) as saved:
+        del saved[key]
     with pytest.raises(CheckpointError) as caught:
         use(checkpoints.best)
     assert str(caught.value) == (
@@ -115,9 +121,8 @@ def test_a_network_without_what_describes_it_is_rejected(checkpoints, use, key):
 
 @pytest.mark.parametrize("use", [from_checkpoint, lambda path: evaluate_checkpoint(path, device="cpu")])
 def test_a_checkpoint_whose_shards_are_gone_can_be_used_with_others(checkpoints, tmp_path, use):
-    saved = load(checkpoints.best)
-    saved["config"]["data"]["shards"] = str(tmp_path / "gone")
-    checkpoints.best.write_bytes(pack(saved))
+    with changed(checkpoints.best) as saved:
+        saved["config"]["data"]["shards"] = str(tmp_path / "gone")
     with pytest.raises(DataError) as caught:
         use(checkpoints.best)
     assert str(caught.value) == (
