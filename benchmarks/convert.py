@@ -74,11 +74,11 @@ def write_images(root: Path, count: int) -> None:
 
 
 def convert(root: Path, out: Path) -> None:
-    """This project's side."""
+    """This project's side. Exits if it fails or is interrupted: it has printed the reason."""
     options = ["--source", "folder", "--root", str(root), "--out", str(out), "--hold-out", "1", "--shards", "1"]
     options += ["--longest-side", str(LONGEST_SIDE), "--mode", "jpg", "--quality", str(QUALITY), "--workers", "1"]
-    if convert_images(options) != 0:
-        raise WriterError("the conversion failed: see the error above")
+    if exit_code := convert_images(options):
+        sys.exit(exit_code)
 
 
 class Files:
@@ -122,7 +122,7 @@ def cost_of(side: Callable[[Path, Path], None], root: Path, images: int) -> Cost
         try:
             cpu, wall, memory = result.recv()
         except EOFError as error:
-            raise WriterError(f"{side.__name__} failed: see the error above") from error
+            raise WriterError(f"{side.__name__}: see the error above") from error
         finally:
             with uninterrupted():
                 kill_all(process_tree(process.pid))  # FFCV's own processes would outlive an interrupted measurement

@@ -38,6 +38,18 @@ def test_impossible_options_are_rejected_in_one_line(tmp_path):
     assert "argument --images: must be a positive integer, got 'many'" in done.stderr
 
 
+def test_a_failed_conversion_is_reported_without_a_traceback(tmp_path):
+    for class_name in ("cats", "dogs"):
+        (tmp_path / class_name).mkdir()
+        for number in range(2):
+            (tmp_path / class_name / f"{number}.jpg").write_bytes(b"not a JPEG")
+    done = run_benchmark("--root", tmp_path, "--rounds", 1)
+    assert done.returncode == 1
+    cause, consequence = done.stderr.splitlines()
+    assert cause.startswith(f"error: {tmp_path}")
+    assert consequence == "failed: convert: see the error above"
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_neither_processes_nor_files(tmp_path, number):
