@@ -10,7 +10,7 @@ from data.errors import DataError
 from data.image_encoding import DEFAULT_LONGEST_SIDE, LARGEST_SIDE
 from data.sources.registry import DEFAULT_FRACTION, Kind
 from data.sources.synthetic import SIDE
-from data.writing.dataset_writer import DEFAULT_SHARDS
+from data.writing.options import DEFAULT_SHARDS
 
 DEFAULT_SIDE = SIDE  # pixels, of CIFAR-100's and of the synthetic images
 _DEFAULT_PER_CLASS, _DEFAULT_QUALITY = 200, 95

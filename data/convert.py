@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commandline import interrupts
 from commandline.startup import before_imports
@@ -28,9 +28,12 @@ from data.image_reading import describe_changes
 from data.manifest import MANIFEST, Manifest, Verify, read_manifest, verify
 from data.sources.registry import Kind, kind_of, open_source
 from data.sources.source import Source
-from data.writing.dataset_writer import Converted, WriterOptions, convert_dataset
+from data.writing.options import WriterOptions
 from data.writing.output_directory import check_replaceable, delete_leftovers, exclusive
 from data.writing.source_files import difference, summarise_files
+
+if TYPE_CHECKING:
+    from data.writing.dataset_writer import Converted
 
 _ROOT, _FILES = "root", "files"  # in the manifest's source: where the images were, and a summary of their files
 
@@ -63,6 +66,8 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _convert_source(args: argparse.Namespace) -> int:
+    from data.writing.dataset_writer import convert_dataset  # imports FFCV: slow, and not needed for checks
+
     start = time.monotonic()
     source, notes = _open_source(args)
     encoding, more = _encoding(args, source)
@@ -154,7 +159,7 @@ def _choose_encoding(args: argparse.Namespace, source: Source) -> tuple[Encoding
     return choose_encoding(source, args.mode, quality(args))
 
 
-def _notes(out: Path, converted: Converted) -> list[str]:
+def _notes(out: Path, converted: "Converted") -> list[str]:
     """What was changed, skipped or found in the images."""
     notes, manifest = describe_changes(converted.changes), converted.manifest
     if manifest.skipped:

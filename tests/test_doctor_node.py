@@ -1,12 +1,12 @@
-"""What the doctor says of a node: its driver, limits of its cgroups, FFCV, shared memory, file systems."""
+"""What the doctor says of a node: its driver, limits of its cgroups, shared memory, file systems."""
 
-import sys
 
 import pytest
 
+from commandline.environment import INSTALL
 from regnet.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from regnet.doctor import environment
-from regnet.doctor.environment import INSTALL, available_cores, check_device, cores, driver, ffcv, shared_memory
+from regnet.doctor.environment import available_cores, check_device, cores, driver, shared_memory
 from regnet.doctor.findings import Severity, ok, warn
 from regnet.doctor.requirements import check_memory, step_bytes
 from regnet.doctor.run_directory import file_system_fix
@@ -56,13 +56,6 @@ def test_a_process_without_a_gpu_is_told_how_to_get_one(monkeypatch, cuda, count
     (finding,) = check_device(Config(train=TrainConfig(device="cuda")), 1)
     assert finding.severity is Severity.fail
     assert finding.fix.startswith(cure)
-
-
-def test_an_ffcv_that_cannot_be_imported_fails(monkeypatch):
-    monkeypatch.setitem(sys.modules, "data.reading.ffcv_pipeline", None)
-    (finding,) = ffcv()
-    assert (finding.severity, finding.fix) == (Severity.fail, INSTALL)
-    assert finding.message.startswith("cannot be imported: import of data.reading.ffcv_pipeline halted")
 
 
 def test_little_shared_memory_is_a_warning_if_nccl_needs_it(monkeypatch):

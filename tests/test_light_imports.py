@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from images import photo_folders
 from processes import PYTHON, run, trainer
 
+from commandline.environment import INSTALL
 from data.errors import DataError
 from data.reading.shard_tables import IMAGE_MODES, read_tables
 
@@ -31,6 +32,38 @@ def test_a_run_on_raw_cached_images_imports_no_decoder(shards, tmp_path):
     done = run(trainer(tmp_path, shards, *flags, launcher=PYTHON, script=("-c", PROGRAM)))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [0, [], ["cv2", "ffcv", "numba"]]
+
+
+REASON = "libopencv_core.so.406: cannot open shared object file"
+
+
+@pytest.fixture
+def broken_ffcv(tmp_path):
+    """The environment of a process for which FFCV's system libraries are missing."""
+    package = tmp_path / "modules" / "ffcv"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"raise ImportError({REASON!r})")
+    return {"PYTHONPATH": str(package.parent)}
+
+
+def test_an_ffcv_that_cannot_be_imported_is_reported(shards, broken_ffcv, tmp_path):
+    train = trainer(tmp_path / "runs", shards, "--data.cache", "none", launcher=PYTHON)
+    convert = [*PYTHON, "-m", "data.convert", "--source", "synthetic", "--out", str(tmp_path / "out")]
+    for command in (train, convert):
+        done = run(command, **broken_ffcv)
+        assert (done.returncode, done.stderr) == (2, f"error: FFCV cannot be imported ({REASON}): {INSTALL}\n")
+    doctor = run([*PYTHON, "-m", "regnet.doctor", "--data.shards", str(shards)], **broken_ffcv)
+    assert doctor.returncode == 1
+    assert f"FAIL FFCV cannot be imported: {REASON} fix: {INSTALL}" in " ".join(doctor.stdout.split())
+
+
+def test_what_does_not_decode_works_without_ffcv(shards, broken_ffcv, tmp_path):
+    cached = trainer(tmp_path / "runs", shards, "--data.cache", "device", "--train.epochs", "1", launcher=PYTHON)
+    converted_before = [*PYTHON, "-m", "data.convert", "--source", "synthetic", "--out", str(shards)]
+    converted_before += ["--per-class", "10", "--shards", "3"]
+    for command in (cached, converted_before):
+        done = run(command, **broken_ffcv)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("variables", [{}, {"NUMBA_NUM_THREADS": "3"}], ids=str)

@@ -14,7 +14,8 @@ from data.sources.class_folders import ClassFolders
 from data.sources.registry import Kind, open_source
 from data.sources.source import Source
 from data.writing import shard_writer
-from data.writing.dataset_writer import WriterOptions, convert_dataset
+from data.writing.dataset_writer import convert_dataset
+from data.writing.options import WriterOptions
 from data.writing.shard_writer import Progress, write_shard
 
 

@@ -19,30 +19,13 @@ from data.open_files import allow_open_files
 from data.sampler import rank_slice
 from data.sources.source import Source
 from data.writing.channel_statistics import ChannelStatistics
+from data.writing.options import DEFAULT_SHARDS, WriterOptions
 from data.writing.output_directory import install, private_directory
 from data.writing.shard_writer import WrittenShard
 from data.writing.writer_process import BadImages, ShardTask, WriterProcess, start_writer
 
-DEFAULT_SHARDS = 4  # per split, if there are as many images
 SPLITS = ("train", "val")
 _FILES_PER_WRITER = 8  # open in this process: pipes, among others
-
-
-@dataclass(frozen=True)
-class WriterOptions:
-    """How a dataset is written.
-
-    Attributes:
-        shards: number of shards per split; None for 4, or one per image in smaller splits.
-        workers: number of writer processes.
-        timeout: seconds without progress after which a writer is killed.
-        skip_bad: skip images that cannot be stored, and list them in the manifest.
-    """
-
-    shards: int | None
-    workers: int
-    timeout: float
-    skip_bad: bool
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from commandline.environment import INSTALL
+from data.errors import DataError
 from regnet.config.schema import Config
 from regnet.distributed.world import choose_device
 from regnet.doctor.findings import Finding, fail, format_bytes, guarded, ok, plural, warn
 from regnet.errors import UsageError
 
-INSTALL = "run `make install` in the repository, and use its .venv/bin/python"
 GPU_LOST = "run nvidia-smi: a GPU may be lost or in exclusive use by another process"
 _DRIVER = Path("/proc/driver/nvidia/version")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -111,8 +112,8 @@ def gpus(config: Config, processes: int) -> list[Finding]:
 def ffcv() -> list[Finding]:
     try:
         import data.reading.ffcv_pipeline  # noqa: F401  # imports everything of FFCV that a run uses
-    except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
-        return [fail("FFCV", f"cannot be imported: {error}", INSTALL)]
+    except (ImportError, DataError) as error:
+        return [fail("FFCV", f"cannot be imported: {error.__cause__ or error}", INSTALL)]
     return [ok("FFCV", "can be imported")]
 
 
