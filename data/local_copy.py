@@ -5,8 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+from commandline.file_lock import try_lock, wait_for_lock
 from data.errors import DataError
-from data.file_lock import try_lock, wait_for_lock
 from data.manifest import MANIFEST, Verify, is_intact, read_manifest, verify
 
 

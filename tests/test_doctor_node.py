@@ -1,6 +1,5 @@
 """What the doctor says of a node: its driver, limits of its cgroups, shared memory, file systems."""
 
-
 import pytest
 
 from commandline.environment import INSTALL

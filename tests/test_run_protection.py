@@ -150,3 +150,12 @@ def test_a_damaged_state_is_reported_and_the_run_is_counted_anew(tmp_path, capsy
     message = capsys.readouterr().err
     assert message.startswith(f"{tmp_path}/tiny/state.json is damaged (")
     assert message.endswith("): the number of attempts and the run's id at Weights & Biases are lost\n")
+
+
+def test_a_file_system_without_locks_is_rejected(shards, tmp_path):
+    done = run(faulty_trainer(tmp_path, shards, "no_locks", *SHORT))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {tmp_path}/tiny/.lock: cannot be locked (No locks available): mount this file system with locks "
+        "(NFS version 3: start rpc.statd; Lustre: option flock), or use a directory on another one\n"
+    )

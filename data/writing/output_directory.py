@@ -17,8 +17,9 @@ from typing import TextIO
 
 from commandline import interrupts
 from commandline.durability import sync_directory
+from commandline.errors import InputError
+from commandline.file_lock import try_lock
 from data.errors import DataError
-from data.file_lock import try_lock
 from data.manifest import MANIFEST, ForeignManifest, Manifest, is_intact, read_manifest, shard_names, write_manifest
 
 LOCK = ".conversion.lock"
@@ -70,7 +71,7 @@ def _take_lock(out: Path) -> TextIO:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # held as long as the directory is locked
         try:
             free = try_lock(file)
-        except DataError:
+        except InputError:
             path.unlink()
             raise
         if not free:

@@ -1,7 +1,6 @@
 """Checks of the run directory on rank zero. They leave no files behind and do not disturb a run that is training."""
 
 import errno
-import fcntl
 import os
 import shutil
 import statistics
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 
+from commandline.errors import InputError
+from commandline.file_lock import try_lock
 from data.errors import DataError
 from data.manifest import read_manifest
 from regnet.checkpoint.file import CheckpointError, load, pack
@@ -172,14 +173,9 @@ def _locks_work(path: Path) -> bool:
     """Whether a file that is locked cannot be locked again."""
     with open(path, "w") as first, open(path, "w") as second:
         try:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # a file system without locks
+            return try_lock(first) and not try_lock(second)
+        except InputError:  # a file system without locks
             return False
-        try:
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 def _replace_time(path: Path, writer: AtomicWriter) -> float:

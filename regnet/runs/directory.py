@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from commandline.errors import InputError
+from commandline.file_lock import try_lock
 from regnet.config.schema import Config
 from regnet.errors import UsageError
 from regnet.runs.atomic_write import AtomicWriter, DirectoryTakenOver, make_directory
@@ -18,7 +20,7 @@ from regnet.runs.files import CONFIG, EVALUATION, RESULT, delete, run_contents, 
 from regnet.runs.job_identity import job_ids, job_of, launch_name, restarts
 from regnet.runs.json_format import format_json
 from regnet.runs.launch_command import launch_command
-from regnet.runs.lock import LOCK, take_lock, try_lock
+from regnet.runs.lock import LOCK, take_lock
 from regnet.runs.program_version import describe_program
 from regnet.runs.status import (
     RUNNING,
@@ -248,5 +250,6 @@ def mark_failed(directory: Path, why: str) -> None:
                 writer.close()
     except FileNotFoundError:
         return
-    except OSError as error:
-        print(f"{directory / STATE} still says running: {error.strerror}", flush=True)
+    except (OSError, InputError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"{directory / STATE} still says running: {reason}", flush=True)

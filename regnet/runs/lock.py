@@ -1,12 +1,12 @@
 """The lock of a run directory, held as long as rank zero of an attempt is alive."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from commandline.file_lock import try_lock
 from regnet.errors import UsageError
 
 LOCK = ".lock"
@@ -24,7 +24,7 @@ def take_lock(directory: Path, patience: float, may_take_over: Callable[[], bool
         may_take_over: whether this process belongs to a restart of the job that holds the lock.
 
     Raises:
-        UsageError: another process is training the run.
+        InputError: another process is training the run, or the file system has no locks.
     """
     path = directory / LOCK
     deadline, waiting = time.monotonic() + patience, False
@@ -49,22 +49,10 @@ def take_lock(directory: Path, patience: float, may_take_over: Callable[[], bool
         time.sleep(0.2)
 
 
-def try_lock(file: TextIO) -> bool:
-    """Takes the lock if it is free."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def is_locked(directory: Path) -> bool:
     """Whether a process is training the run, on this node or on one that shares its file locks."""
     try:
         with open(directory / LOCK, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not try_lock(lock, shared=True)
     except FileNotFoundError:
         return False
-    return False

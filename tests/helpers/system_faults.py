@@ -1,6 +1,7 @@
 """Faults of what a run depends on: disks, clocks, the connections of heartbeats, Weights & Biases."""
 
 import errno
+import fcntl
 import os
 import signal
 import time
@@ -60,6 +61,14 @@ class SystemFaults(InjectedFault):
     def slow_disk(self) -> None:
         """Every fsync takes 0.4 s."""
         os.fsync = delayed(os.fsync, 0.4)
+
+    def no_locks(self) -> None:
+        """As on NFS that is mounted without them."""
+
+        def flock(*_: Any) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        fcntl.flock = flock
 
     def failing_disk(self) -> None:
         """The given fsync, counted from 1, fails with an I/O error."""
