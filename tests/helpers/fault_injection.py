@@ -1,6 +1,6 @@
-"""Runs the trainer with an injected fault, on one rank or on all:
+"""Runs the trainer with injected faults, on one rank or on all:
 
-    python tests/helpers/fault_injection.py FAULT[:RANK[:STEP]] --config F ...
+    python tests/helpers/fault_injection.py FAULT[:RANK[:STEP]][,FAULT...] --config F ...
 
 FAULT is a method of a base class of `Fault`. Everything else is real: processes, collectives, files. STEP counts this
 process's training steps from 1.
@@ -23,6 +23,6 @@ class Fault(TrainingFaults, EvaluationFaults, SystemFaults):
 
 
 if __name__ == "__main__":
-    fault = Fault(sys.argv.pop(1))
-    fault.apply()
+    for text in sys.argv.pop(1).split(","):
+        Fault(text).apply()
     runpy.run_path(str(ROOT / "train_ddp.py"), run_name="__main__")

@@ -15,6 +15,7 @@ from limits import LIMIT
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "tiny.yaml"
+FAULT_INJECTION = "tests/helpers/fault_injection.py"
 Command = list[str] | ForkedCommand
 Process = subprocess.Popen[str] | ForkedProcesses
 PYTHON = (sys.executable,)
@@ -44,7 +45,15 @@ def trainer(
 
 def faulty_trainer(run_dir: Path, shards: Path, fault: str, *flags: str, **options: Any) -> Command:
     """`trainer` with an injected fault: see tests/helpers/fault_injection.py."""
-    return trainer(run_dir, shards, *flags, script=("tests/helpers/fault_injection.py", fault), **options)
+    return trainer(run_dir, shards, *flags, script=(FAULT_INJECTION, fault), **options)
+
+
+def with_fault(command: ForkedCommand, fault: str) -> ForkedCommand:
+    """A command of `trainer` or `faulty_trainer` with one more fault."""
+    script, *rest = command.arguments
+    if script == FAULT_INJECTION:
+        fault, *rest = f"{rest[0]},{fault}", *rest[1:]
+    return ForkedCommand([FAULT_INJECTION, fault, *rest], command.ranks)
 
 
 def run(command: Command, **env: str) -> subprocess.CompletedProcess[str]:

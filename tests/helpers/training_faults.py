@@ -96,6 +96,19 @@ class TrainingFaults(InjectedFault):
 
         self.at_step(step)
 
+    def waits_for_signal(self) -> None:
+        """From the given step of the run on, training waits for a signal: it cannot end before a test sends one."""
+        from regnet.training.trainer import Trainer
+
+        original = Trainer.report_steps
+
+        def report_steps(trainer, pending):
+            original(trainer, pending)
+            while trainer.state.progress.global_step >= self.step and trainer.notice.reason is None:
+                time.sleep(0.01)
+
+        Trainer.report_steps = report_steps
+
     def slow_step(self) -> None:
         self.at_step(lambda now, step: (step(), time.sleep(LIMIT if now else 0))[0])
 

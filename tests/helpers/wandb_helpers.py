@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limits import LIMIT
-from processes import ROOT, environment, kill_group, run, start, wait_until
+from processes import ROOT, environment, kill_group, run, start, wait_until, with_fault
 from run_directory import rows, state
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -89,8 +89,8 @@ def preempt_after(step, command, **env):
 
 
 def start_and_wait(step, command, **env):
-    """Starts a run and returns it when it has logged a step."""
-    process = start(command, **env)
+    """Starts a run and returns it when it has logged a step; it waits for its signal a few steps later."""
+    process = start(with_fault(command, f"waits_for_signal::{step + 3}"), **env)
     wait_until(lambda: any(row["step"] >= step for row in rows(folder_of(command), "step")))
     return process
 
