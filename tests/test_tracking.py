@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from limits import LIMIT
+from limits import LIMIT, scaled
 from PIL import Image
-from processes import PYTHON, ROOT, faulty_trainer, kill_group, run, start, trainer, wait_until
+from processes import PYTHON, ROOT, faulty_trainer, kill_group, run, start, trainer, wait_until, with_fault
 from run_directory import result, rows, state
 from thoroughness import parametrize_some
 from wandb_file import read_run
@@ -196,6 +196,9 @@ KILLED = {
     "killed while it trains": lambda folder: rows(folder, "step"),
     "killed at the end": lambda folder: (folder / "result.json").exists(),
 }
+# Servers that fail after the run has connected, and the faults of the run.
+CONNECTED = dict.fromkeys(("falling silent", "dying", *KILLED), "connected_wandb")
+CONNECTED["killed while it trains"] += ",outlives_wandb:0:4"
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +210,7 @@ def without_wandb(shards, tmp_path_factory):
     return rows(folder / "tiny", "step"), time.monotonic() - started
 
 
-@parametrize_some("behaviour", ["refusing", "absent", "failing", "silent", "falling silent", "dying", *KILLED])
+@parametrize_some("behaviour", ["refusing", "absent", "failing", "silent", *CONNECTED])
 def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_path, without_wandb, behaviour):
     steps, alone = without_wandb
     folder = tmp_path / "tiny"
@@ -215,10 +218,11 @@ def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_
         if behaviour == "absent":
             wandb.process.kill()
         started = time.monotonic()
-        flags = (*QUICK, "--tracking.wandb", "online", "--tracking.wandb_timeout", "3")
-        command = trainer(tmp_path, shards, *flags)
-        if behaviour in KILLED:  # the server, once the run is connected
-            command = faulty_trainer(tmp_path, shards, "connected_wandb", *flags)
+        flags = (*QUICK, "--tracking.wandb", "online", "--tracking.wandb_timeout")
+        if behaviour in CONNECTED:
+            command = faulty_trainer(tmp_path, shards, CONNECTED[behaviour], *flags, str(scaled(3)))
+        else:  # at its end, the run waits three times as long for two connections, after the import of wandb
+            command = trainer(tmp_path, shards, *flags, str(scaled(6)))
         training = start(command, **wandb.environment)
         try:
             if behaviour in KILLED:
@@ -232,7 +236,7 @@ def test_a_failing_server_delays_a_run_by_seconds_and_never_ends_it(shards, tmp_
     assert training.returncode == 0, err
     assert rows(folder, "step") == steps
     assert state(folder)["state"] == "finished"
-    if behaviour not in ("falling silent", "dying", *KILLED):
+    if behaviour not in CONNECTED:
         assert "cannot be used online" in out
         assert len(read_run(offline_file(folder))["rows"]) >= 8
     elif behaviour != "killed at the end":
@@ -250,7 +254,8 @@ def test_a_call_that_never_returns_is_abandoned(shards, tmp_path):
 
 def test_a_resumed_run_is_the_same_run_and_the_key_is_written_nowhere(shards, tmp_path):
     flags = ("--tracking.wandb", "offline", "--tracking.log_every", "1")
-    process = start(trainer(tmp_path, shards, *flags), WANDB_API_KEY=KEY)
+    interrupted = with_fault(trainer(tmp_path, shards, *flags), "waits_for_signal::15")
+    process = start(interrupted, WANDB_API_KEY=KEY)
     wait_until(lambda: len(rows(tmp_path / "tiny", "step")) >= 12)
     kill_group(process)
     done = run(trainer(tmp_path, shards, *flags), WANDB_API_KEY=KEY)

@@ -2,14 +2,15 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from disks import mounted_tmpfs
 from limits import LIMIT
-from processes import ROOT, faulty_trainer, kill_group, run, start, trainer, wait_until
+from processes import ROOT, command_line, faulty_trainer, kill_group, run, start, trainer, wait_until
 from run_directory import rows, state
 from wandb_helpers import KEY, assert_complete, finish, preempt_after, server, upload
+
+from benchmarks.launch import process_tree
 
 FLAGS = ("--train.epochs", "4", "--tracking.log_every", "1", "--tracking.wandb_timeout", str(LIMIT))
 QUICK = ("--train.max_steps_per_epoch", "4", "--tracking.log_every", "2", "--tracking.wandb_timeout", str(LIMIT))
@@ -24,9 +25,10 @@ def test_rows_that_an_online_attempt_could_not_upload_are_in_the_next_offline_pa
     folder = tmp_path / "tiny"
     offline = trainer(tmp_path, shards, *FLAGS, "--tracking.wandb", "offline")
     preempt_after(8, offline)
-    online = trainer(tmp_path, shards, *FLAGS, "--tracking.wandb", "online", "--tracking.wandb_timeout", "3")
+    online = (*FLAGS, "--tracking.wandb", "online", "--tracking.wandb_timeout", "3")
     with server("falling silent") as wandb:
-        output = preempt_after(20, online, **wandb.environment)
+        connected = faulty_trainer(tmp_path, shards, "connected_wandb", *online)
+        output = preempt_after(20, connected, **wandb.environment)
     assert "Weights & Biases did not finish within 3 s (tracking.wandb_timeout)" in output
     assert not list(folder.glob("wandb/*/*.synced")), "the server does not have their rows"
     output = finish(offline)
@@ -119,10 +121,8 @@ def test_a_service_of_wandb_that_is_killed_is_reported_once_and_ends_no_run(shar
     process = start(faulty_trainer(tmp_path, shards, "connected_wandb", *flags))
     try:
         wait_until(lambda: rows(tmp_path / "tiny", "step"))
-        children = Path(f"/proc/{process.pid}/task").glob("*/children")
-        started = [pid for path in children for pid in path.read_text().split()]
-        (service,) = [pid for pid in started if "wandb-core" in Path(f"/proc/{pid}/cmdline").read_text()]
-        os.kill(int(service), signal.SIGKILL)
+        (service,) = [pid for pid in process_tree(process.pid) if "wandb-core" in command_line(pid)]
+        os.kill(service, signal.SIGKILL)
         steps = len(rows(tmp_path / "tiny", "step"))
         wait_until(lambda: len(rows(tmp_path / "tiny", "step")) > steps + 8)
         process.send_signal(signal.SIGTERM)

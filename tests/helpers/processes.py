@@ -96,6 +96,13 @@ def _process_state(pid: int) -> str:
         return "Z"
 
 
+def command_line(pid: int) -> str:
+    """The words of a process's command line, each followed by a zero byte; empty for a process that has exited."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
 def has_exited(pid: int) -> bool:
     """Whether a process has exited, reaped or not."""
     return _process_state(pid) == "Z"

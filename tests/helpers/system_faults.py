@@ -1,13 +1,16 @@
 """Faults of what a run depends on: disks, clocks, the connections of heartbeats, Weights & Biases."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 from injected_fault import InjectedFault
 from limits import LIMIT
@@ -51,6 +54,20 @@ class SystemFaults(InjectedFault):
             original(tracker, lambda: run, *arguments)
 
         WandbTracker.__init__ = connected
+
+    def outlives_wandb(self) -> None:
+        """After the given step, training goes on when the server of Weights & Biases has ended."""
+        address = urlsplit(os.environ["WANDB_BASE_URL"])
+
+        def step(now, step):
+            with contextlib.suppress(ConnectionRefusedError):
+                while now:
+                    socket.create_connection((address.hostname, address.port)).close()
+                    time.sleep(0.01)
+            return step()
+
+        self.step += 1
+        self.at_step(step)
 
     def impatient_wandb(self) -> None:
         """wandb asks every 0.1 s whether the run was stopped at the server."""
