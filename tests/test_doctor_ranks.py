@@ -5,18 +5,13 @@ import subprocess
 
 import pytest
 from doctor_command import copy_with_damage, doctor_command, failed_checks, printed_findings
+from fork_server import free_port
 from limits import LIMIT, scaled
 from processes import PYTHON, TORCHRUN, kill_group, run, start
 from thoroughness import parametrize_some
 
 from regnet.doctor.communication import ProcessInfo, check_launch, check_placement, reports_device
 from regnet.doctor.findings import Severity, fail, merge, ok
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def rank_environment(number, port):
@@ -82,9 +77,9 @@ def test_a_rank_that_does_not_start_is_reported(shards, tmp_path):
     assert "failed (rank 1): rendezvous failed" in err
 
 
-def findings_with_fault(shards, tmp_path, fault):
+def findings_with_fault(shards, tmp_path, fault, *flags):
     """What rank zero prints if rank one runs the statement `fault` first."""
-    port, flags = free_port(), ("--distributed.heartbeat_timeout", scaled(4), "--json")
+    port, flags = free_port(), (*flags, "--json")
     imports = "import os, signal, sys, torch.distributed as dist, regnet.doctor.command as c"
     program = [*PYTHON, "-c", f"{imports}; {fault}; c.main(sys.argv[3:], 0)"]
     far = start([*program, *doctor_command(tmp_path, shards, *flags, start=PYTHON)[1:]], **rank_environment(1, port))
@@ -104,7 +99,8 @@ def test_a_wrong_sum_names_rank_and_node(shards, tmp_path):
 
 @parametrize_some("how", ["SIGKILL", "SIGSTOP"])
 def test_a_rank_that_dies_or_hangs_is_reported_with_the_other_findings(shards, tmp_path, how):
-    found = findings_with_fault(shards, tmp_path, f"c.check_device = lambda *_: os.kill(0, signal.{how})")
+    fault, timeout = f"c.check_device = lambda *_: os.kill(0, signal.{how})", scaled(4)
+    found = findings_with_fault(shards, tmp_path, fault, "--distributed.heartbeat_timeout", timeout)
     assert failed_checks(found) == {"ranks"}
     assert found["ranks"]["message"].startswith("rank 1 stopped responding")
     assert found["shards"]["severity"] == "ok"
