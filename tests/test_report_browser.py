@@ -120,8 +120,9 @@ def test_values_can_be_read_with_the_keyboard(opened, comparison):
 
 def test_values_stay_after_a_touch_until_the_next_one_elsewhere(browser, comparison):
     context = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    context.set_default_timeout(1000 * LIMIT)
     page = context.new_page()
-    page.goto(comparison.as_uri(), timeout=1000 * LIMIT)
+    page.goto(comparison.as_uri())
     tooltip = page.locator("#tooltip")
     for number, first in ((0, "epoch"), (2, "step")):
         page.locator(".chart").nth(number).tap()

@@ -62,9 +62,10 @@ def chromium() -> Iterator[Browser]:
 
 def open_page(browser: Browser, path: Path, width: int = 1280, scheme: str = "light") -> OpenPage:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_default_timeout(1000 * LIMIT)
     opened = OpenPage(page)
     page.on("console", lambda message: opened.console.append(message.text))
     page.on("pageerror", lambda error: opened.console.append(str(error)))
     page.on("request", lambda request: opened.requests.append(request.url))
-    page.goto(path.as_uri(), timeout=1000 * LIMIT)
+    page.goto(path.as_uri())
     return opened
