@@ -69,7 +69,8 @@ def run_pytest():
 @pytest.fixture
 def tree(tmp_path):
     """A copy of the project."""
-    ignored = shutil.ignore_patterns("results", ".hypothesis")
+    # Other processes compile modules at the same time: *.pyc.NUMBER is renamed before it can be copied.
+    ignored = shutil.ignore_patterns("results", ".hypothesis", "*.pyc.*")
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
