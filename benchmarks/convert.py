@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import command
-from benchmarks.launch import exit_when_signalled, kill_all, process_tree, uninterrupted
+from benchmarks.launch import end_tree, exit_when_signalled, uninterrupted
 from benchmarks.timing import Spread, environment
 from data.convert import main as convert_images
 from data.errors import DataError, WriterError
@@ -125,7 +125,7 @@ def cost_of(side: Callable[[Path, Path], None], root: Path, images: int) -> Cost
             raise WriterError(f"{side.__name__}: see the error above") from error
         finally:
             with uninterrupted():
-                kill_all(process_tree(process.pid))  # FFCV's own processes would outlive an interrupted measurement
+                end_tree(process.pid)  # FFCV's own processes would outlive an interrupted measurement
                 process.join()
     return Cost(1000 * cpu / images, 1000 * wall / images, memory * 1024 / 1e6)
 

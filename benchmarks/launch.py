@@ -148,7 +148,7 @@ def kill_tree(process: subprocess.Popen) -> None:
     """Kills a process and its descendants; torchrun's ranks are not in its process group."""
     if process.poll() is None:
         with uninterrupted():
-            kill_all(process_tree(process.pid))
+            end_tree(process.pid)
             process.wait()
 
 
@@ -162,10 +162,29 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def kill_all(pids: Sequence[int]) -> None:
+def end_tree(pid: int) -> None:
+    """Kills a process and its descendants, and waits until all have ended: they write to files until then."""
+    tree: list[int] = []
+    while new := [member for member in process_tree(pid) if member not in tree]:
+        _signal_and_wait(new, signal.SIGSTOP, "TtZX")  # or one could start another that is not killed
+        tree += new
+    _signal_and_wait(tree, signal.SIGKILL, "ZX")
+
+
+def _signal_and_wait(pids: Sequence[int], number: int, states: str) -> None:
+    """Sends a signal to processes, and waits until the kernel's letter for the state of each is one of `states`."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
+    while any(_state(pid) not in states for pid in pids):
+        time.sleep(0.01)
+
+
+def _state(pid: int) -> str:
+    """The kernel's letter for the state of a process: X if it does not exist any more."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"
 
 
 def process_tree(pid: int) -> list[int]:

@@ -12,6 +12,7 @@ takes time).
 """
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -76,9 +77,11 @@ def start(args: argparse.Namespace, checkout: Path, folder: Path, *python: str) 
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process and of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds of a process and of its children that have ended. 0 for a process that has ended itself."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def import_seconds(args: argparse.Namespace, checkout: Path, folder: Path) -> dict[str, float]:
