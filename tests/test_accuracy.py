@@ -28,19 +28,24 @@ def accuracy_command(folder, shards, *options, trainer=()):
 def test_an_interrupted_run_resumes_and_every_seed_is_reported(shards, tmp_path):
     report, runs = tmp_path / "report.json", tmp_path / "runs"
     options = ("--seeds", "2", "--target", "0.5", "--json", str(report))
-    command = accuracy_command(runs, shards, *options, trainer=("--train.epochs", "4"))
-    process = start(command)
+
+    def command(epochs):  # this schedule allows train.epochs to change
+        flags = ("--schedule.name", "baseline", "--train.epochs", str(epochs))
+        return accuracy_command(runs, shards, *options, trainer=flags)
+
+    process = start(command(1000))  # more than before any signal
     wait_until(lambda: (runs / "tiny-0" / "state.json").exists() and state(runs / "tiny-0")["epoch"] >= 1)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + signal.SIGTERM
     assert state(runs / "tiny-0")["state"] == "preempted", "the run must save a checkpoint before it exits"
 
-    finished = run(command)
+    epochs = state(runs / "tiny-0")["epoch"] + 2
+    finished = run(command(epochs))
     assert finished.returncode == 0, finished.stderr
     assert [state(runs / f"tiny-{seed}")["attempt"] for seed in (0, 1)] == [2, 1]
     measured = json.loads(report.read_text())
-    assert [(each["seed"], each["epochs"]) for each in measured["runs"]] == [(0, 4), (1, 4)]
+    assert [(each["seed"], each["epochs"]) for each in measured["runs"]] == [(0, epochs), (1, epochs)]
     accuracies = [result(runs / f"tiny-{seed}")["top1"] for seed in (0, 1)]
     assert [each["top1"] for each in measured["runs"]] == accuracies
     assert measured["mean"] == pytest.approx(sum(accuracies) / 2)
