@@ -65,12 +65,15 @@ def attempt(run: Path, command: Sequence[str], launcher: Launcher, target: float
             start_new_session=True,
         )
     try:
-        while (exit_code := process.poll()) is None:
-            seconds = time.monotonic() - launched
-            if seconds > launcher.timeout:
-                raise LaunchFailed(f"{run.name}: not finished after {launcher.timeout:g} s (output: {log_of(run)})")
+        while True:
+            exit_code, seconds = process.poll(), time.monotonic() - launched
+            # Also once the process has ended: it may have written its last rows since the check before.
             if target and reached is None and any(row["val_top1"] >= target for row in rows.new()):
                 reached = seconds
+            if exit_code is not None:
+                break
+            if seconds > launcher.timeout:
+                raise LaunchFailed(f"{run.name}: not finished after {launcher.timeout:g} s (output: {log_of(run)})")
             time.sleep(POLL_SECONDS)
     finally:
         stop(process)

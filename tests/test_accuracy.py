@@ -12,7 +12,7 @@ from limits import LIMIT
 from processes import has_exited, is_stopped, run, signal_pending, start, wait_until
 from run_directory import result, state
 
-from benchmarks.attempts import attempt
+from benchmarks import attempts
 from benchmarks.launch import Launcher, kill_tree, process_tree
 
 pytestmark = pytest.mark.xdist_group("benchmarks")
@@ -130,9 +130,26 @@ def test_the_first_error_of_the_current_attempt_is_reported(tmp_path):
     log = tmp_path / "tiny.log"
 
     def print_and_fail(output):
-        return attempt(tmp_path / "tiny", [sys.executable, "-c", f"print({output!r}); exit(3)"], launcher, None)
+        return attempts.attempt(
+            tmp_path / "tiny", [sys.executable, "-c", f"print({output!r}); exit(3)"], launcher, None
+        )
 
     first = print_and_fail("error (rank 0): no shards\nerror (rank 1): no shards either")
     assert (first.exit_code, first.error) == (3, ": error (rank 0): no shards")
     assert print_and_fail("nothing").error == "", "the error belongs to an earlier attempt"
     assert log.read_text().count("no shards\n") == 1
+
+
+def test_the_target_may_be_reached_just_before_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempts, "POLL_SECONDS", 1.0)
+    launcher, run_directory = Launcher(1, 1, LIMIT, tmp_path), tmp_path / "tiny"
+    run_directory.mkdir()
+    row = json.dumps({"kind": "epoch", "val_top1": 0.7})
+    command = [
+        sys.executable,
+        "-S",
+        "-c",
+        f"open({str(run_directory / 'metrics.jsonl')!r}, 'w').write({row!r} + '\\n')",
+    ]
+    assert attempts.attempt(run_directory, command, launcher, 0.6).reached > 0
+    assert attempts.attempt(run_directory, ["true"], launcher, 0.8).reached is None
