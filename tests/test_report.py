@@ -191,7 +191,7 @@ def test_figures_are_written_as_png_files_on_request(runs, single, tmp_path):
 
 
 def test_a_report_can_be_written_during_training(shards, tmp_path):
-    process = start(trainer(tmp_path, shards, "--train.epochs", "30", "--tracking.log_every", "1"))
+    process = start(trainer(tmp_path, shards, "--train.epochs", "1000", "--tracking.log_every", "1"))
     try:
         wait_until(lambda: rows(tmp_path / "tiny", "epoch"))
         running = written(tmp_path / "tiny", "--out", tmp_path / "running")
