@@ -67,8 +67,11 @@ def start(args: argparse.Namespace, checkout: Path, folder: Path, *python: str) 
             start_new_session=True,
         )
         try:
-            while not (metrics.exists() and b'"kind": "step"' in metrics.read_bytes()):
-                if process.poll() is not None or time.monotonic() > launched + launcher.timeout:
+            while True:
+                over = process.poll() is not None or time.monotonic() > launched + launcher.timeout
+                if metrics.exists() and b'"kind": "step"' in metrics.read_bytes():
+                    break
+                if over:  # it was before the file was read: what a trainer wrote until its end is there
                     raise LaunchFailed(f"{checkout}: no first step{launcher.explain('start', folder / 'output.log')}")
                 time.sleep(POLL_SECONDS)
             return time.monotonic() - launched, sum(map(cpu_seconds, process_tree(process.pid)))
