@@ -1,56 +1,44 @@
 """Conversions that are killed, stall or run out of disk space."""
 
-import os
-import signal
-
 import pytest
-from converting import assert_rejected, convert
+from converting import assert_rejected, convert, faulty_convert
 from disks import mounted_tmpfs
-from limits import LIMIT
+from limits import scaled
 from processes import PYTHON, kill_group, run, start, trainer, wait_until
 
 from data.manifest import Verify, read_manifest, verify
 
 
-def test_a_killed_conversion_has_no_manifest_and_can_be_repeated(tmp_path):
-    command = ["--source", "synthetic", "--per-class", "40", "--shards", "2"]
-    process = start([*PYTHON, "-m", "data.convert", *command, "--out", str(tmp_path / "out")])
-    wait_until(lambda: list((tmp_path / "out").glob(".conversion-*/*.beton")))
-    os.kill(process.pid, signal.SIGKILL)
-    kill_group(process)
+def test_a_killed_conversion_has_no_manifest_and_can_be_repeated(tmp_path, monkeypatch):
+    command = ["--source", "synthetic", "--per-class", "1", "--shards", "2", "--out", str(tmp_path / "out")]
+    (tmp_path / "writers").mkdir()
+    monkeypatch.setenv("WRITERS", str(tmp_path / "writers"))
+    process = start([*PYTHON, *faulty_convert("blocked_in_sample:9", *command).arguments])
+    try:
+        wait_until(lambda: any((tmp_path / "writers").iterdir()))
+    finally:
+        kill_group(process)
+    assert list((tmp_path / "out").glob(".conversion-*/*.beton"))
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert_rejected(run(trainer(tmp_path, tmp_path / "out")), "manifest.json")
-    assert convert(*command, "--out", tmp_path / "out").returncode == 0
+    assert convert(*command).returncode == 0
     assert not list((tmp_path / "out").glob(".*"))
     verify(tmp_path / "out", read_manifest(tmp_path / "out"), Verify.always)
 
 
-def writers_of(process):
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-        return [int(pid) for pid in file.read().split()]
-
-
 def test_a_writer_that_dies_aborts_the_conversion(tmp_path):
-    command = ["--source", "synthetic", "--per-class", "400", "--shards", "2", "--out", str(tmp_path / "out")]
-    process = start([*PYTHON, "-m", "data.convert", *command])
-    wait_until(lambda: list((tmp_path / "out").glob(".conversion-*/*.beton")))
-    os.kill(writers_of(process)[-1], signal.SIGKILL)
-    out, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 1, out + err
-    assert "its writer process died (signal 9)" in err
+    options = ("--source", "synthetic", "--per-class", 1, "--shards", 2, "--out", tmp_path / "out")
+    done = run([*PYTHON, *faulty_convert("killed_writer:9", *options).arguments])
+    assert_rejected(done, "its writer process died (signal 9)", exit_code=1)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.thorough
 def test_a_writer_that_stalls_is_killed(tmp_path):
-    command = ["--source", "synthetic", "--per-class", "400", "--shards", "2", "--out", str(tmp_path / "out")]
-    process = start([*PYTHON, "-m", "data.convert", *command, "--timeout", "2"])
-    wait_until(lambda: list((tmp_path / "out").glob(".conversion-*/*.beton")))
-    os.kill(writers_of(process)[-1], signal.SIGSTOP)
-    out, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 1, out + err
-    assert "no progress for 2 s" in err
-    assert "--timeout" in err
+    """A stopped process ends only by SIGKILL."""
+    options = ("--source", "synthetic", "--per-class", 1, "--shards", 2, "--out", tmp_path / "out")
+    done = run(faulty_convert("stopped_writer:9", *options, "--timeout", scaled(2)))
+    assert_rejected(done, f"no progress for {scaled(2):g} s", "--timeout", exit_code=1)
     assert not (tmp_path / "out").exists()
 
 

@@ -58,7 +58,7 @@ class Fault:
 
     def killed_in_sample(self) -> None:
         """The process that runs the writers is killed; the writer, which wrote down its id, goes on for ever."""
-        self.before_sample(lambda: (self.record_process(), os.kill(os.getppid(), signal.SIGKILL), time.sleep(LIMIT)))
+        self.before_sample(lambda: (self.record_process(), os.kill(self.process, signal.SIGKILL), time.sleep(LIMIT)))
 
     def killed_before_a_writer_is_bound_to_it(self) -> None:
         """The writer, which wrote down its id, asks the kernel too late to end it with its parent.
@@ -78,6 +78,14 @@ class Fault:
 
     def blocked_in_sample(self) -> None:
         self.before_sample(lambda: (self.record_process(), time.sleep(LIMIT)))
+
+    def killed_writer(self) -> None:
+        """Every writer is killed, as by the kernel when memory is short."""
+        self.before_sample(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    def stopped_writer(self) -> None:
+        """Every writer is stopped and does not react to signals that can be caught."""
+        self.before_sample(lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
     def record_process(self) -> None:
         Path(os.environ["WRITERS"], str(os.getpid())).touch()

@@ -114,12 +114,31 @@ def is_stopped(pid: int) -> bool:
 
 
 def kill_group(process: Process) -> None:
+    """Kills processes with their children, and returns when all have exited: until then they hold locks and files."""
     if isinstance(process, ForkedProcesses):
         process.kill()
     else:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=LIMIT)
+    for group in process.pids if isinstance(process, ForkedProcesses) else [process.pid]:
+        wait_until(lambda group=group: not _has_live_member(group), f"process group {group} has exited")
+
+
+def _has_live_member(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    # Zombies remain members until they are reaped, and not every container has a process that reaps orphans.
+    return any(_is_live_member(path, group) for path in Path("/proc").glob("[0-9]*/stat"))
+
+
+def _is_live_member(stat: Path, group: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        state, _, found = stat.read_text().rpartition(")")[2].split()[:3]
+        return int(found) == group and state not in "ZX"
+    return False
 
 
 def wait_until(condition: Callable[[], object], what: str = "the condition holds", interval: float = 0.02) -> None:
