@@ -22,9 +22,9 @@ def run_command(
         output_is_result: the command only prints, so it ends when nobody reads standard output any more. Other commands
             train, convert or write files, and go on without it.
     """
-    restore_defaults()
     with usable_streams(output_is_result):
         try:
+            restore_defaults()  # here, where KeyboardInterrupt becomes a line
             check_current_directory()
             exit_code = command(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()
