@@ -1,6 +1,8 @@
 """Copies of shards on a local disk: complete, and made once for any number of processes and jobs."""
 
+import contextlib
 import fcntl
+import io
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -118,13 +120,15 @@ def test_an_intact_copy_on_a_read_only_disk_is_used(shards, tmp_path):
         assert copy_shards(shards, disk) == copy
 
 
-def test_a_process_that_waits_for_another_one_says_so(shards, tmp_path, capsys):
+def test_a_process_that_waits_for_another_one_says_so(shards, tmp_path):
     target = copy_directory(shards, tmp_path)
     target.mkdir()
-    with ThreadPoolExecutor(1) as pool, open(target / ".lock", "a") as lock:
+    # Not capsys, which would lose what the other thread prints while its output is read and deleted.
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), ThreadPoolExecutor(1) as pool, open(target / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = pool.submit(copy_shards, shards, tmp_path)
-        wait_until(lambda: "waiting for another process" in capsys.readouterr().out)
+        wait_until(lambda: "waiting for another process" in printed.getvalue())
         fcntl.flock(lock, fcntl.LOCK_UN)
         assert waiting.result(timeout=LIMIT) == target
 
