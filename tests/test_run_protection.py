@@ -1,9 +1,9 @@
 """Which directories hold a run to protect: before the first checkpoint, copied, renamed, locked."""
 
-import contextlib
 import json
 import shutil
-import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -119,16 +119,22 @@ def test_a_copied_checkpoint_directory_alone_resumes_under_any_name(shards, tmp_
     assert state(tmp_path / "other")["step"] == 4
 
 
-def test_waiting_for_the_lock_is_reported_once(tmp_path, capsys):
+def test_waiting_for_the_lock_is_reported_once(tmp_path, monkeypatch, capsys):
+    """The other process ends during the third pause."""
     config = parse_config(["--config", str(TINY), "--runs_dir", str(tmp_path)])
-    training = RunDirectory(config, "images")
-    release = threading.Timer(0.5, training.close)
-    release.start()
-    with contextlib.closing(RunDirectory(config, "images")):
-        assert capsys.readouterr().out == (
-            f"{tmp_path}/tiny: another process is training this run; waiting up to 30 s for it to end\n"
-        )
-    release.join()
+    training, pauses = RunDirectory(config, "images"), []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            training.close()
+
+    monkeypatch.setattr("regnet.runs.lock.time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    RunDirectory(config, "images").close()
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/tiny: another process is training this run; waiting up to 30 s for it to end\n"
+    )
+    assert len(pauses) == 3
 
 
 def test_a_state_that_lacks_the_newer_fields_is_read(tmp_path):
