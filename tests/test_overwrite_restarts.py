@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 import yaml
 from limits import LIMIT
-from processes import TORCHRUN, kill_group, ranks_of, run, start, trainer, wait_until
+from processes import TORCHRUN, faulty_trainer, kill_group, ranks_of, run, start, trainer, wait_until
 from run_attempts import WRITTEN, files_in, start_attempt, write_files
 from run_directory import rows, state
 
@@ -107,12 +107,13 @@ def has_checkpoint_of_new_run(run_dir):
 
 @pytest.mark.thorough
 def test_ranks_that_torchrun_restarts_resume_the_run_that_they_have_started_over(shards, tmp_path):
-    """The earlier run has another seed."""
+    """The earlier run has another seed. A rank is killed while it blocks, after the first checkpoint of the new run."""
     tiny = tmp_path / "tiny"
     assert run(trainer(tmp_path, shards, "--train.epochs", "8", "--seed", "9")).returncode == 0
     flags = ("--train.epochs", "8", "--checkpoint.every_steps", "3", "--tracking.log_every", "1", "--overwrite")
     launcher = (*TORCHRUN, "--max-restarts=1", "--monitor-interval=1")
-    process = start(trainer(tmp_path, shards, *flags, processes=2, launcher=launcher))
+    fault = "slow_step_before_restart:1:7"
+    process = start(faulty_trainer(tmp_path, shards, fault, *flags, processes=2, launcher=launcher))
     try:
         wait_until(lambda: has_checkpoint_of_new_run(tiny))
         os.kill(ranks_of(process)[1], signal.SIGKILL)

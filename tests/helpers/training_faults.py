@@ -1,5 +1,6 @@
 """Faults of training steps, of captured graphs and of the loader."""
 
+import os
 import time
 
 from injected_fault import InjectedFault
@@ -111,6 +112,11 @@ class TrainingFaults(InjectedFault):
 
     def slow_step(self) -> None:
         self.at_step(lambda now, step: (step(), time.sleep(LIMIT if now else 0))[0])
+
+    def slow_step_before_restart(self) -> None:
+        """Not once torchrun has restarted the ranks."""
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            self.slow_step()
 
     def broken_loader(self) -> None:
         """This rank's loader thread raises an exception at the given batch."""
