@@ -91,11 +91,12 @@ class Fault:
         Path(os.environ["WRITERS"], str(os.getpid())).touch()
 
     def slow_samples(self) -> None:
-        """Every sample takes 0.2 s."""
+        """Every sample takes 0.2 s, and no flush to a busy disk takes longer."""
         import data.writing.shard_writer
 
         original = data.writing.shard_writer.load_image
         data.writing.shard_writer.load_image = lambda *args: (time.sleep(0.2), original(*args))[1]
+        os.fsync = lambda file: None
 
     def killed_before_rename(self) -> None:
         """Not in a writer: those of the shards and of the manifest that the conversion puts in place."""
