@@ -9,7 +9,7 @@ from processes import kill_group, run, start, trainer, wait_until
 from run_attempts import start_attempt
 from run_directory import rows, state
 
-from regnet.runs.listing import as_age
+from regnet.runs.listing import as_age, read_runs
 
 SLOW = ("--train.epochs", "400")
 
@@ -83,6 +83,19 @@ def test_a_run_whose_lock_was_not_copied_is_not_running(tmp_path, monkeypatch):
     start_attempt(monkeypatch, tmp_path)
     (tmp_path / "tiny" / ".lock").unlink()
     assert [entry["state"] for entry in json.loads(printed_list(tmp_path, "--json"))] == ["died"]
+
+
+def test_a_run_that_ends_while_it_is_listed_has_not_died(tmp_path, monkeypatch):
+    """Between the reading of its state and the look at its lock."""
+    directory = start_attempt(monkeypatch, tmp_path)
+    ended = json.loads((directory.path / "state.json").read_text()) | {"state": "preempted"}
+
+    def end(_):
+        (directory.path / "state.json").write_text(json.dumps(ended))
+        return False
+
+    monkeypatch.setattr("regnet.runs.listing.is_locked", end)
+    assert [run.state for run in read_runs(tmp_path)] == ["preempted"]
 
 
 def test_ages_are_readable():

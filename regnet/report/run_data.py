@@ -15,8 +15,8 @@ from regnet.errors import UsageError
 from regnet.metrics.evaluation_file import EvaluationFile, read_evaluation_file
 from regnet.runs.event_log import EVENTS, read_events
 from regnet.runs.files import CONFIG, EVALUATION, RESULT
-from regnet.runs.listing import run_status
-from regnet.runs.status import STATE, RunState, parse_state
+from regnet.runs.listing import read_status
+from regnet.runs.status import STATE, RunState
 
 Row = dict[str, Any]
 
@@ -146,12 +146,12 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[RunData], list[str]]:
 def read_run_data(directory: Path) -> RunData:
     """Reads a run. Raises UsageError if the directory holds no run, or if one of its files is damaged."""
     try:
-        state = parse_state(directory / STATE)
+        state, status = read_status(directory)
         rows, result = _read_metrics(directory / "metrics.jsonl"), _read_result(directory / RESULT, state.epoch)
         return RunData(
             name=Path(os.path.abspath(directory)).name,
             directory=directory,
-            status=run_status(directory, state),
+            status=status,
             state=state,
             config=_read_config(directory / CONFIG),
             epochs=rows["epoch"],

@@ -35,7 +35,7 @@ class RunSummary:
     """The status of a run.
 
     Attributes:
-        state: see run_status.
+        state: see read_status.
         best_top1: validation accuracy of the best epoch, 0 to 1; None before the first.
         age: seconds since state.json was written.
         next: how to go on with the run; empty if it is finished or running.
@@ -59,10 +59,9 @@ def read_run(directory: Path) -> RunSummary | None:
         RunFormatError: another version of this program wrote it.
     """
     try:
-        state = parse_state(directory / STATE)
+        state, status = read_status(directory)
     except FileNotFoundError:
         return None
-    status = run_status(directory, state)
     return RunSummary(
         directory.name,
         status,
@@ -90,9 +89,18 @@ def read_runs(directory: Path) -> list[RunSummary]:
     return runs
 
 
-def run_status(directory: Path, state: RunState) -> str:
-    """The status in state.json, but `died` if that is running and no process holds the run's lock."""
-    return "died" if state.state is Status.running and not is_locked(directory) else str(state.state)
+def read_status(directory: Path) -> tuple[RunState, str]:
+    """The state of a run, and its status: that state, but `died` if it is running and no process holds the run's lock.
+
+    Raises as parse_state does.
+    """
+    state = parse_state(directory / STATE)
+    while state.state is Status.running and not is_locked(directory):
+        again = parse_state(directory / STATE)
+        if again == state:
+            return state, "died"
+        state = again  # the run has ended since it was read
+    return state, str(state.state)
 
 
 def _best_top1(log: Path) -> float | None:
