@@ -30,7 +30,7 @@ def take_lock(directory: Path, patience: float, may_take_over: Callable[[], bool
     deadline, waiting = time.monotonic() + patience, False
     while True:
         file = open(path, "a")  # noqa: SIM115  # held until the process ends
-        if try_lock(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        if try_lock(file) and _is_at(file, path):
             return file
         file.close()
         if not waiting:
@@ -47,6 +47,14 @@ def take_lock(directory: Path, patience: float, may_take_over: Callable[[], bool
             print(f"{directory}: taken over from an earlier attempt, which still holds the lock", flush=True)
             path.unlink(missing_ok=True)
         time.sleep(0.2)
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    """False for a lock file that another attempt, which has taken over, has just deleted."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_locked(directory: Path) -> bool:
