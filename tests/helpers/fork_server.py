@@ -97,7 +97,9 @@ class ForkedProcesses:
         atexit.unregister(self.kill)  # at exit the process ids may have been reused
         if not self._killed:
             self._killed = True
-            for pid, send in itertools.product(self.pids, (os.kill, os.killpg)):
+            # The id of a process that has ended may be that of another process by now.
+            alive = [process.pid for process in self._processes if process.exitcode is None]
+            for pid, send in [*itertools.product(alive, [os.kill]), *itertools.product(self.pids, [os.killpg])]:
                 with contextlib.suppress(ProcessLookupError):
                     send(pid, signal.SIGKILL)
 
