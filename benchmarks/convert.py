@@ -21,11 +21,12 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -110,29 +111,45 @@ def write_with_ffcv(root: Path, out: Path) -> None:
 SIDES = {"regnet": convert, "ffcv": write_with_ffcv}
 
 
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Not tempfile.TemporaryDirectory, which an interrupt while it is deleted leaves behind."""
+    folder = None
+    try:
+        with uninterrupted():
+            folder = Path(tempfile.mkdtemp(prefix="regnet-benchmark-"))
+        yield folder
+    finally:
+        with uninterrupted():
+            if folder is not None:
+                shutil.rmtree(folder)
+
+
 def cost_of(side: Callable[[Path, Path], None], root: Path, images: int) -> Cost:
     """Runs one side in a new process."""
     context = multiprocessing.get_context("fork")
     result, child_end = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="regnet-benchmark-") as folder:
-        process = context.Process(target=_measure, args=(side, root, Path(folder) / "out", child_end))
-        process.start()
-        assert process.pid is not None  # it has started
-        child_end.close()
+    with temporary_directory() as folder:
+        process = context.Process(target=_measure, args=(side, root, folder / "out", child_end))
         try:
+            with uninterrupted():  # a signal that reaches the new process must not run the handlers of this one there
+                process.start()
+            child_end.close()
             cpu, wall, memory = result.recv()
         except EOFError as error:
             raise WriterError(f"{side.__name__}: see the error above") from error
         finally:
             with uninterrupted():
-                end_tree(process.pid)  # FFCV's own processes would outlive an interrupted measurement
-                process.join()
+                if process.pid is not None:  # it has started
+                    end_tree(process.pid)  # FFCV's own processes would outlive an interrupted measurement
+                    process.join()
     return Cost(1000 * cpu / images, 1000 * wall / images, memory * 1024 / 1e6)
 
 
 def _measure(side: Callable[[Path, Path], None], root: Path, out: Path, result: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C, the parent kills this process and its own
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         cpu, wall = _cpu_seconds(), time.perf_counter()
         side(root, out)
@@ -164,8 +181,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measures both sides; returns the report for the JSON file."""
     command.check_output_paths(args, "json")
     machine = environment(torch.device("cpu"))
-    with tempfile.TemporaryDirectory(prefix="regnet-benchmark-") as folder:
-        root = args.root or Path(folder)
+    with temporary_directory() as folder:
+        root = args.root or folder
         if args.root is None:
             write_images(root, args.images)
         source, _ = open_source(Kind.folder, root, validation=1)
