@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MEMORY_POLL_SECONDS = 0.5
+SIGNAL_SECONDS = 10.0  # a process takes longer to end or stop only if a disk or a device hangs
 # Not --standalone, which uses the host name localhost: some containers cannot resolve it.
 TORCHRUN = ("-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0")
 _ERROR = re.compile(
@@ -172,11 +173,12 @@ def end_tree(pid: int) -> None:
 
 
 def _signal_and_wait(pids: Sequence[int], number: int, states: str) -> None:
-    """Sends a signal to processes, and waits until the kernel's letter for the state of each is one of `states`."""
+    """Sends a signal to processes, and waits until the state of each, a letter of the kernel, is one of `states`."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    while any(_state(pid) not in states for pid in pids):
+    deadline = time.monotonic() + SIGNAL_SECONDS
+    while any(_state(pid) not in states for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

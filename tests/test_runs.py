@@ -11,7 +11,7 @@ from run_directory import rows, state
 
 from regnet.runs.listing import as_age, read_runs
 
-SLOW = ("--train.epochs", "400")
+SLOW = ("--train.epochs", "4000")
 
 
 def printed_list(*arguments):
