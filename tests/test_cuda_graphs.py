@@ -125,7 +125,7 @@ def test_two_captured_ranks_on_one_gpu_are_bit_identical_to_uncaptured_ones(flag
 def test_a_run_killed_while_graphs_are_replayed_resumes_bit_exactly(shards, tmp_path):
     flags = ("--train.device", "cuda", *DETERMINISTIC, "--checkpoint.every_steps", "3", "--tracking.log_every", "1")
     assert run(trainer(tmp_path / "uninterrupted", shards, *flags)).returncode == 0
-    killed = start(trainer(tmp_path / "killed", shards, *flags))
+    killed = start(faulty_trainer(tmp_path / "killed", shards, "never_finishes", *flags))
     wait_until(lambda: len(rows(tmp_path / "killed" / "tiny", "step")) > 7)
     kill_group(killed)
     done = run(trainer(tmp_path / "killed", shards, *flags))

@@ -32,9 +32,9 @@ PRECISIONS = {
 }
 
 
-def kill_at(step, folder, command, attempt=1):
+def kill_at(step, folder, shards, *flags, attempt=1, **options):
     """Kills this attempt of the run once metrics.jsonl has this many steps."""
-    process = start(command)
+    process = start(faulty_trainer(folder.parent, shards, "never_finishes", *flags, **options))
     wait_until(lambda: (folder / "state.json").exists() and state(folder)["attempt"] == attempt)
     wait_until(lambda: len(rows(folder, "step")) >= step)
     assert process.poll() is None, "it ended before it was killed"
@@ -47,7 +47,7 @@ def test_a_killed_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(shard
     killed = tmp_path / "killed" / "tiny"
     kills = sorted(random.Random(precision).sample(range(4, 38), either(quick=2, thorough=10)))
     for attempt, step in enumerate(kills, start=1):
-        kill_at(step, killed, trainer(tmp_path / "killed", shards, *flags, "--tracking.log_every", "1"), attempt)
+        kill_at(step, killed, shards, *flags, "--tracking.log_every", "1", attempt=attempt)
     resumed = run(trainer(tmp_path / "killed", shards, *flags))
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming from" in resumed.stdout
@@ -58,7 +58,7 @@ def test_a_killed_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(shard
 def test_killed_ranks_resume_bit_exactly(shards, uninterrupted, tmp_path):
     flags = (*FLAGS, "--tracking.log_every", "1")
     killed = tmp_path / "killed" / "tiny"
-    kill_at(16, killed, trainer(tmp_path / "killed", shards, *flags, processes=2))
+    kill_at(16, killed, shards, *flags, processes=2)
     assert run(trainer(tmp_path / "killed", shards, *flags, processes=2)).returncode == 0
     assert outcome(killed) == uninterrupted(*FLAGS, processes=2)
 
@@ -73,9 +73,9 @@ def test_a_run_resumes_on_the_same_images_in_different_shards(shards, tmp_path):
 
 
 def test_a_killed_evaluation_does_not_lose_the_epoch(shards, tmp_path):
-    """The last step of an epoch is saved before its evaluation, which is slow here."""
+    """The last step of an epoch is saved before its evaluation, which does not end here."""
     folder = tmp_path / "tiny"
-    process = start(faulty_trainer(tmp_path, shards, "slow_evaluation"))
+    process = start(faulty_trainer(tmp_path, shards, "evaluation_until_signal"))
     first = folder / "checkpoints" / "step-000000011.pt"
     wait_until(first.exists)
     kill_group(process)

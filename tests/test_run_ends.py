@@ -24,7 +24,7 @@ def preempt_at_step(command, run_dir, step):
 def test_an_epoch_that_has_started_is_completed_with_fewer_epochs_too(shards, uninterrupted, tmp_path):
     """Otherwise the result would be that of weights in the middle of an epoch."""
     flags = (*SHORT, *BASELINE)
-    step = preempt_at_step(trainer(tmp_path, shards, *flags, "9"), tmp_path / "tiny", 5)
+    step = preempt_at_step(trainer(tmp_path, shards, *flags, "400"), tmp_path / "tiny", 5)
     epochs = -(-step // 4)
     done = run(trainer(tmp_path, shards, *flags, "1"))
     assert f"Finished after {epochs} epochs" in done.stdout, done.stderr

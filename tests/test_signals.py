@@ -114,11 +114,10 @@ def test_repeated_signals_while_a_checkpoint_is_written_lose_nothing(shards, uni
 
 @parametrize_some("processes", [2, 0])
 def test_an_evaluation_is_interrupted_immediately_and_repeated(shards, uninterrupted, tmp_path, processes):
-    """It would take more than three seconds. No training step of its epoch is lost."""
+    """Its first of four batches takes until the signal comes. No training step of its epoch is lost."""
     folder = tmp_path / "tiny"
-    process = start(
-        faulty_trainer(tmp_path, shards, "slow_evaluation", "--train.batch_size", "60", processes=processes)
-    )
+    fault = f"evaluation_until_signal:{max(0, processes - 1)}"
+    process = start(faulty_trainer(tmp_path, shards, fault, "--train.batch_size", "60", processes=processes))
     wait_until((folder / "checkpoints" / "step-000000017.pt").exists)
     os.kill(ranks_of(process)[-1], signal.SIGTERM)
     out, err = process.communicate(timeout=LIMIT)

@@ -1,23 +1,39 @@
-"""Evaluations that are slow, metrics that are replaced, and a log of the statistics that an evaluation uses."""
+"""Evaluations and runs that do not end, metrics that are replaced, and a log of the statistics that are evaluated."""
 
 import os
 import time
 from pathlib import Path
 
 from injected_fault import InjectedFault
+from limits import LIMIT
 
 
 class EvaluationFaults(InjectedFault):
-    def slow_evaluation(self) -> None:
+    def evaluation_until_signal(self) -> None:
+        """The first batch of each evaluation takes until this rank gets a signal."""
         from regnet.metrics.evaluation import EvaluationAccumulator
+        from regnet.training.trainer import Trainer
 
-        original = EvaluationAccumulator.update
+        evaluate, update = Trainer.evaluate, EvaluationAccumulator.update
+        notices = []
 
-        def update(*args):
-            time.sleep(1)
-            original(*args)
+        def noted(trainer):
+            notices.append(trainer.notice)
+            return evaluate(trainer)
 
-        EvaluationAccumulator.update = update
+        def delayed(*args):
+            while notices[-1].reason is None:
+                time.sleep(0.02)
+            update(*args)
+
+        Trainer.evaluate, EvaluationAccumulator.update = noted, delayed
+
+    def never_finishes(self) -> None:
+        """The run waits after its last epoch, so that a test that kills it is never late."""
+        from regnet.training.run import Run
+
+        if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":  # a process that torchrun restarts finishes
+            Run.record_finish = lambda *_: time.sleep(LIMIT)
 
     def inflated_metrics(self) -> None:
         """On this rank, the metrics of each training epoch and evaluation are better than the previous ones."""
