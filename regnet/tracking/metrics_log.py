@@ -42,7 +42,8 @@ class MetricsLog(Tracker):
             os.fsync(self.file.fileno())
 
     def close(self, status: Status) -> None:
-        self.file.close()
+        with name_file(self.path):  # a row that the disk had no space for is written again
+            self.file.close()
 
 
 def _is_completed(line: bytes, epochs: int, steps: int) -> bool:
