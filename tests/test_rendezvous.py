@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+from fork_server import free_port
 from processes import PYTHON, run, trainer
 
 from regnet.distributed.launcher import Launch
@@ -27,6 +28,19 @@ def test_an_address_that_does_not_resolve_is_waited_for_and_named(monkeypatch, r
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(TimeoutError, match=r"waited 0\.5 s for .* at node1:80 \(Name or service not known\)"):
         connect(rank, "node1", 80)
+
+
+def test_a_connection_of_a_rank_to_itself_is_not_one_to_the_store(monkeypatch):
+    """It happens if nobody listens at a port from which the kernel lets programs connect."""
+    create = socket.create_connection
+
+    def to_itself(_, timeout):
+        address = "127.0.0.1", int(free_port())
+        return create(address, timeout, source_address=address)
+
+    monkeypatch.setattr(socket, "create_connection", to_itself)
+    with pytest.raises(TimeoutError, match=r"the rendezvous store at 127\.0\.0\.1:1 \(Connection refused\)"):
+        connect(1, "127.0.0.1", 1)
 
 
 def test_another_program_at_the_port_does_not_block_a_rank():

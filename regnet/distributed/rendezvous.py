@@ -4,6 +4,7 @@ torchrun keeps one store for all attempts of a job, including the keys of dead p
 between nodes. Relying on either would mix in stale keys of earlier attempts.
 """
 
+import errno
 import os
 import socket
 import time
@@ -68,7 +69,10 @@ def _obstacle(launch: Launch, hosts: bool) -> str:
     try:
         socket.getaddrinfo(launch.address, launch.port)
         if not hosts:
-            socket.create_connection((launch.address, launch.port), timeout=1).close()
+            with socket.create_connection((launch.address, launch.port), timeout=1) as connection:
+                # If nobody listens, the kernel may choose this very port to connect from.
+                if connection.getsockname() == connection.getpeername():
+                    return os.strerror(errno.ECONNREFUSED)
         return ""
     except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
         return getattr(error, "strerror", None) or str(error)
