@@ -3,11 +3,11 @@
 import os
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
 import pytest
+from fork_server import free_port
 from limits import LIMIT, scaled
 from processes import (
     PYTHON,
@@ -160,9 +160,7 @@ def test_rank_zero_hosts_the_store_until_the_last_rank_has_exited(shards, tmp_pa
 @pytest.mark.thorough
 def test_ranks_started_by_srun_need_no_torchrun(shards, uninterrupted, tmp_path):
     """Rank zero hosts the store then; it does not have to start first."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     command = trainer(tmp_path, shards, launcher=PYTHON)
     ranks = [start(command, RANK=str(rank), LOCAL_RANK=str(rank), **variables) for rank in (1, 0)]
     for process in ranks:
