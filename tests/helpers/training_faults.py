@@ -131,6 +131,23 @@ class TrainingFaults(InjectedFault):
 
         EpochThread.run_pipeline = run_pipeline
 
+    def pauses_reading(self) -> None:
+        """Before its given read, this rank makes a file paused-RANK beside the shards and waits for a file continue."""
+        from data.reading.mmap_shards import MappedShards
+
+        original = MappedShards.check
+
+        def check(shards):
+            self.steps += 1
+            if self.steps == self.step:
+                folder = shards._files[0].path.parent
+                (folder / f"paused-{os.environ.get('RANK', '0')}").touch()
+                while not (folder / "continue").exists():
+                    time.sleep(0.02)
+            original(shards)
+
+        MappedShards.check = check
+
     def stalled_loader(self) -> None:
         """This rank's loader thread hangs at the given batch."""
         from data.reading.ffcv_pipeline import EpochThread
