@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_between_an_epochs_report_and_its_checkpoint_report
 ):
     """The newest checkpoint is then the one before the evaluation, of the same step."""
     folder = tmp_path / "tiny"
-    process = start(faulty_trainer(tmp_path, shards, "slow_disk"))
+    process = start(faulty_trainer(tmp_path, shards, "saves_no_evaluated_epoch"))
     wait_until(lambda: rows(folder, "epoch") and (folder / "checkpoints" / "step-000000011.pt").exists())
     kill_group(process)
     assert load(folder / "checkpoints" / "step-000000011.pt")["progress"]["epoch"] == 0

@@ -28,6 +28,18 @@ class EvaluationFaults(InjectedFault):
 
         Trainer.evaluate, EvaluationAccumulator.update = noted, delayed
 
+    def saves_no_evaluated_epoch(self) -> None:
+        """The checkpoint after the first evaluation is never written."""
+        from regnet.training.checkpointing import Checkpointer
+
+        original = Checkpointer._write
+
+        def write(checkpointer, copied, *rest):
+            time.sleep(LIMIT if copied["progress"]["epoch"] else 0)
+            original(checkpointer, copied, *rest)
+
+        Checkpointer._write = write
+
     def never_finishes(self) -> None:
         """The run waits after its last epoch, so that a test that kills it is never late."""
         from regnet.training.run import Run
