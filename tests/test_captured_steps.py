@@ -69,7 +69,7 @@ def test_one_bucket_and_several_agree_between_three_ranks(shards, tmp_path):
 def test_a_captured_run_that_was_killed_resumes_bit_exactly(shards, tmp_path):
     flags = (*MUON, "--checkpoint.every_steps", "3", "--tracking.log_every", "1")
     _, uninterrupted = train(tmp_path / "uninterrupted", shards, *flags, processes=2)
-    killed = start(faulty_trainer(tmp_path / "killed", shards, "rerun_graphs+never_finishes", *flags, processes=2))
+    killed = start(faulty_trainer(tmp_path / "killed", shards, "rerun_graphs,never_finishes", *flags, processes=2))
     wait_until(lambda: len(rows(tmp_path / "killed" / "tiny", "step")) > 7)
     kill_group(killed)
     printed, resumed = train(tmp_path / "killed", shards, *flags, fault="rerun_graphs", processes=2)

@@ -29,7 +29,7 @@ def test_resuming_does_not_reset_the_patience(shards, tmp_path):
     """The first epoch stays the best; the run is killed in the second, which is slow, and stops after two more."""
     flags = (*NO_LEARNING, "--early_stopping.monitor", "val_top1", "--early_stopping.patience", "3")
     flags += ("--optim.momentum", "0", "--train.epochs", "9")
-    process = start(faulty_trainer(tmp_path, shards, "declining_metrics+slow_step::17", *flags))
+    process = start(faulty_trainer(tmp_path, shards, "declining_metrics,slow_step::17", *flags))
     wait_until(lambda: (tmp_path / "tiny" / "state.json").exists() and state(tmp_path / "tiny")["epoch"] == 1)
     kill_group(process)
     done = run(faulty_trainer(tmp_path, shards, "declining_metrics", *flags))
