@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from limits import LIMIT
@@ -40,6 +41,17 @@ def test_a_file_is_replaced_and_its_directory_created(run_directory):
     assert names_in(writer.path) == []
     writer.close()
     assert names_in(run_directory) == ["checkpoints", "state.json"]
+
+
+def test_two_threads_may_write_the_same_file(run_directory, monkeypatch):
+    """A thread that ends the process records the failure while another one, which the disk blocks, writes the state."""
+    writer, path, both_have_written = AtomicWriter(run_directory), run_directory / "state.json", threading.Barrier(2)
+    monkeypatch.setattr(os, "fsync", lambda file: os.path.isfile(file) and both_have_written.wait(LIMIT))
+    contents = (b"running" * 9, b"failed")
+    with ThreadPoolExecutor(2) as pool:
+        for writing in [pool.submit(writer.write, path, content) for content in contents]:
+            writing.result(LIMIT)
+    assert path.read_bytes() in contents
 
 
 def test_files_of_earlier_attempts_are_removed_and_others_are_not(run_directory):

@@ -42,7 +42,7 @@ class AtomicWriter:
             DirectoryTakenOver: this attempt is no longer the newest, or the run directory was moved or deleted.
             OSError: the disk failed; `path` is unchanged.
         """
-        temporary = self.path / path.name
+        temporary = self.path / f"{path.name}-{uuid.uuid4().hex}"  # two threads may write the same file
         try:
             try:
                 with name_file(path):
