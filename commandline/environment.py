@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from commandline.errors import InputError
 
-INSTALL = "run `make install` in the repository, and use its .venv/bin/python"  # for a library that cannot be imported
+INSTALL = "run `tools/install.sh` in the repository, and use its .venv/bin/python"  # if FFCV cannot be imported
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MAX_DIGITS = 9  # OpenMP would read a longer number modulo 2**32
 

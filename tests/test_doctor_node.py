@@ -2,13 +2,14 @@
 
 import pytest
 
-from commandline.environment import INSTALL
 from regnet.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from regnet.doctor import environment
 from regnet.doctor.environment import available_cores, check_device, cores, driver, shared_memory
 from regnet.doctor.findings import Severity, ok, warn
 from regnet.doctor.requirements import check_memory, step_bytes
 from regnet.doctor.run_directory import file_system_fix
+
+CUDA_BUILD = "in the repository, run `.venv/bin/pip uninstall -y torch torchvision`, then `tools/install.sh`"
 
 # The first line of /proc/driver/nvidia/version, of the open and of the proprietary module.
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs-builder@U22)\nGCC 12\n"
@@ -19,7 +20,7 @@ PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat A
     ("text", "cuda", "available", "expected"),
     [
         (OPEN, "13.0", True, ok("driver", "NVIDIA 570.86.15")),
-        (PROPRIETARY, None, False, warn("driver", "NVIDIA 535.104.05, but PyTorch is built without CUDA", INSTALL)),
+        (PROPRIETARY, None, False, warn("driver", "NVIDIA 535.104.05, but PyTorch is built without CUDA", CUDA_BUILD)),
         (
             PROPRIETARY,
             "13.0",
@@ -44,7 +45,7 @@ def test_the_driver_is_named_and_compared_with_pytorch(tmp_path, monkeypatch, te
 @pytest.mark.parametrize(
     ("cuda", "count", "cure"),
     [
-        (None, 0, "PyTorch is built without CUDA: run `make install` on a node with a GPU"),
+        (None, 0, f"PyTorch is built without CUDA: {CUDA_BUILD}, or use --train.device cpu"),
         ("13.0", 0, "request a GPU (SLURM: --gpus-per-node)"),
         ("13.0", 1, "start at most one process per GPU"),
     ],

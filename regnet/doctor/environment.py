@@ -18,6 +18,7 @@ from regnet.distributed.world import choose_device
 from regnet.doctor.findings import Finding, fail, format_bytes, guarded, ok, plural, warn
 from regnet.errors import UsageError
 
+_CUDA_BUILD = "in the repository, run `.venv/bin/pip uninstall -y torch torchvision`, then `tools/install.sh`"
 GPU_LOST = "run nvidia-smi: a GPU may be lost or in exclusive use by another process"
 _DRIVER = Path("/proc/driver/nvidia/version")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -61,7 +62,7 @@ def check_device(config: Config, local_rank: int) -> list[Finding]:
 
 def _how_to_get_a_gpu() -> str:
     if torch.version.cuda is None:
-        return "PyTorch is built without CUDA: run `make install` on a node with a GPU, or use --train.device cpu"
+        return f"PyTorch is built without CUDA: {_CUDA_BUILD}, or use --train.device cpu"
     if torch.cuda.device_count() == 0:
         return "request a GPU (SLURM: --gpus-per-node), check CUDA_VISIBLE_DEVICES, or use --train.device cpu"
     return "start at most one process per GPU, and set LOCAL_RANK for every process"
@@ -90,7 +91,7 @@ def driver() -> list[Finding]:
     if torch.cuda.is_available():
         return [ok("driver", f"NVIDIA {version}")]
     if torch.version.cuda is None:
-        return [warn("driver", f"NVIDIA {version}, but PyTorch is built without CUDA", INSTALL)]
+        return [warn("driver", f"NVIDIA {version}, but PyTorch is built without CUDA", _CUDA_BUILD)]
     message = f"NVIDIA {version}, but PyTorch finds no GPU"
     return [warn("driver", message, f"check CUDA_VISIBLE_DEVICES; CUDA {torch.version.cuda} may need a newer driver")]
 
