@@ -76,7 +76,8 @@ def train(config: Config, notes: Sequence[str], world: World) -> int:
             run.log_message(line)
         result = trainer.fit()
         if result is None:
-            run.record_preemption(f"interrupted by {NOTICE.reason or 'a signal or the time limit on another rank'}")
+            reasons = world.gather(NOTICE.reason)  # the signal may not have reached rank zero, which records it
+            run.record_preemption(f"interrupted by {next(filter(None, reasons))}")
             return preempted_exit_code()
         run.record_finish(result, train_step.state)
     if config.tracking.report and world.is_main:

@@ -57,7 +57,7 @@ def test_a_signal_to_one_rank_preempts_all_ranks_at_the_same_step(shards, tmp_pa
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 75, out + err
     run_state = state(tmp_path / "tiny")
-    assert run_state["state"] == "preempted"
+    assert (run_state["state"], run_state["reason"]) == ("preempted", "interrupted by SIGUSR1")
     more = ("--schedule.name", "baseline", "--train.epochs", str(run_state["epoch"] + 1))
     resumed = run(trainer(tmp_path, shards, *more, processes=3))
     assert resumed.returncode == 0, resumed.stderr
