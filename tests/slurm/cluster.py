@@ -149,7 +149,8 @@ SlurmdParameters=config_overrides
 SlurmctldTimeout=10
 SlurmdTimeout=6
 InactiveLimit=0
-KillWait=10
+MinJobAge=86400
+KillWait=30
 MessageTimeout=5
 ReturnToService=1
 JobRequeue=1
@@ -200,11 +201,14 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         with open(self.folder / "log" / name, "ab") as log:
             self.daemons[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
+    def pids(self, node: str) -> list[int]:
+        """All processes on a node."""
+        return [int(pid) for pid in run("ip", "netns", "pids", f"rg-{node}").stdout.split()]
+
     def kill_node(self, node: str) -> None:
         """Simulates a power failure: kills slurmd and everything that it started."""
-        pids = run_or_raise("ip", "netns", "pids", f"rg-{node}").split()
-        for pid in pids:
-            ignore_missing_process(os.kill, int(pid), signal.SIGKILL)
+        for pid in self.pids(node):
+            ignore_missing_process(os.kill, pid, signal.SIGKILL)
         self.daemons.pop(node).wait(timeout=LIMIT)
 
     def close(self) -> None:
@@ -212,8 +216,8 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         if jobs:
             run("scancel", *jobs)
         for node in self.nodes:
-            for pid in run("ip", "netns", "pids", f"rg-{node}").stdout.split():
-                ignore_missing_process(os.kill, int(pid), signal.SIGKILL)
+            for pid in self.pids(node):
+                ignore_missing_process(os.kill, pid, signal.SIGKILL)
         for daemon in reversed(list(self.daemons.values())):
             ignore_missing_process(os.killpg, daemon.pid, signal.SIGKILL)
             daemon.wait(timeout=LIMIT)
@@ -235,7 +239,14 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
     def job(self, number: int | str) -> dict[str, str]:
         """SLURM's fields of a job, or of one job of an array (7_0)."""
-        return dict(re.findall(r"(\w+)=(\S*)", run("scontrol", "show", "job", "-o", str(number)).stdout))
+        answers: list[subprocess.CompletedProcess[str]] = []
+
+        def answered() -> bool:
+            answers.append(run("scontrol", "show", "job", "-o", str(number)))
+            return re.search("timed out|Unable to contact", answers[-1].stderr) is None
+
+        wait_for(answered, f"the controller has time to show job {number}")
+        return dict(re.findall(r"(\w+)=(\S*)", answers[-1].stdout))
 
 
 def ignore_missing_process(call, *arguments) -> None:
