@@ -85,8 +85,9 @@ run_until_finished() {
         step=$!
         wait_for_step
         verdict=0
-        # How the attempt ended, and the options that the same command needs to resume the run.
-        answer=$("${prefix[@]}" python -m regnet.relaunch --launch "$REGNET_LAUNCH" --limit "$MAX_FAILED_ATTEMPTS" -- "$@") || verdict=$?
+        # How the attempt ended, and the options that the same command needs to resume the run. Ignores SIGTERM, which
+        # SLURM sends to every process of a job that it ends.
+        answer=$(trap '' TERM && "${prefix[@]}" python -m regnet.relaunch --launch "$REGNET_LAUNCH" --limit "$MAX_FAILED_ATTEMPTS" -- "$@") || verdict=$?
         { read -r line; read -r options; } <<<"$answer"
         say "${line:-"python -m regnet.relaunch failed with exit code $verdict, see the error above"}"
         resume="the same sbatch command${options:+ with $options}"
@@ -114,6 +115,7 @@ still_running() { grep -q 'JobState=RUNNING ' <<<"$(show_job)"; }
 requeue() {
     still_running || { say "SLURM is ending this job; unless SLURM restarts it, $resume resumes the run"; exit 75; }
     say "requeueing the job"
-    scontrol requeue "$job_id" || { say "SLURM does not requeue this job, see the error above: $resume resumes the run"; exit 75; }
+    trap 'exit 75' TERM # SLURM can end the job before scontrol has returned, which must not look like a refusal
+    (trap '' TERM && exec scontrol requeue "$job_id") || { say "SLURM does not requeue this job, see the error above: $resume resumes the run"; exit 75; }
     exec sleep 600 # SLURM ends it meanwhile
 }

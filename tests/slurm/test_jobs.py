@@ -4,6 +4,7 @@ A run that a test interferes with is held before its end, until the test release
 """
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -75,8 +76,17 @@ def test_a_killed_rank_a_preemption_and_a_requeue_do_not_change_the_outcome(clus
     assert "was written by an earlier attempt of this job and is kept" in interrupted.output()
 
 
-def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job):
-    """Time limits are whole minutes; SIGUSR1 is requested one minute before the limit."""
+def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job, site):
+    """Time limits are whole minutes; SIGUSR1 is requested one minute before the limit.
+
+    SLURM ends the job before `scontrol requeue` has returned, as can happen on a busy node.
+    """
+    slow = site / "slow" / "scontrol"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/bash\n{shutil.which("scontrol")} "$@" && if [ "$1" = requeue ]; then sleep 2; fi\n')
+    slow.chmod(0o755)
+    environment = site / "slurm" / "site.env"
+    environment.write_text(environment.read_text().replace('PATH="', f'PATH="{slow.parent}:'))
     flags = ("--train.epochs", "400", "--tracking.log_every", "1")
     limited = job(*flags, options=(*NODES, "--time=2", "--signal=B:USR1@60"), held_after=4000)
     # Not at the first signal: on a slow machine the run has not started by then, and the job is requeued once more.
