@@ -89,12 +89,12 @@ def test_a_time_limit_preempts_like_a_signal(shards, tmp_path, processes):
 
 @parametrize_some("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_signal_before_the_first_step_preempts_the_run(shards, uninterrupted, tmp_path, signal_name):
-    process = start(trainer(tmp_path, shards, launcher=PYTHON))
-    wait_until(lambda: handles_signals(process))
-    process.send_signal(getattr(signal, signal_name))
-    out, err = process.communicate(timeout=LIMIT)
-    assert (process.returncode, err) == (75, ""), out
-    assert f"Interrupted by {signal_name} before the first checkpoint. Re-run the same command to resume." in out
+    script = ("tests/helpers/signalled_imports.py", signal_name, "train_ddp")
+    done = run(trainer(tmp_path, shards, launcher=PYTHON, script=script))
+    assert (done.returncode, done.stderr) == (75, ""), done.stdout
+    assert (
+        f"Interrupted by {signal_name} before the first checkpoint. Re-run the same command to resume." in done.stdout
+    )
     assert state(tmp_path / "tiny")["state"] == "preempted"
     assert rows(tmp_path / "tiny", "step") == []
     assert run(trainer(tmp_path, shards)).returncode == 0

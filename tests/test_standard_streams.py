@@ -191,16 +191,7 @@ def test_an_interrupted_command_prints_one_line(tmp_path):
     "command", ["data.convert", "regnet.evaluate", "regnet.export", "regnet.report", "regnet.summary"]
 )
 def test_an_interrupt_during_the_imports_prints_one_line(command):
-    """The process sends it to itself: from outside, it might come after the imports."""
-    program = (
-        "import os, runpy, signal, sys\n"
-        "class Finder:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name in ('numpy', 'torch'): os.kill(os.getpid(), signal.SIGINT)\n"
-        "sys.meta_path.insert(0, Finder())\n"
-        "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)\n"
-    )
-    done = run([*PYTHON, "-c", program, command])
+    done = run([*PYTHON, "tests/helpers/signalled_imports.py", "SIGINT", command])
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted by SIGINT\n")
 
 
