@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import command
-from benchmarks.launch import end_tree, exit_when_signalled, uninterrupted
+from benchmarks.launch import SIGNAL_SECONDS, end_tree, exit_when_signalled
 from benchmarks.timing import Spread, environment
+from commandline.interrupts import SIGNALS, held_back
 from data.convert import main as convert_images
 from data.errors import DataError, WriterError
 from data.reading.ffcv_imports import DatasetWriter, IntField, RGBImageField
@@ -116,40 +117,51 @@ def temporary_directory() -> Iterator[Path]:
     """Not tempfile.TemporaryDirectory, which an interrupt while it is deleted leaves behind."""
     folder = None
     try:
-        with uninterrupted():
+        with held_back():
             folder = Path(tempfile.mkdtemp(prefix="regnet-benchmark-"))
         yield folder
     finally:
-        with uninterrupted():
+        with held_back():
             if folder is not None:
                 shutil.rmtree(folder)
 
 
-def cost_of(side: Callable[[Path, Path], None], root: Path, images: int) -> Cost:
-    """Runs one side in a new process."""
+def cost_of(name: str, root: Path, images: int) -> Cost:
+    """Runs one side in a new process. Raises WriterError if it fails."""
     context = multiprocessing.get_context("fork")
     result, child_end = context.Pipe(duplex=False)
     with temporary_directory() as folder:
-        process = context.Process(target=_measure, args=(side, root, folder / "out", child_end))
+        process = context.Process(target=_measure, args=(SIDES[name], root, folder / "out", child_end))
         try:
-            with uninterrupted():  # a signal that reaches the new process must not run the handlers of this one there
+            with held_back():  # a signal that reaches the new process must not run the handlers of this one there
                 process.start()
             child_end.close()
+            wait([result, process.sentinel])  # FFCV's processes may hold the pipe open when the new process has died
+            if not result.poll():
+                raise EOFError
             cpu, wall, memory = result.recv()
         except EOFError as error:
-            raise WriterError(f"{side.__name__}: see the error above") from error
+            raise WriterError(f"the conversion by {name} failed: see the error above") from error
         finally:
-            with uninterrupted():
+            with held_back():
                 if process.pid is not None:  # it has started
-                    end_tree(process.pid)  # FFCV's own processes would outlive an interrupted measurement
-                    process.join()
+                    _end(process.pid)
+                    process.join(SIGNAL_SECONDS)
     return Cost(1000 * cpu / images, 1000 * wall / images, memory * 1024 / 1e6)
 
 
+def _end(pid: int) -> None:
+    """Ends a measuring process and those of FFCV, which would outlive it."""
+    end_tree(pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def _measure(side: Callable[[Path, Path], None], root: Path, out: Path, result: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C, the parent kills this process and its own
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    os.setsid()  # Ctrl-C does not reach this process; its parent ends it
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         cpu, wall = _cpu_seconds(), time.perf_counter()
         side(root, out)
@@ -167,7 +179,7 @@ def compare(root: Path, images: int, rounds: int) -> dict[str, Spread]:
     costs: dict[str, list[Cost]] = {name: [] for name in SIDES}
     for number in range(rounds):
         for name in SIDES if number % 2 == 0 else reversed(SIDES):
-            costs[name].append(cost_of(SIDES[name], root, images))
+            costs[name].append(cost_of(name, root, images))
     results = {}
     for unit in UNITS:
         for name in SIDES:

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from commandline.interrupts import held_back
 
 ROOT = Path(__file__).parents[1]
 MEMORY_POLL_SECONDS = 0.5
@@ -148,19 +150,10 @@ def _print_unless_interrupt(kind: type[BaseException], error: BaseException, tra
 def kill_tree(process: subprocess.Popen) -> None:
     """Kills a process and its descendants; torchrun's ranks are not in its process group."""
     if process.poll() is None:
-        with uninterrupted():
+        with held_back():  # a second Ctrl-C must not interrupt the clean-up
             end_tree(process.pid)
-            process.wait()
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not interrupt the clean-up."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SIGNAL_SECONDS)
 
 
 def end_tree(pid: int) -> None:

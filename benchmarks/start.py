@@ -68,10 +68,10 @@ def start(args: argparse.Namespace, checkout: Path, folder: Path, *python: str) 
         )
         try:
             while True:
-                over = process.poll() is not None or time.monotonic() > launched + launcher.timeout
+                over = _has_ended(process) or time.monotonic() > launched + launcher.timeout
                 if metrics.exists() and b'"kind": "step"' in metrics.read_bytes():
                     break
-                if over:  # it was before the file was read: what a trainer wrote until its end is there
+                if over:  # checked before the file was read, which holds all that an ended trainer has written
                     raise LaunchFailed(f"{checkout}: no first step{launcher.explain('start', folder / 'output.log')}")
                 time.sleep(POLL_SECONDS)
             return time.monotonic() - launched, sum(map(cpu_seconds, process_tree(process.pid)))
@@ -79,8 +79,13 @@ def start(args: argparse.Namespace, checkout: Path, folder: Path, *python: str) 
             kill_tree(process)
 
 
+def _has_ended(process: subprocess.Popen) -> bool:
+    """Unlike `poll`, leaves the process's CPU time readable."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process and of its children that have ended. 0 for a process that has ended itself."""
+    """CPU seconds of a process and of its children that have ended. 0 for a process that its parent has reaped."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

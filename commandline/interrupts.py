@@ -72,8 +72,16 @@ def ignore() -> None:
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """Signals arrive after this block. A process that is forked inside never gets them: its parent ends it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    arrived: list[int] = []
+    # A mask holds them back from this thread alone: another one, of a library, may get them, and Python would then call
+    # the handlers here.
+    handlers = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in arrived:
+            signal.raise_signal(late)

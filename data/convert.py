@@ -22,7 +22,7 @@ from data.conversion_options import (
     per_class,
     quality,
 )
-from data.errors import DataError
+from data.errors import DataError, import_errors
 from data.image_encoding import Encoding, choose_encoding
 from data.image_reading import describe_changes
 from data.manifest import MANIFEST, Manifest, Verify, read_manifest, verify
@@ -66,14 +66,14 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _convert_source(args: argparse.Namespace) -> int:
-    from data.writing.dataset_writer import convert_dataset  # imports FFCV: slow, and not needed for checks
-
     start = time.monotonic()
     source, notes = _open_source(args)
     encoding, more = _encoding(args, source)
     for note in notes + more:
         print(f"note: {note}", flush=True)
     record = {**given_options(args), _ROOT: _resolved_root(args), _FILES: _summarise(args, source)}
+    with import_errors(), interrupts.held_back():  # an exception of a signal can be lost in the middle of an import
+        from data.writing.dataset_writer import convert_dataset  # here, because it is slow, and not needed for checks
     writing = WriterOptions(args.shards, args.workers, args.timeout, args.skip_bad)
     converted = convert_dataset(source, args.out, encoding, writing, record)
     for note in _notes(args.out, converted):

@@ -1,5 +1,9 @@
 """Errors of the data package."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from commandline.environment import INSTALL
 from commandline.errors import CommandError, InputError
 
 
@@ -13,3 +17,12 @@ class WriterError(CommandError):
 
 class LoaderError(CommandError):
     """The loader failed or stalled during a run: exit code 1."""
+
+
+@contextmanager
+def import_errors() -> Iterator[None]:
+    """Reports a failed import of FFCV, numba or OpenCV, for example for want of a system library, as a DataError."""
+    try:
+        yield
+    except (ImportError, OSError) as error:
+        raise DataError(f"FFCV or a library that it needs cannot be imported ({error}): {INSTALL}") from error

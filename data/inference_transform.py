@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from data.augment.random_resized_crop import center_crop
+from data.errors import import_errors
 from data.image_encoding import to_stored_size
 from data.manifest import Manifest
 from data.open_loaders import check_sizes
@@ -33,7 +34,8 @@ class InferenceTransform:
         stored = np.asarray(to_stored_size(image, self.stored_resolution, self.mixed))
         if not self.center_crop_ratio:
             return stored
-        from data.reading.ffcv_imports import resize_crop  # slow, and needed for crops only
+        with import_errors():  # here, because it is slow, and needed for crops only
+            from data.reading.ffcv_imports import resize_crop
 
         crop = center_crop(torch.tensor([stored.shape[:2]]), self.center_crop_ratio, self.resolution)
         top, left, height, width = crop.boxes[0].tolist()

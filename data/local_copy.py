@@ -38,6 +38,7 @@ def copy_shards(source: Path, cache_dir: Path) -> Path:
 
     Raises:
         DataError: the source does not match its manifest or is replaced meanwhile, or the disk has too little space.
+        InputError: the file system has no locks.
         OSError: the disk failed.
     """
     manifest = read_manifest(source)

@@ -85,8 +85,8 @@ run_until_finished() {
         step=$!
         wait_for_step
         verdict=0
-        # How the attempt ended, and the options that the same command needs to resume the run. Ignores SIGTERM, which
-        # SLURM sends to every process of a job that it ends.
+        # How the attempt ended, and the options that the same command needs to resume the run. The command ignores
+        # SIGTERM, which SLURM sends to every process of a job that it ends.
         answer=$(trap '' TERM && "${prefix[@]}" python -m regnet.relaunch --launch "$REGNET_LAUNCH" --limit "$MAX_FAILED_ATTEMPTS" -- "$@") || verdict=$?
         { read -r line; read -r options; } <<<"$answer"
         say "${line:-"python -m regnet.relaunch failed with exit code $verdict, see the error above"}"

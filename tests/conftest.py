@@ -117,3 +117,12 @@ def real_cifar100(tmp_path_factory):
         with zipfile.ZipFile(archive) as images:
             images.extractall(folder)
     return folder
+
+
+@pytest.fixture
+def writers(tmp_path, monkeypatch):
+    """The ids of the writer processes that a fault has recorded."""
+    folder = tmp_path / "writers"
+    folder.mkdir()
+    monkeypatch.setenv("WRITERS", str(folder))
+    return lambda: [int(path.name) for path in folder.iterdir()]

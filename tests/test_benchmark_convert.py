@@ -47,7 +47,7 @@ def test_a_failed_conversion_is_reported_without_a_traceback(tmp_path):
     assert done.returncode == 1
     cause, consequence = done.stderr.splitlines()
     assert cause.startswith(f"error: {tmp_path}")
-    assert consequence == "failed: convert: see the error above"
+    assert consequence == "failed: the conversion by regnet failed: see the error above"
 
 
 @pytest.mark.thorough

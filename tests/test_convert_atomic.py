@@ -11,7 +11,7 @@ import pytest
 from converting import assert_rejected, convert, faulty_convert
 from images import class_folders
 from limits import LIMIT, scaled
-from processes import ROOT, has_exited, kill_group, run, start, wait_until
+from processes import PYTHON, ROOT, has_exited, kill_group, run, start, wait_until
 
 from data.manifest import Verify, read_manifest, verify
 from data.writing.output_directory import DirectoryBusy, exclusive
@@ -46,15 +46,6 @@ def new_identity(new, tmp_path_factory):
 def out(old, tmp_path):
     """A copy of the converted dataset, for a conversion of the other images with --overwrite."""
     return shutil.copytree(old, tmp_path / "out")
-
-
-@pytest.fixture
-def writers(tmp_path, monkeypatch):
-    """The ids of the writer processes that a fault has recorded."""
-    folder = tmp_path / "writers"
-    folder.mkdir()
-    monkeypatch.setenv("WRITERS", str(folder))
-    return lambda: [int(path.name) for path in folder.iterdir()]
 
 
 def identity(out):
@@ -119,6 +110,32 @@ def test_a_signal_ends_a_conversion_in_one_line(old, new, out, writers, number):
     assert all(has_exited(pid) for pid in writers())
     assert identity(out) == identity(old)
     assert_only_listed_files(out)
+
+
+def test_a_signal_during_the_import_of_ffcv_ends_a_conversion_in_one_line(new, out, old):
+    interrupted = [*PYTHON, "tests/helpers/signalled_imports.py", "SIGTERM", "ffcv", "data.convert"]
+    done = run([*interrupted, *map(str, new), "--out", str(out), "--overwrite"])
+    assert (done.returncode, done.stderr) == (143, "interrupted by SIGTERM: nothing was converted\n")
+    assert identity(out) == identity(old)
+    assert_only_listed_files(out)
+
+
+def test_a_signal_that_another_thread_gets_is_held_back_too():
+    program = (
+        "import os, signal, threading, time\n"
+        "from commandline import interrupts\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "try:\n"
+        "    with interrupts.raised_as_exceptions(), interrupts.held_back():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.2)\n"
+        "        print('whole')\n"
+        "    print('not interrupted')\n"
+        "except interrupts.Interrupted as interrupted:\n"
+        "    print(interrupted)\n"
+    )
+    done = run([*PYTHON, "-c", program], PYTHONPATH=str(ROOT))
+    assert (done.stdout, done.stderr) == ("whole\ninterrupted by SIGTERM\n", "")
 
 
 @pytest.mark.parametrize("fault", ["interrupted_before_rename:3", "interrupted_before_unlink:5"])

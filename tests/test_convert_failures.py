@@ -4,18 +4,21 @@ import pytest
 from converting import assert_rejected, convert, faulty_convert
 from disks import mounted_tmpfs
 from limits import scaled
-from processes import PYTHON, kill_group, run, start, trainer, wait_until
+from processes import PYTHON, has_exited, kill_group, run, start, trainer, wait_until
 
 from data.manifest import Verify, read_manifest, verify
 
 
-def test_a_killed_conversion_has_no_manifest_and_can_be_repeated(tmp_path, monkeypatch):
-    command = ["--source", "synthetic", "--per-class", "1", "--shards", "2", "--out", str(tmp_path / "out")]
-    (tmp_path / "writers").mkdir()
-    monkeypatch.setenv("WRITERS", str(tmp_path / "writers"))
+def two_writers(tmp_path):
+    options = ["--source", "synthetic", "--per-class", "1", "--shards", "2", "--workers", "2"]
+    return [*options, "--out", str(tmp_path / "out")]
+
+
+def test_a_killed_conversion_has_no_manifest_and_can_be_repeated(tmp_path, writers):
+    command = two_writers(tmp_path)
     process = start([*PYTHON, *faulty_convert("blocked_in_sample:9", *command).arguments])
     try:
-        wait_until(lambda: any((tmp_path / "writers").iterdir()))
+        wait_until(writers)
     finally:
         kill_group(process)
     assert list((tmp_path / "out").glob(".conversion-*/*.beton"))
@@ -26,19 +29,19 @@ def test_a_killed_conversion_has_no_manifest_and_can_be_repeated(tmp_path, monke
     verify(tmp_path / "out", read_manifest(tmp_path / "out"), Verify.always)
 
 
-def test_a_writer_that_dies_aborts_the_conversion(tmp_path):
-    options = ("--source", "synthetic", "--per-class", 1, "--shards", 2, "--out", tmp_path / "out")
-    done = run([*PYTHON, *faulty_convert("killed_writer:9", *options).arguments])
+def test_a_writer_that_dies_aborts_the_conversion(tmp_path, writers):
+    done = run([*PYTHON, *faulty_convert("killed_writer:9", *two_writers(tmp_path)).arguments])
     assert_rejected(done, "its writer process died (signal 9)", exit_code=1)
+    assert [has_exited(pid) for pid in writers()] == [True, True]
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.thorough
-def test_a_writer_that_stalls_is_killed(tmp_path):
-    """A stopped process ends only by SIGKILL."""
-    options = ("--source", "synthetic", "--per-class", 1, "--shards", 2, "--out", tmp_path / "out")
-    done = run(faulty_convert("stopped_writer:9", *options, "--timeout", scaled(2)))
+def test_writers_that_stall_are_killed(tmp_path, writers):
+    """One of them is stopped, and ends only by SIGKILL."""
+    done = run(faulty_convert("stopped_writer:9", *two_writers(tmp_path), "--timeout", scaled(2)))
     assert_rejected(done, f"no progress for {scaled(2):g} s", "--timeout", exit_code=1)
+    assert [has_exited(pid) for pid in writers()] == [True, True]
     assert not (tmp_path / "out").exists()
 
 

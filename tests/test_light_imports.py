@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images import photo_folders
 from processes import PYTHON, run, trainer
+from thoroughness import parametrize_some
 
 from commandline.environment import INSTALL
 from data.errors import DataError
@@ -35,34 +36,37 @@ def test_a_run_on_raw_cached_images_imports_no_decoder(shards, tmp_path):
 
 
 REASON = "libopencv_core.so.406: cannot open shared object file"
+MESSAGE = f"error: FFCV or a library that it needs cannot be imported ({REASON}): {INSTALL}\n"
 
 
-@pytest.fixture
-def broken_ffcv(tmp_path):
-    """The environment of a process for which FFCV's system libraries are missing."""
-    package = tmp_path / "modules" / "ffcv"
+def without(library, tmp_path):
+    """The environment of a process for which a system library is missing that this library needs."""
+    package = tmp_path / "modules" / library
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(f"raise ImportError({REASON!r})")
+    (package / "__init__.py").write_text(f"raise OSError({REASON!r})")
     return {"PYTHONPATH": str(package.parent)}
 
 
-def test_an_ffcv_that_cannot_be_imported_is_reported(shards, broken_ffcv, tmp_path):
+@parametrize_some("library", ["ffcv", "numba", "cv2"])
+def test_a_decoder_that_cannot_be_imported_is_reported(shards, tmp_path, library):
+    broken = without(library, tmp_path)
     train = trainer(tmp_path / "runs", shards, "--data.cache", "none", launcher=PYTHON)
     convert = [*PYTHON, "-m", "data.convert", "--source", "synthetic", "--out", str(tmp_path / "out")]
     for command in (train, convert):
-        done = run(command, **broken_ffcv)
-        assert (done.returncode, done.stderr) == (2, f"error: FFCV cannot be imported ({REASON}): {INSTALL}\n")
-    doctor = run([*PYTHON, "-m", "regnet.doctor", "--data.shards", str(shards)], **broken_ffcv)
+        done = run(command, **broken)
+        assert (done.returncode, done.stderr) == (2, MESSAGE)
+    doctor = run([*PYTHON, "-m", "regnet.doctor", "--data.shards", str(shards)], **broken)
     assert doctor.returncode == 1
     assert f"FAIL FFCV cannot be imported: {REASON} fix: {INSTALL}" in " ".join(doctor.stdout.split())
 
 
-def test_what_does_not_decode_works_without_ffcv(shards, broken_ffcv, tmp_path):
+def test_what_does_not_decode_works_without_ffcv(shards, tmp_path):
+    broken = without("ffcv", tmp_path)
     cached = trainer(tmp_path / "runs", shards, "--data.cache", "device", "--train.epochs", "1", launcher=PYTHON)
     converted_before = [*PYTHON, "-m", "data.convert", "--source", "synthetic", "--out", str(shards)]
     converted_before += ["--per-class", "10", "--shards", "3"]
     for command in (cached, converted_before):
-        done = run(command, **broken_ffcv)
+        done = run(command, **broken)
         assert done.returncode == 0, done.stderr
 
 

@@ -13,7 +13,7 @@ from regnet.tracking.metrics_log import MetricsLog
 
 
 def test_a_full_disk_is_reported_with_the_name_of_the_file_by_each_call(tmp_path):
-    """Closing writes again what did not fit, and its error is the one that the run reports."""
+    """Closing the file tries again to write what did not fit, and its error is the one that the run reports."""
     with mounted_tmpfs(tmp_path / "disk", "size=64k") as disk:
         log = MetricsLog(AtomicWriter(disk), disk / "metrics.jsonl", 0, 0)
         with open(disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):

@@ -1,6 +1,9 @@
 """python -m regnet.runs: the status of the runs in a directory."""
 
+import errno
+import fcntl
 import json
+import os
 import signal
 
 from fork_server import ForkedCommand
@@ -83,6 +86,16 @@ def test_a_run_whose_lock_was_not_copied_is_not_running(tmp_path, monkeypatch):
     start_attempt(monkeypatch, tmp_path)
     (tmp_path / "tiny" / ".lock").unlink()
     assert [entry["state"] for entry in json.loads(printed_list(tmp_path, "--json"))] == ["died"]
+
+
+def test_runs_on_a_file_system_without_locks_are_listed_as_their_files_say(tmp_path, monkeypatch):
+    start_attempt(monkeypatch, tmp_path)
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert [run.state for run in read_runs(tmp_path)] == ["running"]
 
 
 def test_a_run_that_ends_while_it_is_listed_has_not_died(tmp_path, monkeypatch):

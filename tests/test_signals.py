@@ -89,7 +89,7 @@ def test_a_time_limit_preempts_like_a_signal(shards, tmp_path, processes):
 
 @parametrize_some("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_signal_before_the_first_step_preempts_the_run(shards, uninterrupted, tmp_path, signal_name):
-    script = ("tests/helpers/signalled_imports.py", signal_name, "train_ddp")
+    script = ("tests/helpers/signalled_imports.py", signal_name, "torch", "train_ddp")
     done = run(trainer(tmp_path, shards, launcher=PYTHON, script=script))
     assert (done.returncode, done.stderr) == (75, ""), done.stdout
     assert (

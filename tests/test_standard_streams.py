@@ -191,7 +191,7 @@ def test_an_interrupted_command_prints_one_line(tmp_path):
     "command", ["data.convert", "regnet.evaluate", "regnet.export", "regnet.report", "regnet.summary"]
 )
 def test_an_interrupt_during_the_imports_prints_one_line(command):
-    done = run([*PYTHON, "tests/helpers/signalled_imports.py", "SIGINT", command])
+    done = run([*PYTHON, "tests/helpers/signalled_imports.py", "SIGINT", "numpy", command])
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted by SIGINT\n")
 
 

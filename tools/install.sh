@@ -98,7 +98,7 @@ build_ffcv() {
     [ ${#missing[@]} -eq 0 ] || fetch_packages "${missing[@]}"
     export TURBOJPEG_FLAGS FFCV_BUILD=$PWD/tools/ffcv
     say "building FFCV with $CXX"
-    # --force-reinstall: one that cannot be imported may be installed; a library that it was built with is gone.
+    # --force-reinstall: pip may consider FFCV installed although it cannot be imported, because a library is gone.
     # --no-deps: FFCV declares dependencies that this project does not use, one of which requires an unpinned torch.
     PATH="$FFCV_BUILD:$PATH" .venv/bin/pip install -q --force-reinstall --no-deps --no-build-isolation --use-pep517 --no-cache-dir -r requirements-ffcv.txt
     .venv/bin/python -c 'import ffcv._libffcv'

@@ -7,9 +7,6 @@ entries are only read as constants, for which a plain dictionary is enough.
 import numba.typed
 import torch
 
-from commandline.environment import INSTALL
-from data.errors import DataError
-
 _threads, _numba_dict = torch.get_num_threads(), numba.typed.Dict
 numba.typed.Dict = dict
 try:
@@ -29,8 +26,6 @@ try:
     from ffcv.transforms.common import Squeeze
     from ffcv.utils import cast_int_to_byte_ptr
     from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter
-except (ImportError, OSError) as error:  # a system library, such as OpenCV's, that is missing or too old
-    raise DataError(f"FFCV cannot be imported ({error}): {INSTALL}") from error
 finally:
     numba.typed.Dict = _numba_dict
     torch.set_num_threads(_threads)

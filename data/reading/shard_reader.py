@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.augment.random_resized_crop import CropBoxes
-from data.errors import DataError
+from data.errors import DataError, import_errors
 from data.manifest import Manifest
 from data.reading.mmap_shards import EpochShards, MappedShards
 
@@ -73,7 +73,8 @@ class ShardReader:
         Raises:
             LoaderError: decoding failed or timed out.
         """
-        from data.reading.ffcv_pipeline import EpochThread, compiled_pipeline  # slow, and not needed for cached images
+        with import_errors():  # here, because it is slow, and not needed for cached images
+            from data.reading.ffcv_pipeline import EpochThread, compiled_pipeline
 
         shards = self.shards[split]
         box_array = _NO_BOXES if boxes is None else boxes.boxes.numpy()

@@ -40,6 +40,7 @@ def exclusive(out: Path) -> Iterator[None]:
     Raises:
         DirectoryBusy: another conversion holds the lock.
         DataError: there cannot be a directory of this name.
+        InputError: the file system has no locks.
     """
     created = not out.exists()
     try:

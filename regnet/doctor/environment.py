@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 from commandline.environment import INSTALL
-from data.errors import DataError
 from regnet.config.schema import Config
 from regnet.distributed.world import choose_device
 from regnet.doctor.findings import Finding, fail, format_bytes, guarded, ok, plural, warn
@@ -113,8 +112,8 @@ def gpus(config: Config, processes: int) -> list[Finding]:
 def ffcv() -> list[Finding]:
     try:
         import data.reading.ffcv_pipeline  # noqa: F401  # imports everything of FFCV that a run uses
-    except (ImportError, DataError) as error:
-        return [fail("FFCV", f"cannot be imported: {error.__cause__ or error}", INSTALL)]
+    except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
+        return [fail("FFCV", f"cannot be imported: {error}", INSTALL)]
     return [ok("FFCV", "can be imported")]
 
 

@@ -46,6 +46,7 @@ class RunDirectory:
         UsageError: another process is training this run; or it was created with a different configuration, on different
             images or by another version of this program; or it exists and `resume` is never; or WANDB_RUN_ID is
             invalid.
+        InputError: the file system has no locks.
 
     Attributes:
         completed: epochs and steps that earlier attempts have completed.

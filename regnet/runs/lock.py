@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from commandline.errors import InputError
 from commandline.file_lock import try_lock
 from regnet.errors import UsageError
 
@@ -58,9 +59,14 @@ def _is_at(file: TextIO, path: Path) -> bool:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process is training the run, on this node or on one that shares its file locks."""
+    """Whether a process is training the run, on this node or on one that shares its file locks.
+
+    True where the file system has no locks: the run may be training.
+    """
     try:
         with open(directory / LOCK, "rb") as lock:
             return not try_lock(lock, shared=True)
     except FileNotFoundError:
         return False
+    except InputError:
+        return True

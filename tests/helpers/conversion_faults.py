@@ -80,12 +80,19 @@ class Fault:
         self.before_sample(lambda: (self.record_process(), time.sleep(LIMIT)))
 
     def killed_writer(self) -> None:
-        """Every writer is killed, as by the kernel when memory is short."""
-        self.before_sample(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        """One writer is killed, as by the kernel when memory is short; the others block."""
+        self.before_sample(lambda: self.signal_one_writer(signal.SIGKILL))
 
     def stopped_writer(self) -> None:
-        """Every writer is stopped and does not react to signals that can be caught."""
-        self.before_sample(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+        """One writer is stopped and does not react to signals that can be caught; the others block."""
+        self.before_sample(lambda: self.signal_one_writer(signal.SIGSTOP))
+
+    def signal_one_writer(self, number: int) -> None:
+        """The last of two writers to begin gets the signal."""
+        self.record_process()
+        if len(os.listdir(os.environ["WRITERS"])) == 2:
+            os.kill(os.getpid(), number)
+        time.sleep(LIMIT)
 
     def record_process(self) -> None:
         Path(os.environ["WRITERS"], str(os.getpid())).touch()

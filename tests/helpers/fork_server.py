@@ -97,7 +97,7 @@ class ForkedProcesses:
         atexit.unregister(self.kill)  # at exit the process ids may have been reused
         if not self._killed:
             self._killed = True
-            # The id of a process that has ended may be that of another process by now.
+            # The id of a process that has ended may be another's by now, unless processes of its group are left.
             alive = [process.pid for process in self._processes if process.exitcode is None]
             for pid, send in [*itertools.product(alive, [os.kill]), *itertools.product(self.pids, [os.killpg])]:
                 with contextlib.suppress(ProcessLookupError):

@@ -128,7 +128,7 @@ def kill_group(process: Process) -> None:
 def _has_live_member(group: int) -> bool:
     try:
         os.killpg(group, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # PermissionError: the id is another process's by now
         return False
     # Zombies remain members until they are reaped, and not every container has a process that reaps orphans.
     return any(_is_live_member(path, group) for path in Path("/proc").glob("[0-9]*/stat"))

@@ -1,7 +1,7 @@
 """train_ddp.py, whose rank 0 waits in the middle of the run until the test lets it go on, or a signal arrives.
 
 However slow a test is, the run that it is going to interfere with has not ended before. The file `hold` in the project
-directory holds the number of steps after which the run waits.
+directory holds the number of steps after which the run waits; while it does, there is a file `held`.
 """
 
 import functools
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-HOLD = Path("hold")
+HOLD, HELD = Path("hold"), Path("held")
 
 
 @functools.cache
@@ -41,6 +41,7 @@ def hold_this_rank() -> None:
     def reason(notice: PreemptionNotice) -> str | None:
         in_training = sys._getframe(1).f_code.co_name in ("_fit", "train_epoch")
         while in_training and original(notice) is None and held():
+            HELD.touch()
             time.sleep(0.05)
         return original(notice)
 

@@ -83,7 +83,10 @@ def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job, sit
     """
     slow = site / "slow" / "scontrol"
     slow.parent.mkdir()
-    slow.write_text(f'#!/bin/bash\n{shutil.which("scontrol")} "$@" && if [ "$1" = requeue ]; then sleep 2; fi\n')
+    called = site / "requeued slowly"
+    slow.write_text(
+        f'#!/bin/bash\n{shutil.which("scontrol")} "$@" && if [ "$1" = requeue ]; then touch "{called}"; sleep 2; fi\n'
+    )
     slow.chmod(0o755)
     environment = site / "slurm" / "site.env"
     environment.write_text(environment.read_text().replace('PATH="', f'PATH="{slow.parent}:'))
@@ -95,6 +98,7 @@ def test_a_job_saves_before_its_time_limit_and_resumes_after_requeueing(job, sit
     run_or_raise("scancel", str(limited.number))
     assert limited.wait_for_end() == "CANCELLED", limited.output()
     assert "preempted: interrupted by SIGUSR1" in limited.output()
+    assert called.exists()
     requeueing = limited.output().partition("requeueing the job")[2].partition("] starting on")[0]
     assert "interrupting the ranks" not in requeueing, "SLURM ends the script, when there are no ranks any more"
     steps = [row["step"] for row in rows(limited.run_dir, "step")]
@@ -112,9 +116,10 @@ def test_a_job_that_slurm_does_not_requeue_says_how_to_resume(job):
     assert "SLURM does not requeue this job, see the error above: the same sbatch command resumes the run" in last
 
 
-def test_a_cancelled_job_saves_and_is_not_requeued(job):
+def test_a_cancelled_job_saves_and_is_not_requeued(job, site):
     cancelled = job(*FLAGS, "--overwrite", held_after=HELD_AFTER)
-    cancelled.wait_for_steps()
+    cancelled.wait_for_steps(HELD_AFTER)
+    cancelled.wait((site / "held").exists)
     run_or_raise("scancel", str(cancelled.number))
     assert cancelled.wait_for_end() == "CANCELLED", cancelled.output()
     cancelled.wait(lambda: cancelled.cluster.states() == {"idle": 3})
