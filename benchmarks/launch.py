@@ -178,8 +178,13 @@ def _signal_and_wait(pids: Sequence[int], number: int, states: str) -> None:
 def _state(pid: int) -> str:
     """The kernel's letter for the state of a process: X if it does not exist any more."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return stat_fields(pid)[0]
     return "X"
+
+
+def stat_fields(pid: int) -> list[str]:
+    """State, parent and the further fields of /proc/PID/stat, see proc(5). Raises OSError if there is no process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def process_tree(pid: int) -> list[int]:
@@ -187,8 +192,8 @@ def process_tree(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # the process has exited in the meantime
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
+            member = int(path.parent.name)
+            children.setdefault(int(stat_fields(member)[1]), []).append(member)
     tree = [pid]
     for member in tree:
         tree += children.get(member, [])

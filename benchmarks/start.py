@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import command
-from benchmarks.launch import ROOT, Launcher, LaunchFailed, kill_tree, process_tree
+from benchmarks.launch import ROOT, Launcher, LaunchFailed, kill_tree, process_tree, stat_fields
 from benchmarks.timing import environment, ratio, spreads
 
 POLL_SECONDS = 0.002
@@ -87,8 +87,7 @@ def _has_ended(process: subprocess.Popen) -> bool:
 def cpu_seconds(pid: int) -> float:
     """CPU seconds of a process and of its children that have ended. 0 for a process that its parent has reaped."""
     with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, stat_fields(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 

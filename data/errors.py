@@ -21,7 +21,7 @@ class LoaderError(CommandError):
 
 @contextmanager
 def import_errors() -> Iterator[None]:
-    """Reports a failed import of FFCV, numba or OpenCV, for example for want of a system library, as a DataError."""
+    """Turns a failed import of FFCV, numba or OpenCV into a DataError: a system library may be missing."""
     try:
         yield
     except (ImportError, OSError) as error:

@@ -1,11 +1,10 @@
 """python -m regnet.runs: the status of the runs in a directory."""
 
-import errno
 import fcntl
 import json
-import os
 import signal
 
+import no_locks
 from fork_server import ForkedCommand
 from limits import LIMIT
 from processes import kill_group, run, start, trainer, wait_until
@@ -90,11 +89,7 @@ def test_a_run_whose_lock_was_not_copied_is_not_running(tmp_path, monkeypatch):
 
 def test_runs_on_a_file_system_without_locks_are_listed_as_their_files_say(tmp_path, monkeypatch):
     start_attempt(monkeypatch, tmp_path)
-
-    def flock(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", no_locks.flock)
     assert [run.state for run in read_runs(tmp_path)] == ["running"]
 
 

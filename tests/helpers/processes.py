@@ -88,12 +88,12 @@ def ranks_of(process: Process) -> list[int]:
     return [int(pid) for pid in children.read_text().split()]
 
 
-def _process_state(pid: int) -> str:
-    """The kernel's letter for a process's state; Z for a process that has exited, reaped or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"
+def _state_and_group(pid: int | str) -> tuple[str, int]:
+    """The kernel's letter for a process's state, and its process group; Z for a process that has exited."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        state, _, group = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:3]
+        return state, int(group)
+    return "Z", 0
 
 
 def command_line(pid: int) -> str:
@@ -105,12 +105,12 @@ def command_line(pid: int) -> str:
 
 def has_exited(pid: int) -> bool:
     """Whether a process has exited, reaped or not."""
-    return _process_state(pid) == "Z"
+    return _state_and_group(pid)[0] == "Z"
 
 
 def is_stopped(pid: int) -> bool:
     """Whether SIGSTOP has stopped a process."""
-    return _process_state(pid) == "T"
+    return _state_and_group(pid)[0] == "T"
 
 
 def kill_group(process: Process) -> None:
@@ -131,14 +131,8 @@ def _has_live_member(group: int) -> bool:
     except (ProcessLookupError, PermissionError):  # PermissionError: the id is another process's by now
         return False
     # Zombies remain members until they are reaped, and not every container has a process that reaps orphans.
-    return any(_is_live_member(path, group) for path in Path("/proc").glob("[0-9]*/stat"))
-
-
-def _is_live_member(stat: Path, group: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        state, _, found = stat.read_text().rpartition(")")[2].split()[:3]
-        return int(found) == group and state not in "ZX"
-    return False
+    members = (_state_and_group(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return any(found == group and state not in "ZX" for state, found in members)
 
 
 def wait_until(condition: Callable[[], object], what: str = "the condition holds", interval: float = 0.02) -> None:

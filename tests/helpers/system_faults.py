@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
+import no_locks
 from injected_fault import InjectedFault
 from limits import LIMIT
 
@@ -80,12 +81,7 @@ class SystemFaults(InjectedFault):
         os.fsync = delayed(os.fsync, 0.4)
 
     def no_locks(self) -> None:
-        """As on NFS that is mounted without them."""
-
-        def flock(*_: Any) -> None:
-            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-        fcntl.flock = flock
+        fcntl.flock = no_locks.flock
 
     def failing_disk(self) -> None:
         """The given fsync, counted from 1, fails with an I/O error."""

@@ -113,11 +113,6 @@ class TrainingFaults(InjectedFault):
     def slow_step(self) -> None:
         self.at_step(lambda now, step: (step(), time.sleep(LIMIT if now else 0))[0])
 
-    def slow_step_before_restart(self) -> None:
-        """Not once torchrun has restarted the ranks."""
-        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-            self.slow_step()
-
     def broken_loader(self) -> None:
         """This rank's loader thread raises an exception at the given batch."""
         from data.reading.ffcv_pipeline import EpochThread
@@ -132,7 +127,9 @@ class TrainingFaults(InjectedFault):
         EpochThread.run_pipeline = run_pipeline
 
     def pauses_reading(self) -> None:
-        """Before its given read, this rank makes a file paused-RANK beside the shards and waits for a file continue."""
+        """Before the given read, this rank creates paused-RANK in the shards' directory and waits for a file there,
+        continue.
+        """
         from data.reading.mmap_shards import MappedShards
 
         original = MappedShards.check

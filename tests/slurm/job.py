@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster import FINAL_STATES, run_or_raise, wait_for
-from processes import TINY
+from processes import TINY, command_line
 from run_directory import rows, state
 
 NODES = ("--nodes=2", "--ntasks-per-node=2")
@@ -78,12 +78,5 @@ class Job:
 
     def ranks(self, node: str) -> list[int]:
         """Process ids of the trainer's ranks on a node."""
-        return [pid for pid in self.cluster.pids(node) if command_of(pid)[1:3] == ["-u", "train_ddp.py"]]
-
-
-def command_of(pid: int) -> list[str]:
-    """The command line of a process; empty if it has exited, as the short-lived ones of a node."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+        commands = {pid: command_line(pid).split("\0") for pid in self.cluster.pids(node)}
+        return [pid for pid, command in commands.items() if command[1:3] == ["-u", "train_ddp.py"]]
